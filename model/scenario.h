@@ -1,0 +1,36 @@
+/* A scenario: everything a prediction or a run depends on, resolved and checked. Options parse into one, const ever after. */
+#pragma once
+
+#include "machine.h"
+#include "network.h"
+#include "policy.h"
+#include "routing.h"
+
+struct scenario_options {
+	const char *model, *machine, *policy; /* preset names or paths */
+	int gpus, experts, top_k, sequences, seq_len, microbatches; /* 0: as the files say */
+	const char *routing;                  /* NULL: "uniform" or what the machine's testbed states */
+	uint64_t seed;
+	const char *const *set;               /* "section.key=value", NULL-terminated; may be NULL */
+};
+
+struct scenario {
+	struct network *network;
+	struct machine *machine; /* gpus already as asked: the last node may be partly filled, or whole nodes added */
+	struct policy *policy;
+	struct routing *routing;
+	char *routing_spec;
+	uint64_t seed;
+	int sequences;    /* a GPU and step */
+	int seq_len;
+	int microbatches; /* 0: chosen so that each is the largest that fits */
+};
+
+/* Loads, applies the options, rejects --set keys that no file has (naming the nearest). NULL on error. Owned by the caller. */
+struct scenario *scenario_new(const struct scenario_options *o, GError **error) G_GNUC_WARN_UNUSED_RESULT;
+void scenario_free(struct scenario *s);
+G_DEFINE_AUTOPTR_CLEANUP_FUNC(struct scenario, scenario_free)
+
+/* The whole scenario as one .ini (network, machine, policy and [scenario] sections), and back: what traces and run.ini carry. Owned by the caller. */
+char *scenario_ini(const struct scenario *s);
+struct scenario *scenario_from_ini(const char *text, const char *file, GError **error) G_GNUC_WARN_UNUSED_RESULT;

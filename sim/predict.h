@@ -1,0 +1,20 @@
+/* One prediction: a scenario's schedule run through the simulator. */
+#pragma once
+
+#include "model/schedule.h"
+#include "sim.h"
+
+struct prediction {
+	double tokens_per_s;      /* tokens of all GPUs over the step */
+	double step_ms;           /* from one step's end to the next's, after `warmup` steps */
+	double speed_of_light_ms; /* the largest of: each stream's solo work, each resource's bytes over its capacity */
+	char bound_by[48];        /* the stream busiest in the step, or "host launch" */
+	double hbm_gib, dram_gib, ssd_gib;
+	double dropped_share;     /* of routed tokens */
+	int microbatches, expert_home;
+	uint64_t n_stages;
+	struct memory memory;
+};
+
+/* Runs 1 + warmup steps. `trace` may be NULL; otherwise it receives the last step. ESMOE_ERROR_FIT when it does not fit. */
+bool predict(const struct scenario *scenario, const struct sim_options *o, int warmup, struct prediction *out, struct trace *trace, GError **error) G_GNUC_WARN_UNUSED_RESULT;
