@@ -2,6 +2,7 @@
  * overlap; none starts before its predecessors end; the members of a group start together; time never goes back; after an error the backend can only be freed. */
 #pragma once
 
+#include "autoptr.h"
 #include "stage.h"
 
 struct backend;
@@ -35,4 +36,4 @@ bool backend_wait(struct backend *b, stage_id id, GError **error) G_GNUC_WARN_UN
 /* Waits for the counts and fills tokens (G, E): how many of each GPU's tokens go to each expert. Every launcher thread waits. */
 bool backend_loads(struct backend *b, const struct gate *gate, uint32_t *tokens, GError **error) G_GNUC_WARN_UNUSED_RESULT;
 void backend_free(struct backend *b);
-G_DEFINE_AUTOPTR_CLEANUP_FUNC(struct backend, backend_free)
+AUTOPTR(backend)

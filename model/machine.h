@@ -2,6 +2,7 @@
  * Units in the names: gbps is 1e9 bytes/s, gib 2^30 bytes, gb 1e9 bytes, us microseconds. Values as an .ini has them; sources stand in the presets. */
 #pragma once
 
+#include "autoptr.h"
 #include "ini.h"
 #include "units.h"
 
@@ -75,7 +76,7 @@ enum kernels { KERNELS_FUSED, KERNELS_EAGER }; /* eager: one kernel per framewor
 /* Reads a preset or a file; `overrides` as in ini_read. NULL on error. Owned by the caller. */
 struct machine *machine_load(const char *source, const char *const *overrides, GError **error) G_GNUC_WARN_UNUSED_RESULT;
 void machine_free(struct machine *machine);
-G_DEFINE_AUTOPTR_CLEANUP_FUNC(struct machine, machine_free)
+AUTOPTR(machine)
 
 /* The machine as an .ini that machine_load takes back. Owned by the caller. */
 char *machine_ini(const struct machine *machine);

@@ -1,6 +1,8 @@
 /* A network: its layers, shapes and parameter counts. Letters: L layers, D d_model, F the FFN's inner size, E experts, K experts a token, V vocabulary. */
 #pragma once
 
+#include "autoptr.h"
+
 #include <glib.h>
 #include <stdbool.h>
 #include <stdint.h>
@@ -35,7 +37,7 @@ struct network {
  * in proportion). NULL on error. Owned by the caller. */
 struct network *network_load(const char *source, const char *const *overrides, GError **error) G_GNUC_WARN_UNUSED_RESULT;
 void network_free(struct network *network);
-G_DEFINE_AUTOPTR_CLEANUP_FUNC(struct network, network_free)
+AUTOPTR(network)
 
 /* The network as an .ini that network_load takes back. Owned by the caller. */
 char *network_ini(const struct network *network);

@@ -1,6 +1,8 @@
 /* A policy: one row of knobs, each with one meaning whatever the row. A training system is an .ini of them. */
 #pragma once
 
+#include "autoptr.h"
+
 #include <glib.h>
 #include <stdbool.h>
 
@@ -33,7 +35,7 @@ struct policy {
 /* Reads a preset or a file; `overrides` as in ini_read. NULL on error. Owned by the caller. */
 struct policy *policy_load(const char *source, const char *const *overrides, GError **error) G_GNUC_WARN_UNUSED_RESULT;
 void policy_free(struct policy *policy);
-G_DEFINE_AUTOPTR_CLEANUP_FUNC(struct policy, policy_free)
+AUTOPTR(policy)
 
 /* The policy as an .ini that policy_load takes back. Owned by the caller. */
 char *policy_ini(const struct policy *policy);

@@ -1,6 +1,7 @@
 /* What stages share: the machine's resources with their capacities, and profiles that say how much of each a stage asks for at its solo speed. */
 #pragma once
 
+#include "autoptr.h"
 #include "machine.h"
 
 #include <stdint.h>
@@ -39,7 +40,7 @@ struct resources {
 
 struct resources *resources_new(const struct machine *m, int adam_threads);
 void resources_free(struct resources *r);
-G_DEFINE_AUTOPTR_CLEANUP_FUNC(struct resources, resources_free)
+AUTOPTR(resources)
 
 static inline uint32_t profile_of_gpu(int gpu, enum gpu_profile p) { return (uint32_t)gpu * GPU_PROFILES + p; }
 static inline uint32_t profile_of_node(const struct machine *m, int node, enum node_profile p) {

@@ -1,6 +1,8 @@
 /* Where tokens go: how many of each GPU's tokens the gate sends to each expert. Uniform, Zipf with drift, expert choice, hash, or a CSV of loads. */
 #pragma once
 
+#include "autoptr.h"
+
 #include <glib.h>
 #include <stdbool.h>
 #include <stdint.h>
@@ -12,7 +14,7 @@ struct routing;
  * "microbatch,layer,gpu,expert,tokens" (DESIGN's loads.csv; scaled to the asked totals when GPUs or tokens differ). NULL on error. Owned by the caller. */
 struct routing *routing_new(const char *spec, uint64_t seed, GError **error) G_GNUC_WARN_UNUSED_RESULT;
 void routing_free(struct routing *routing);
-G_DEFINE_AUTOPTR_CLEANUP_FUNC(struct routing, routing_free)
+AUTOPTR(routing)
 
 /* Fills tokens (G, E) with counts: each row sums to exactly `tokens_per_gpu` * `top_k`, no entry past tokens_per_gpu. Pure function of the seed and its
  * arguments, whatever was asked before. Fails only when a CSV lacks the layer or has other experts. */

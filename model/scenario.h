@@ -1,6 +1,7 @@
 /* A scenario: everything a prediction or a run depends on, resolved and checked. Options parse into one, const ever after. */
 #pragma once
 
+#include "autoptr.h"
 #include "machine.h"
 #include "network.h"
 #include "policy.h"
@@ -29,7 +30,7 @@ struct scenario {
 /* Loads, applies the options, rejects --set keys that no file has (naming the nearest). NULL on error. Owned by the caller. */
 struct scenario *scenario_new(const struct scenario_options *o, GError **error) G_GNUC_WARN_UNUSED_RESULT;
 void scenario_free(struct scenario *s);
-G_DEFINE_AUTOPTR_CLEANUP_FUNC(struct scenario, scenario_free)
+AUTOPTR(scenario)
 
 /* The whole scenario as one .ini (network, machine, policy and [scenario] sections), and back: what traces and run.ini carry. Owned by the caller. */
 char *scenario_ini(const struct scenario *s);

@@ -1,6 +1,7 @@
 /* The schedule: what a training step does, as stages, built a layer at a time through a backend because placement needs the gate's counts. */
 #pragma once
 
+#include "autoptr.h"
 #include "backend.h"
 #include "memory.h"
 #include "resource.h"
@@ -12,7 +13,7 @@ struct schedule;
  * and the most experts that would fit. The scenario must outlive the schedule. Owned by the caller. */
 struct schedule *schedule_new(const struct scenario *scenario, GError **error) G_GNUC_WARN_UNUSED_RESULT;
 void schedule_free(struct schedule *schedule);
-G_DEFINE_AUTOPTR_CLEANUP_FUNC(struct schedule, schedule_free)
+AUTOPTR(schedule)
 
 /* Launches the next training step. Its last stage's id goes to *last: every stage of the step has ended or is a predecessor's business of the next. */
 bool schedule_step(struct schedule *schedule, struct backend *backend, GError **error) G_GNUC_WARN_UNUSED_RESULT;

@@ -1,6 +1,7 @@
 /* A trace: the spans of a run plus its full description, enough to run it again. Both worlds fill one; files are in the Kineto form. */
 #pragma once
 
+#include "model/autoptr.h"
 #include "model/stage.h"
 
 #include <glib.h>
@@ -44,7 +45,7 @@ struct trace {
 
 struct trace *trace_new(void);
 void trace_free(struct trace *trace);
-G_DEFINE_AUTOPTR_CLEANUP_FUNC(struct trace, trace_free)
+AUTOPTR(trace)
 
 /* Streams by id as in stage.h, from the trace's own gpus and gpus_per_node. */
 int trace_streams(const struct trace *trace);
