@@ -9,6 +9,6 @@
  * `prefix` may hold folders, which must exist. */
 bool kineto_write(const struct trace *trace, const char *prefix, bool gzip, GError **error) G_GNUC_WARN_UNUSED_RESULT;
 
-/* Reads files written by kineto_write back into one trace: `paths` are files, or one prefix or folder for all of them. Files of PyTorch's own profiler are
- * read as far as they go: GPU events and streams, without predecessors or description. */
+/* Reads files written by kineto_write back into one trace: `paths` are files, or one prefix or folder for all of them. Files of PyTorch's own
+ * profiler are read as far as they go: GPU events and streams, without predecessors or description. */
 struct trace *kineto_read(const char *const *paths, GError **error) G_GNUC_WARN_UNUSED_RESULT;
