@@ -1,0 +1,53 @@
+/* Errors that reach the user, and the suggestion that goes with a misspelt word: the known word with the smallest Levenshtein distance, upper and
+ * lower case taken as equal, as long as about two letters in three are right. */
+#include "error.h"
+
+#include <string.h>
+
+enum { WORD_LONGEST = 64 }; /* anything longer is no misspelling of ours */
+
+GQuark esmoe_error_quark(void)
+{
+	return g_quark_from_static_string("esmoe-error");
+}
+
+/* Two rows of the dynamic programme are enough: row i holds the distances of the first i letters of a to every prefix of b. */
+static size_t edit_distance(const char *a, const char *b)
+{
+	size_t row[WORD_LONGEST + 1];
+	size_t n = strlen(b);
+
+	for (size_t j = 0; j <= n; j++)
+		row[j] = j;
+	for (size_t i = 0; a[i]; i++) {
+		size_t diagonal = row[0];
+
+		row[0] = i + 1;
+		for (size_t j = 0; j < n; j++) {
+			size_t replaced = diagonal + (g_ascii_tolower(a[i]) != g_ascii_tolower(b[j]));
+
+			diagonal = row[j + 1];
+			row[j + 1] = MIN(replaced, MIN(row[j], diagonal) + 1);
+		}
+	}
+	return row[n];
+}
+
+const char *nearest_word(const char *word, const char *const *known)
+{
+	const char *nearest = NULL;
+	size_t length = strlen(word);
+	size_t least = 2 + length / 3; /* one past the farthest accepted */
+
+	if (length > WORD_LONGEST)
+		return NULL;
+	for (; *known; known++) {
+		size_t distance = strlen(*known) > WORD_LONGEST ? least : edit_distance(word, *known);
+
+		if (distance < least) {
+			least = distance;
+			nearest = *known;
+		}
+	}
+	return nearest;
+}

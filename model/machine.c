@@ -1,0 +1,217 @@
+/* A machine is read by one table of keys. A key is its field's name without the section's name in front: `h2d_gbps` of [pcie], `read_gbps` of [ssd].
+ * What no single key can check - that the numbers of one machine agree with each other - is checked after reading. */
+#include "machine.h"
+
+#include "error.h"
+
+#include <string.h>
+
+#define FIELD(field) offsetof(struct machine, field)
+#define TEXT(section, key, field, fallback, help)                                                                                                    \
+	{                                                                                                                                            \
+		section, key, INI_STRING, FIELD(field), fallback, 0, 0, NULL, help                                                                   \
+	}
+#define WHOLE(section, key, field, fallback, min, max, help)                                                                                         \
+	{                                                                                                                                            \
+		section, key, INI_INT, FIELD(field), fallback, min, max, NULL, help                                                                  \
+	}
+#define NUMBER(section, key, field, fallback, min, max, help)                                                                                        \
+	{                                                                                                                                            \
+		section, key, INI_DOUBLE, FIELD(field), fallback, min, max, NULL, help                                                               \
+	}
+#define CHOICE(section, key, field, fallback, choices, help)                                                                                         \
+	{                                                                                                                                            \
+		section, key, INI_CHOICE, FIELD(field), fallback, 0, 0, choices, help                                                                \
+	}
+#define FLAG(section, key, field, fallback, help)                                                                                                    \
+	{                                                                                                                                            \
+		section, key, INI_BOOL, FIELD(field), fallback, 0, 0, NULL, help                                                                     \
+	}
+#define COLUMN(field, help)                                                                                                                          \
+	{                                                                                                                                            \
+		"contention", #field, INI_DOUBLE_LIST, FIELD(table.field), "", 0, 1e5, NULL, help                                                    \
+	}
+
+enum { MOST_GPUS = 16384 };
+
+static const char *const attention_words[] = {[ATTENTION_FLASH] = "flash", [ATTENTION_MATERIALISED] = "materialised", NULL};
+static const char *const contention_words[] = {[CONTENTION_MAX_MIN] = "max-min", [CONTENTION_MEASURED] = "measured", NULL};
+static const char *const kernels_words[] = {[KERNELS_FUSED] = "fused", [KERNELS_EAGER] = "eager", NULL};
+
+static const struct ini_key keys[] = {
+    TEXT("machine", "name", name, "", "name in tables; empty: the file's"),
+    WHOLE("machine", "gpus", gpus, NULL, 1, MOST_GPUS, "GPUs in all"),
+    WHOLE("machine", "gpus_per_node", gpus_per_node, NULL, 1, 1024, "GPUs of one node; the last node may hold fewer"),
+    TEXT("machine", "gpu_name", gpu_name, "GPU", "name of the GPU in traces"),
+    WHOLE("gpu", "sms", sms, NULL, 1, 4096, "streaming multiprocessors"),
+    NUMBER("gpu", "hbm_gib", hbm_gib, NULL, 0.001, 1e5, "memory of one GPU, GiB"),
+    NUMBER("gpu", "reserved_gib", reserved_gib, "1.5", 0, 1e5, "of it taken by context, NCCL and allocator, GiB"),
+    NUMBER("gpu", "bf16_tflops", bf16_tflops, NULL, 0.001, 1e6, "dense bf16 or fp16 peak, TFLOP/s"),
+    NUMBER("gpu", "hbm_gbps", hbm_gbps, NULL, 0.1, 1e6, "memory bandwidth, GB/s"),
+    NUMBER("gpu", "gemm_efficiency", gemm_efficiency, "0.75", 0.001, 1, "share of bf16_tflops a large GEMM reaches"),
+    NUMBER("gpu", "hbm_efficiency", hbm_efficiency, "0.85", 0.001, 1, "share of hbm_gbps a streaming kernel reaches"),
+    NUMBER("gpu", "kernel_us", kernel_us, "4", 0, 1e4, "shortest time of one kernel on the device, us"),
+    NUMBER("gpu", "nccl_sm_share", nccl_sm_share, "0.12", 0, 1, "share of the SMs a running collective takes"),
+    NUMBER("gpu", "copy_gemm_slowdown", copy_gemm_slowdown, "1.03", 1, 2, "time of a GEMM under copies both ways over its time alone"),
+    NUMBER("pcie", "h2d_gbps", h2d_gbps, NULL, 0.01, 1e5, "upload alone, GB/s"),
+    NUMBER("pcie", "d2h_gbps", d2h_gbps, NULL, 0.01, 1e5, "download alone, GB/s"),
+    NUMBER("pcie", "duplex_gbps", duplex_gbps, NULL, 0.01, 1e5, "both directions together on one GPU's link, GB/s"),
+    NUMBER("pcie", "root_gbps", root_gbps, "0", 0, 1e5, "one direction of a root complex, GB/s; 0: no limit"),
+    WHOLE("pcie", "gpus_per_root", gpus_per_root, "1", 1, 1024, "GPUs behind one root complex"),
+    NUMBER("pcie", "latency_us", pcie_latency_us, "10", 0, 1e6, "of one copy, us"),
+    NUMBER("nvlink", "gbps", nvlink_gbps, "0", 0, 1e5, "one direction of one GPU, GB/s; 0: none, PCIe carries the collectives"),
+    NUMBER("nvlink", "efficiency", nvlink_efficiency, "0.8", 0.001, 1, "share of it NCCL reaches"),
+    NUMBER("nvlink", "latency_us", nvlink_latency_us, "20", 0, 1e6, "of one collective inside a node, us"),
+    NUMBER("nic", "gbps", nic_gbps, "0", 0, 1e5, "one direction of one node, all adapters, GB/s; 0: none"),
+    NUMBER("nic", "latency_us", nic_latency_us, "30", 0, 1e6, "of one collective between nodes, us"),
+    WHOLE("host", "cores", cores, NULL, 1, 65536, "CPU cores of one node"),
+    NUMBER("host", "dram_gib", dram_gib, NULL, 0.001, 1e6, "memory of one node, GiB"),
+    NUMBER("host", "dram_reserved_gib", dram_reserved_gib, "16", 0, 1e6, "of it taken by system and framework, GiB"),
+    NUMBER("host", "dram_gbps", dram_gbps, NULL, 0.01, 1e5, "memory bandwidth reached, GB/s"),
+    NUMBER("host", "adam_gparams_per_s", adam_gparams_per_s, NULL, 1e-6, 1e5, "CPU Adam of one node with adam_threads, billion parameters/s"),
+    WHOLE("host", "adam_threads", adam_threads, NULL, 1, 65536, "CPU threads of the optimizer of one node"),
+    NUMBER("host", "adam_bytes_per_param", adam_bytes_per_param, "30", 1, 1000, "memory traffic of one parameter's update, bytes"),
+    NUMBER("ssd", "gb", ssd_gb, "0", 0, 1e9, "capacity of one node's SSDs, GB; 0: none"),
+    NUMBER("ssd", "read_gbps", ssd_read_gbps, "0", 0, 1e5, "reading alone, GB/s"),
+    NUMBER("ssd", "write_gbps", ssd_write_gbps, "0", 0, 1e5, "writing alone, GB/s"),
+    NUMBER("ssd", "mixed_gbps", ssd_mixed_gbps, "0", 0, 1e5, "reads and writes together, GB/s"),
+    NUMBER("ssd", "latency_us", ssd_latency_us, "100", 0, 1e6, "of one request, us"),
+    NUMBER("software", "launch_us", launch_us, "5", 0, 1e6, "host time to launch one kernel, us"),
+    NUMBER("software", "sync_us", sync_us, "10", 0, 1e6, "from the end of a stage to the host that waited for it going on, us"),
+    NUMBER("software", "event_us", event_us, "2", 0, 1e6, "a stream waits for another's event, us"),
+    CHOICE("software", "kernels", kernels, "fused", kernels_words, "eager: one kernel per framework operator"),
+    CHOICE("software", "attention", attention, "flash", attention_words, "materialised: the scores go through HBM"),
+    WHOLE("software", "state_bytes_gpu", state_bytes_gpu, "16", 2, 64, "bytes of state a parameter in HBM under the GPU optimizer"),
+    FLAG("software", "pinned_pow2", pinned_pow2, "false", "the allocator rounds each pinned block up to a power of two"),
+    WHOLE("software", "baseline_microbatch", baseline_microbatch, "0", 0, 65536,
+          "sequences a micro-batch of the padded systems at most; 0: what fits"),
+    CHOICE("contention", "rule", contention, "max-min", contention_words, "how users of host DRAM share it"),
+    {"contention", "threads", INI_DOUBLE_LIST, FIELD(table.threads), "", 0, 65536, NULL, "rows: Adam threads, ascending from 0"},
+    COLUMN(adam, "Adam alone, GB/s of DRAM traffic"),
+    COLUMN(adam_u, "Adam under one upload"),
+    COLUMN(adam_d, "Adam under one download"),
+    COLUMN(adam_ud, "Adam under both on one GPU"),
+    COLUMN(adam_uu, "Adam under two GPUs' uploads"),
+    COLUMN(adam_dd, "Adam under two GPUs' downloads"),
+    COLUMN(adam_uudd, "Adam under both on two GPUs"),
+    COLUMN(u_u, "upload alone with Adam, GB/s of each copy"),
+    COLUMN(d_d, "download alone with Adam"),
+    COLUMN(u_ud, "upload while the same GPU downloads"),
+    COLUMN(d_ud, "download while the same GPU uploads"),
+    COLUMN(u_uu, "each of two GPUs' uploads"),
+    COLUMN(d_dd, "each of two GPUs' downloads"),
+    COLUMN(u_uudd, "each upload, both directions on two GPUs"),
+    COLUMN(d_uudd, "each download, both directions on two GPUs"),
+};
+
+/* What the checks need to say where a value stands. */
+struct origin {
+	const char *source;
+	const char *const *overrides;
+};
+
+#define REFUSE(o, section, key, error, ...) ini_refuse("machines", (o)->source, (o)->overrides, section, key, error, __VA_ARGS__)
+
+/* Columns that one GPU cannot measure may be left out. */
+static bool needs_two_gpus(const char *column)
+{
+	return g_str_has_suffix(column, "uu") || g_str_has_suffix(column, "dd");
+}
+
+static bool check_table(const struct machine *m, const struct origin *o, GError **error)
+{
+	const struct ini_doubles *rows = &m->table.threads;
+	bool measured = m->contention == CONTENTION_MEASURED;
+
+	if (measured && !rows->n)
+		return REFUSE(o, "contention", "rule", error, "'measured' needs a table; expected contention.threads and its columns, or max-min");
+	for (int i = 0; i < rows->n; i++)
+		if (i ? rows->v[i] <= rows->v[i - 1] : rows->v[0] != 0)
+			return REFUSE(o, "contention", "threads", error, "%g in place %d; expected ascending numbers from 0", rows->v[i], i + 1);
+	for (size_t i = 0; i < G_N_ELEMENTS(keys); i++) {
+		const struct ini_doubles *column = (const struct ini_doubles *)((const char *)m + keys[i].offset);
+		bool optional = !measured || needs_two_gpus(keys[i].key);
+
+		if (keys[i].type != INI_DOUBLE_LIST || column->n == rows->n || (optional && !column->n))
+			continue;
+		return REFUSE(o, "contention", keys[i].key, error, "%d values; expected %d, one for each of contention.threads", column->n, rows->n);
+	}
+	return true;
+}
+
+static bool check_links(const struct machine *m, const struct origin *o, GError **error)
+{
+	double one = MAX(m->h2d_gbps, m->d2h_gbps), both = m->h2d_gbps + m->d2h_gbps;
+
+	if (m->duplex_gbps < one || m->duplex_gbps > both)
+		return REFUSE(o, "pcie", "duplex_gbps", error, "%g; expected from %g, the faster direction alone, to %g, their sum", m->duplex_gbps,
+		              one, both);
+	if (m->gpus_per_node % m->gpus_per_root)
+		return REFUSE(o, "pcie", "gpus_per_root", error, "%d; expected a divisor of machine.gpus_per_node = %d", m->gpus_per_root,
+		              m->gpus_per_node);
+	if (m->ssd_gb > 0 && (m->ssd_read_gbps == 0 || m->ssd_write_gbps == 0))
+		return REFUSE(o, "ssd", m->ssd_read_gbps == 0 ? "read_gbps" : "write_gbps", error, "0; expected more than 0 with ssd.gb = %g",
+		              m->ssd_gb);
+	one = MIN(m->ssd_read_gbps, m->ssd_write_gbps);
+	both = m->ssd_read_gbps + m->ssd_write_gbps;
+	if (m->ssd_gb > 0 && (m->ssd_mixed_gbps < one || m->ssd_mixed_gbps > both))
+		return REFUSE(o, "ssd", "mixed_gbps", error, "%g; expected from %g, the slower direction alone, to %g, their sum", m->ssd_mixed_gbps,
+		              one, both);
+	return true;
+}
+
+static bool check_room(const struct machine *m, const struct origin *o, GError **error)
+{
+	if (m->reserved_gib >= m->hbm_gib)
+		return REFUSE(o, "gpu", "reserved_gib", error, "%g; expected less than gpu.hbm_gib = %g", m->reserved_gib, m->hbm_gib);
+	if (m->dram_reserved_gib >= m->dram_gib)
+		return REFUSE(o, "host", "dram_reserved_gib", error, "%g; expected less than host.dram_gib = %g", m->dram_reserved_gib, m->dram_gib);
+	if (m->adam_threads > m->cores)
+		return REFUSE(o, "host", "adam_threads", error, "%d; expected at most host.cores = %d", m->adam_threads, m->cores);
+	if (machine_nodes(m) > 1 && m->nic_gbps == 0)
+		return REFUSE(o, "nic", "gbps", error, "0; expected more than 0 with machine.gpus = %d on %d nodes", m->gpus, machine_nodes(m));
+	return true;
+}
+
+struct machine *machine_load(const char *source, const char *const *overrides, GError **error)
+{
+	g_autofree struct machine *read = g_new0(struct machine, 1);
+	g_autofree char *name = NULL;
+	g_autoptr(machine) m = NULL;
+	struct origin o = {source, overrides};
+
+	if (!ini_read("machines", source, keys, G_N_ELEMENTS(keys), overrides, read, &name, error))
+		return NULL;
+	m = g_steal_pointer(&read);
+	if (!*m->name) {
+		g_free(m->name);
+		m->name = g_steal_pointer(&name);
+	}
+	if (!check_links(m, &o, error) || !check_room(m, &o, error) || !check_table(m, &o, error))
+		return NULL;
+	return g_steal_pointer(&m);
+}
+
+void machine_free(struct machine *machine)
+{
+	if (!machine)
+		return;
+	ini_clear(keys, G_N_ELEMENTS(keys), machine);
+	g_free(machine);
+}
+
+char *machine_ini(const struct machine *machine)
+{
+	return ini_write(keys, G_N_ELEMENTS(keys), machine);
+}
+
+int machine_nodes(const struct machine *m)
+{
+	return (m->gpus + m->gpus_per_node - 1) / m->gpus_per_node;
+}
+
+int machine_node_gpus(const struct machine *m, int node)
+{
+	g_assert(node >= 0 && node < machine_nodes(m));
+	return MIN(m->gpus - node * m->gpus_per_node, m->gpus_per_node);
+}

@@ -1,0 +1,107 @@
+/* A policy is read by one table of keys, a knob each; the words of a knob stand in the order of its enum. A row states only what makes its system
+ * itself: the fallbacks describe the plainest training, everything in HBM, exact token counts, nothing overlapped beyond what any framework does. */
+#include "policy.h"
+
+#include "error.h"
+#include "ini.h"
+
+#define FIELD(field) offsetof(struct policy, field)
+#define KNOB(field, fallback, words, help)                                                                                                           \
+	{                                                                                                                                            \
+		"policy", #field, INI_CHOICE, FIELD(field), fallback, 0, 0, words, help                                                              \
+	}
+#define WHOLE(field, fallback, min, max, help)                                                                                                       \
+	{                                                                                                                                            \
+		"policy", #field, INI_INT, FIELD(field), fallback, min, max, NULL, help                                                              \
+	}
+/* A number whose 0 leaves the choice to the planner. */
+#define COUNT(field, fallback, max, help)                                                                                                            \
+	{                                                                                                                                            \
+		"policy", #field, INI_INT, FIELD(field), fallback, 0, max, auto_word, help                                                           \
+	}
+#define NUMBER(field, fallback, min, max, help)                                                                                                      \
+	{                                                                                                                                            \
+		"policy", #field, INI_DOUBLE, FIELD(field), fallback, min, max, NULL, help                                                           \
+	}
+
+static const char *const home_words[] = {[HOME_HBM] = "hbm", [HOME_DRAM] = "dram", [HOME_SSD] = "ssd", [HOME_AUTO] = "auto", NULL};
+static const char *const placement_words[] = {[PLACEMENT_FIXED] = "fixed", [PLACEMENT_LPT] = "lpt", [PLACEMENT_STICKY] = "sticky", NULL};
+static const char *const dispatch_words[] = {[DISPATCH_EXACT] = "exact", [DISPATCH_PADDED] = "padded", [DISPATCH_MASK] = "mask", NULL};
+static const char *const compute_words[] = {[EXPERTS_SEQUENTIAL] = "sequential", [EXPERTS_GROUPED] = "grouped", NULL};
+static const char *const scope_words[] = {[UPLOAD_LAYER] = "layer", [UPLOAD_NEXT_LAYER] = "next-layer", NULL};
+static const char *const optimizer_words[] = {
+    [OPTIMIZER_GPU] = "gpu", [OPTIMIZER_CPU_STEP] = "cpu-step", [OPTIMIZER_CPU_LAYER] = "cpu-layer", [OPTIMIZER_CPU_EXPERT] = "cpu-expert", NULL};
+static const char *const order_words[] = {[ORDER_HORIZONTAL] = "horizontal", [ORDER_VERTICAL] = "vertical", NULL};
+static const char *const all_to_all_words[] = {
+    [ALL_TO_ALL_LINEAR] = "linear", [ALL_TO_ALL_HIERARCHICAL] = "hierarchical", [ALL_TO_ALL_DROPPED] = "dropped", NULL};
+static const char *const checkpoint_words[] = {
+    [CHECKPOINT_NONE] = "none", [CHECKPOINT_FULL] = "full", [CHECKPOINT_KEEP_COLLECTIVES] = "keep-collectives", NULL};
+static const char *const split_words[] = {[SPLIT_AUTO] = "auto", [SPLIT_DATA] = "data", [SPLIT_MODEL] = "model", NULL};
+static const char *const cache_words[] = {[CACHE_LRU] = "lru", [CACHE_LFU_DECAY] = "lfu-decay", [CACHE_BELADY] = "belady", NULL};
+
+static const char *const auto_word[] = {"auto", NULL};
+
+static const struct ini_key keys[] = {
+    {"policy", "name", INI_STRING, FIELD(name), "", 0, 0, NULL, "name in tables; empty: the file's"},
+    KNOB(expert_home, "hbm", home_words, "where idle experts live; auto: the cheapest that fits"),
+    NUMBER(pinned_share, "0", 0, 1, "share of a GPU's experts kept in HBM: the busiest of the last step"),
+    KNOB(placement, "fixed", placement_words, "which GPU computes which expert"),
+    KNOB(dispatch, "exact", dispatch_words, "tokens to experts: exact counts, zero padding, padding and a dense mask"),
+    NUMBER(capacity_factor, "0", 0, 1e4, "capacity of an expert over the mean load, overflow dropped; 0: dropless"),
+    KNOB(expert_compute, "sequential", compute_words, "experts of a layer one after another or in one grouped GEMM"),
+    WHOLE(upload_ahead, "1", 0, 4096, "expert slots in HBM beyond the one in use"),
+    KNOB(upload_scope, "layer", scope_words, "how far uploads run ahead; next-layer needs fixed or sticky placement"),
+    KNOB(optimizer, "gpu", optimizer_words, "where Adam of the experts runs, and when it may start"),
+    KNOB(microbatch_order, "horizontal", order_words, "vertical: all micro-batches of a layer before the next"),
+    KNOB(all_to_all, "linear", all_to_all_words, "exchange of tokens between GPUs"),
+    COUNT(pipeline_degree, "1", 64, "chunks of tokens, all-to-all of one under the experts of another"),
+    KNOB(checkpoint, "full", checkpoint_words, "activation checkpointing"),
+    COUNT(microbatch, "auto", 65536, "sequences a micro-batch; auto: the largest that fits"),
+    COUNT(expert_parallel, "auto", 16384, "GPUs that share one set of experts; 1: each GPU computes every expert on its own tokens"),
+    KNOB(expert_split, "auto", split_words, "fewer experts than GPUs: replicate them or cut them"),
+    COUNT(tensor_parallel, "1", 16384, "GPUs that share the matrices of a layer"),
+    COUNT(data_parallel, "auto", 16384, "replicas of the non-expert parameters"),
+    WHOLE(zero_stage, "0", 0, 3, "ZeRO stage of the non-expert parameters"),
+    KNOB(ssd_cache, "lru", cache_words, "which experts leave DRAM for the SSD"),
+    WHOLE(gradient_bytes, "2", 2, 4, "bytes of an expert gradient element on its way down, 2 or 4"),
+    WHOLE(adam_threads, "0", 0, 65536, "CPU threads of one node's optimizer; 0: the machine's"),
+};
+
+static bool check(const struct policy *p, const char *source, const char *const *overrides, GError **error)
+{
+	if (p->gradient_bytes == 3)
+		return ini_refuse("policies", source, overrides, "policy", "gradient_bytes", error, "3; expected 2 or 4");
+	if (p->upload_scope == UPLOAD_NEXT_LAYER && p->placement == PLACEMENT_LPT)
+		return ini_refuse("policies", source, overrides, "policy", "upload_scope", error,
+		                  "next-layer needs to know the placement before the gate; expected layer, or placement = fixed | sticky");
+	return true;
+}
+
+struct policy *policy_load(const char *source, const char *const *overrides, GError **error)
+{
+	g_autofree struct policy *read = g_new0(struct policy, 1);
+	g_autofree char *name = NULL;
+	g_autoptr(policy) p = NULL;
+
+	if (!ini_read("policies", source, keys, G_N_ELEMENTS(keys), overrides, read, &name, error))
+		return NULL;
+	p = g_steal_pointer(&read);
+	if (!*p->name) {
+		g_free(p->name);
+		p->name = g_steal_pointer(&name);
+	}
+	return check(p, source, overrides, error) ? g_steal_pointer(&p) : NULL;
+}
+
+void policy_free(struct policy *policy)
+{
+	if (!policy)
+		return;
+	ini_clear(keys, G_N_ELEMENTS(keys), policy);
+	g_free(policy);
+}
+
+char *policy_ini(const struct policy *policy)
+{
+	return ini_write(keys, G_N_ELEMENTS(keys), policy);
+}
