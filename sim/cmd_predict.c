@@ -1,0 +1,137 @@
+/* esmoe predict: one configuration in full. What does not fit is this command's error; compare and sweep make a row of it. */
+#include "figure.h"
+#include "grid.h"
+#include "model/command.h"
+#include "model/error.h"
+#include "report.h"
+#include "traces/kineto.h"
+#include "traces/outfile.h"
+
+#include <stdio.h>
+#include <string.h>
+
+struct options {
+	struct whatif whatif;
+	struct how how;
+	char *format, *trace, *plot, *memory;
+};
+
+static void options_clear(struct options *o)
+{
+	whatif_clear(&o->whatif);
+	how_clear(&o->how);
+	g_free(o->format);
+	g_free(o->trace);
+	g_free(o->plot);
+	g_free(o->memory);
+}
+
+static bool parse(struct options *o, int argc, char **argv, GError **error)
+{
+	const GOptionEntry entries[] = {
+	    {"format", 0, 0, G_OPTION_ARG_STRING, &o->format, "table, csv or json", "WORD"},
+	    {"trace", 0, 0, G_OPTION_ARG_FILENAME, &o->trace, "write the last step as PREFIX.rank<N>.json and PREFIX.host.json", "PREFIX"},
+	    {"plot", 0, 0, G_OPTION_ARG_FILENAME, &o->plot, "draw the last step's timeline, .png, .svg or .pdf", "FILE"},
+	    {"memory", 0, 0, G_OPTION_ARG_FILENAME, &o->memory, "write the bytes of each tier and class as CSV", "FILE"},
+	    {NULL},
+	};
+	g_autoptr(GOptionContext) context = g_option_context_new(NULL);
+	whatif_add(&o->whatif, context);
+	how_add(&o->how, context);
+	g_option_context_add_main_entries(context, entries, NULL);
+	g_option_context_set_summary(context, "Predicts one configuration: tokens/s, what bounds it, and its memory.");
+	g_option_context_set_description(context, "Example:\n  esmoe predict -m gpt-moe-l -M a100-40g-x4 -p es-moe --experts 16 --plot step.png");
+	return whatif_parse(context, argc, argv, error) && how_check(&o->how, error);
+}
+
+static void append_memory(GString *out, const struct memory *m)
+{
+	g_string_append_printf(out, "\n%-17s", "memory GiB");
+	for (int tier = 0; tier < N_TIERS; tier++)
+		g_string_append_printf(out, " %12s", memory_tier_name(tier));
+	for (int class = 0; class < N_CLASSES; class ++) {
+		g_string_append_printf(out, "\n  %-15s", memory_class_name(class));
+		for (int tier = 0; tier < N_TIERS; tier++)
+			g_string_append_printf(out, " %12.2f", (double)m->bytes[tier][class] / GIB);
+	}
+	g_string_append_printf(out, "\n  %-15s", "all");
+	for (int tier = 0; tier < N_TIERS; tier++)
+		g_string_append_printf(out, " %12.2f", (double)memory_total(m, tier) / GIB);
+	g_string_append_printf(out, "\n  %-15s", "room");
+	for (int tier = 0; tier < N_TIERS; tier++)
+		g_string_append_printf(out, " %12.2f", (double)m->room[tier] / GIB);
+	g_string_append_c(out, '\n');
+}
+
+static void append_table(GString *out, const struct scenario *s, const struct row *row)
+{
+	static const char *const homes[] = {"GPU memory", "host DRAM", "SSD, with host DRAM as its cache"};
+	const struct prediction *p = &row->prediction;
+	bool measured = s->machine->contention == CONTENTION_MEASURED;
+	g_string_append_printf(out, "%s trains %s on %s\n", row->policy, row->model, row->machine);
+	g_string_append_printf(out, "GPUs: %d, experts: %d, %d sequences of %d tokens a GPU and step, routing: %s\n\n", row->gpus, row->experts,
+	                       s->sequences, s->seq_len, s->routing_spec);
+	g_string_append_printf(out, "%-17s %.0f tokens/s, %.2f ms a step\n", "speed", p->tokens_per_s, p->step_ms);
+	g_string_append_printf(out, "%-17s %.2f ms a step: %.0f %% of it reached\n", "speed of light", p->speed_of_light_ms,
+	                       100 * p->speed_of_light_ms / p->step_ms);
+	g_string_append_printf(out, "%-17s %s\n", "bound by", p->bound_by);
+	g_string_append_printf(out, "%-17s %s\n", "idle experts in", homes[p->expert_home]);
+	g_string_append_printf(out, "%-17s %d a step\n", "micro-batches", p->microbatches);
+	g_string_append_printf(out, "%-17s %.2f %%\n", "dropped tokens", 100 * p->dropped_share);
+	g_string_append_printf(out, "%-17s roofline with the machine's efficiencies; DRAM contention %s\n", "costs",
+	                       measured ? "measured" : "max-min fair");
+	append_memory(out, &p->memory);
+}
+
+static bool write_file(const char *path, const char *text, GError **error)
+{
+	g_autoptr(outfile) file = outfile_new(path, false, error);
+	return file && outfile_write(file, text, strlen(text), error) && outfile_finish(file, error) && outfile_commit(file, error);
+}
+
+static bool write_files(const struct options *o, const struct row *row, const struct trace *trace, GError **error)
+{
+	g_autoptr(GString) memory = g_string_new(NULL);
+	report_memory_csv(memory, &row->prediction.memory);
+	return (!o->memory || write_file(o->memory, memory->str, error)) && (!o->trace || kineto_write(trace, o->trace, false, error)) &&
+	       (!o->plot || figure_timeline(trace, o->plot, error));
+}
+
+static void print(enum format format, const struct scenario *s, const struct row *row)
+{
+	g_autoptr(GString) out = g_string_new(NULL);
+	switch (format) {
+	case FORMAT_TABLE:
+		append_table(out, s, row);
+		break;
+	case FORMAT_CSV:
+		g_string_append(out, report_csv_header());
+		report_csv(out, row);
+		break;
+	case FORMAT_JSON:
+		report_json(out, row);
+		g_string_append_c(out, '\n');
+		break;
+	}
+	fputs(out->str, stdout);
+}
+
+bool cmd_predict(int argc, char **argv, GError **error)
+{
+	autoclear(options) o = {0};
+	autoclear(row) row = {0};
+	struct scenario_options asked;
+	enum format format;
+	if (!parse(&o, argc, argv, error) || !format_parse(o.format, &format, error) || !whatif_scenario(&o.whatif, &asked, error))
+		return false;
+	g_autoptr(scenario) s = scenario_new(&asked, error);
+	if (!s)
+		return false;
+	g_autoptr(trace) trace = o.trace || o.plot ? trace_new() : NULL;
+	row = (struct row){.policy = s->policy->name, .model = s->network->name, .machine = s->machine->name, .gpus = s->machine->gpus};
+	row.experts = network_experts(s->network);
+	if (!row_predict(&row, s, &o.how, trace, error) || !write_files(&o, &row, trace, error))
+		return false;
+	print(format, s, &row);
+	return true;
+}
