@@ -131,30 +131,34 @@ static size_t layer_check(const struct loads *loads, size_t from, GError **error
 	return 0;
 }
 
-/* Micro-batches are 0..n-1 and have the same layers. */
-static bool grid_check(struct loads *loads, GError **error)
+static bool lacks_layer(const struct loads *loads, uint32_t microbatch, uint32_t layer, GError **error)
+{
+	g_set_error(error, ESMOE_ERROR, ESMOE_ERROR_INPUT, "%s: micro-batch %u lacks layer %u, which another has", loads->file, microbatch, layer);
+	return false;
+}
+
+/* All micro-batches have the layers of the first. */
+static bool grid_check(const struct loads *loads, GError **error)
 {
 	const GArray *rows = loads->rows;
 	g_autoptr(GArray) layers = g_array_new(FALSE, FALSE, sizeof(uint32_t)); /* of micro-batch 0 */
-	size_t nth = 0;
 	for (size_t i = 0; i < rows->len;) {
-		const struct row *row = row_at(rows, i);
-		if (i > 0 && row->v[MICROBATCH] != row_at(rows, i - 1)->v[MICROBATCH])
-			nth = 0;
-		if (row->v[MICROBATCH] == 0)
-			g_array_append_val(layers, row->v[LAYER]);
-		const size_t next = layer_check(loads, i, error);
-		if (next == 0)
-			return false;
-		const bool micro_batch_ends = next == rows->len || row_at(rows, next)->v[MICROBATCH] != row->v[MICROBATCH];
-		if (nth >= layers->len || row->v[LAYER] != g_array_index(layers, uint32_t, nth) || (micro_batch_ends && nth + 1 != layers->len)) {
-			g_set_error(error, ESMOE_ERROR, ESMOE_ERROR_INPUT,
-			            "%s: line %u: micro-batch %u has other layers than micro-batch 0, or one is missing", loads->file, row->line,
-			            row->v[MICROBATCH]);
-			return false;
+		const uint32_t microbatch = row_at(rows, i)->v[MICROBATCH];
+		guint nth = 0;
+		for (; i < rows->len && row_at(rows, i)->v[MICROBATCH] == microbatch; nth++) {
+			const uint32_t layer = row_at(rows, i)->v[LAYER];
+			if (microbatch == 0)
+				g_array_append_val(layers, layer);
+			if (nth == layers->len || layer < g_array_index(layers, uint32_t, nth))
+				return lacks_layer(loads, 0, layer, error);
+			if (layer > g_array_index(layers, uint32_t, nth))
+				break;
+			i = layer_check(loads, i, error);
+			if (i == 0)
+				return false;
 		}
-		nth++;
-		i = next;
+		if (nth < layers->len)
+			return lacks_layer(loads, microbatch, g_array_index(layers, uint32_t, nth), error);
 	}
 	return true;
 }

@@ -1,5 +1,6 @@
 /* A machine: GPUs in nodes, their links, host DRAM, SSD, CPU optimizer, and the software stack that drives them.
- * Units in the names: gbps is 1e9 bytes/s, gib 2^30 bytes, gb 1e9 bytes, us microseconds. Values as an .ini has them; sources stand in the presets. */
+ * Units in the names: gbps is 1e9 bytes/s, gib 2^30 bytes, gb 1e9 bytes, us microseconds. Values as an .ini has them; sources stand in the presets.
+ */
 #pragma once
 
 #include "autoptr.h"
@@ -15,7 +16,7 @@ enum contention { CONTENTION_MAX_MIN, CONTENTION_MEASURED };
 
 /* Measured rates of DRAM users running together on one host. Rows are Adam threads, columns the copies in flight. */
 struct contention_table {
-	struct ini_doubles threads;                                    /* rows: 0, 1, 2, ... */
+	struct ini_doubles threads;                                                    /* rows: 0, 1, 2, ... */
 	struct ini_doubles adam, adam_u, adam_d, adam_ud, adam_uu, adam_dd, adam_uudd; /* GB/s of DRAM traffic of all Adam threads together */
 	struct ini_doubles u_u, d_d, u_ud, d_ud, u_uu, d_dd, u_uudd, d_uudd;           /* GB/s of each copy: direction, then the mix it runs in */
 };
@@ -29,45 +30,45 @@ struct machine {
 	int sms;
 	double hbm_gib, reserved_gib; /* reserved: context, NCCL, allocator */
 	double bf16_tflops, hbm_gbps;
-	double gemm_efficiency;       /* of bf16_tflops, reached by a large GEMM */
-	double hbm_efficiency;        /* of hbm_gbps, reached by a streaming kernel */
-	double kernel_us;             /* shortest time of one kernel on the device */
-	double nccl_sm_share;         /* share of the SMs a running collective takes */
-	double copy_gemm_slowdown;    /* a GEMM's time under copies in both directions over its time alone; 1: none */
+	double gemm_efficiency;    /* of bf16_tflops, reached by a large GEMM */
+	double hbm_efficiency;     /* of hbm_gbps, reached by a streaming kernel */
+	double kernel_us;          /* shortest time of one kernel on the device */
+	double nccl_sm_share;      /* share of the SMs a running collective takes */
+	double copy_gemm_slowdown; /* a GEMM's time under copies in both directions over its time alone; 1: none */
 	/* [pcie] */
-	double h2d_gbps, d2h_gbps;    /* one direction alone */
-	double duplex_gbps;           /* both directions together on one GPU's link */
-	double root_gbps;             /* one direction of a root complex; 0: no limit */
+	double h2d_gbps, d2h_gbps; /* one direction alone */
+	double duplex_gbps;        /* both directions together on one GPU's link */
+	double root_gbps;          /* one direction of a root complex; 0: no limit */
 	int gpus_per_root;
 	double pcie_latency_us;
 	/* [nvlink] */
-	double nvlink_gbps;           /* one direction of one GPU; 0: none, PCIe carries the collectives */
-	double nvlink_efficiency;     /* reached by NCCL */
-	double nvlink_latency_us;     /* of one collective inside a node */
+	double nvlink_gbps;       /* one direction of one GPU; 0: none, PCIe carries the collectives */
+	double nvlink_efficiency; /* reached by NCCL */
+	double nvlink_latency_us; /* of one collective inside a node */
 	/* [nic] */
-	double nic_gbps;              /* one direction of one node, all its adapters */
+	double nic_gbps; /* one direction of one node, all its adapters */
 	double nic_latency_us;
 	/* [host] */
 	int cores;
 	double dram_gib, dram_reserved_gib, dram_gbps;
-	double adam_gparams_per_s;    /* CPU Adam with adam_threads threads, billion parameters/s, one node */
+	double adam_gparams_per_s; /* CPU Adam with adam_threads threads, billion parameters/s, one node */
 	int adam_threads;
-	double adam_bytes_per_param;  /* DRAM traffic of one update */
+	double adam_bytes_per_param; /* DRAM traffic of one update */
 	/* [ssd] one node */
 	double ssd_gb, ssd_read_gbps, ssd_write_gbps;
-	double ssd_mixed_gbps;        /* reads and writes together */
+	double ssd_mixed_gbps; /* reads and writes together */
 	double ssd_latency_us;
 	/* [software] */
-	double launch_us;             /* host time to launch one kernel */
-	double sync_us;               /* host waits for a stream: from the end of the stage to the host going on */
-	double event_us;              /* a stream waits for another's event */
-	int kernels;                  /* enum kernels: eager or fused */
-	int attention;                /* enum attention */
-	int state_bytes_gpu;          /* bytes of state a parameter in HBM under the GPU optimizer: 16, or 20 with fp32 gradients kept */
-	bool pinned_pow2;             /* the allocator rounds each pinned block up to a power of two */
-	int baseline_microbatch;      /* sequences a micro-batch of the padded systems on this testbed at most; 0: what fits */
+	double launch_us;        /* host time to launch one kernel */
+	double sync_us;          /* host waits for a stream: from the end of the stage to the host going on */
+	double event_us;         /* a stream waits for another's event */
+	int kernels;             /* enum kernels: eager or fused */
+	int attention;           /* enum attention */
+	int state_bytes_gpu;     /* bytes of state a parameter in HBM under the GPU optimizer: 16, or 20 with fp32 gradients kept */
+	bool pinned_pow2;        /* the allocator rounds each pinned block up to a power of two */
+	int baseline_microbatch; /* sequences a micro-batch of the padded systems on this testbed at most; 0: what fits */
 	/* [contention] */
-	int contention;               /* enum contention */
+	int contention; /* enum contention */
 	struct contention_table table;
 };
 
@@ -84,3 +85,12 @@ char *machine_ini(const struct machine *machine);
 /* The number of nodes, the last one possibly not full; and the GPUs of one node. */
 int machine_nodes(const struct machine *m);
 int machine_node_gpus(const struct machine *m, int node);
+
+/* Rates of one GPU that several modules need, GB/s: both PCIe directions at once, each; and a collective inside the node (over PCIe without NVLink).
+ */
+double machine_pcie_both_gbps(const struct machine *m);
+double machine_collective_gbps(const struct machine *m);
+
+/* CPU Adam of one node on `threads` threads with nothing beside it, billion parameters/s; 0 or more than adam_threads: all of them. Read off the
+ * contention table's column `adam` when there is one, otherwise from a saturating law through adam_gparams_per_s. */
+double machine_adam_gparams_per_s(const struct machine *m, int threads);

@@ -1,4 +1,5 @@
-/* A network: its layers, shapes and parameter counts. Letters: L layers, D d_model, F the FFN's inner size, E experts, K experts a token, V vocabulary. */
+/* A network: its layers, shapes and parameter counts. Letters: L layers, D d_model, F the FFN's inner size, E experts, K experts a token, V
+ * vocabulary. */
 #pragma once
 
 #include "autoptr.h"
@@ -13,6 +14,7 @@ enum mixer { MIXER_ATTENTION, MIXER_MAMBA };
 /* One transformer layer. A layer has a dense FFN (d_ff > 0), an MoE (experts > 0), or both side by side. */
 struct layer {
 	enum mixer mixer;
+	bool cross;   /* decoder layer of an encoder-decoder: a second attention, over the encoder's output */
 	int experts;  /* routed experts; 0: no MoE */
 	int top_k;    /* routed experts a token */
 	int d_expert; /* inner size of one routed expert */
@@ -20,6 +22,8 @@ struct layer {
 	int d_shared; /* inner size of one shared expert */
 	int d_ff;     /* inner size of the dense FFN; 0: none */
 };
+
+struct network_keys;
 
 struct network {
 	char *name;
@@ -29,12 +33,14 @@ struct network {
 	bool tied;     /* the head shares the embedding's matrix */
 	enum activation activation;
 	int mamba_state, mamba_conv, mamba_expand; /* Mamba layers: state size, convolution width, inner size over D */
-	double params_b, params_active_b; /* as printed by the authors, billions; 0: not printed */
-	struct layer *layer; /* (L) */
+	double params_b, params_active_b;          /* as printed by the authors, billions; 0: not printed */
+	struct layer *layer;                       /* (L) */
+	struct network_keys *keys;                 /* what the file says, for network_ini; everything above follows from it */
 };
 
-/* Reads a preset or a file; `overrides` as in ini_read ("network.experts=64" sets the experts of every MoE layer, scaling a pyramid's uneven counts
- * in proportion). NULL on error. Owned by the caller. */
+/* Reads a preset, a file or a text; `overrides` as in ini_read. The file's rules become one struct layer a layer: MoE in the last of every
+ * `moe_every` layers, and so on. "network.experts=64" sets the experts of every MoE layer; entries of `pyramid` are multiples of it. NULL on error.
+ * Owned by the caller. */
 struct network *network_load(const char *source, const char *const *overrides, GError **error) G_GNUC_WARN_UNUSED_RESULT;
 void network_free(struct network *network);
 AUTOPTR(network)

@@ -14,18 +14,21 @@ enum node_resource { RES_DRAM, RES_NIC, RES_SSD_READ, RES_SSD_WRITE, RES_SSD, NO
 /* Classes of users of host DRAM, for the measured contention rule. */
 enum flow_class { FLOW_OTHER, FLOW_ADAM, FLOW_UP, FLOW_DOWN };
 
-#define PROFILE_DEMANDS 6
+#define PROFILE_DEMANDS 8
 
-struct demand { uint32_t resource; double amount; };
+struct demand {
+	uint32_t resource;
+	double amount;
+};
 
 struct profile {
 	int n_demands;
 	struct demand demand[PROFILE_DEMANDS]; /* only resources with a finite capacity */
 	int flow_class;
-	int node;      /* of its host DRAM */
-	int gpu;       /* -1: none */
-	int threads;   /* FLOW_ADAM: CPU threads in use */
-	double dram;   /* bytes per nanosecond of host DRAM at solo speed; 0: none */
+	int node;    /* of its host DRAM */
+	int gpu;     /* -1: none */
+	int threads; /* FLOW_ADAM: CPU threads in use */
+	double dram; /* bytes per nanosecond of host DRAM at solo speed; 0: none */
 };
 
 /* Profiles of a GPU and of a node; ids are dense: all GPUs' first. */
@@ -42,8 +45,12 @@ struct resources *resources_new(const struct machine *m, int adam_threads);
 void resources_free(struct resources *r);
 AUTOPTR(resources)
 
-static inline uint32_t profile_of_gpu(int gpu, enum gpu_profile p) { return (uint32_t)gpu * GPU_PROFILES + p; }
-static inline uint32_t profile_of_node(const struct machine *m, int node, enum node_profile p) {
+static inline uint32_t profile_of_gpu(int gpu, enum gpu_profile p)
+{
+	return (uint32_t)gpu * GPU_PROFILES + p;
+}
+static inline uint32_t profile_of_node(const struct machine *m, int node, enum node_profile p)
+{
 	return (uint32_t)m->gpus * GPU_PROFILES + (uint32_t)node * NODE_PROFILES + p;
 }
 /* "pcie up of gpu 0", "dram of node 1". Owned by the caller. */

@@ -1,0 +1,237 @@
+/* What a stage asks for at its solo speed, and what there is. Sharing then needs no knowledge of stages: a profile is a list of demands.
+ *
+ *     HBM, SM -- gpu -- pcie up, down, both -- root up, down -- dram of the node -- ssd
+ *                 `-- nvlink        `-- nic of the node
+ *
+ * A copy crosses every resource from its GPU's memory to the host's, and also takes a sliver of the SMs: GEMMs under copies are slower than the bytes
+ * explain (they lose L2 and HBM turns). The sliver is chosen so that max-min gives the measured slowdown by itself. With copies both ways at rate c
+ * of their solo speed (c = duplex / (up + down), at most 1), each with a sliver s, a GEMM is left 1 - 2 s c of the SMs and has to come out at 1 /
+ * slowdown:
+ *
+ *     s = (1 - 1 / slowdown) / (2 c)
+ *
+ * as long as the copies are frozen by their link first, that is c < 1 / slowdown; on a link that carries both directions in full all three stop
+ * together at 1 / (1 + 2 s), so there c counts as 1 / slowdown. */
+#include "resource.h"
+
+#include <math.h>
+
+/* Bytes through HBM of a GEMM-like stage over the time it takes: large GEMMs reuse tiles and leave most of HBM to others. Assumed. */
+#define GEMM_HBM_SHARE 0.35
+
+static int roots_per_node(const struct machine *m)
+{
+	return m->gpus_per_node / m->gpus_per_root;
+}
+
+static uint32_t of_gpu(int gpu, enum gpu_resource resource)
+{
+	return (uint32_t)gpu * GPU_RESOURCES + resource;
+}
+
+static uint32_t first_of_roots(const struct machine *m)
+{
+	return (uint32_t)m->gpus * GPU_RESOURCES;
+}
+
+static uint32_t of_root(const struct machine *m, int gpu, enum root_resource resource)
+{
+	int node = gpu / m->gpus_per_node, root = gpu % m->gpus_per_node / m->gpus_per_root;
+
+	return first_of_roots(m) + (uint32_t)(node * roots_per_node(m) + root) * ROOT_RESOURCES + resource;
+}
+
+static uint32_t first_of_nodes(const struct machine *m)
+{
+	return first_of_roots(m) + (uint32_t)(machine_nodes(m) * roots_per_node(m)) * ROOT_RESOURCES;
+}
+
+static uint32_t of_node(const struct machine *m, int node, enum node_resource resource)
+{
+	return first_of_nodes(m) + (uint32_t)node * NODE_RESOURCES + resource;
+}
+
+static void fill_capacities(const struct machine *m, struct resources *r)
+{
+	for (int gpu = 0; gpu < m->gpus; gpu++) {
+		double *c = &r->capacity[of_gpu(gpu, 0)];
+
+		c[RES_SM] = 1;
+		c[RES_HBM] = m->hbm_gbps;
+		c[RES_PCIE_UP] = m->h2d_gbps;
+		c[RES_PCIE_DOWN] = m->d2h_gbps;
+		c[RES_PCIE_DUPLEX] = m->duplex_gbps;
+		c[RES_NVLINK] = m->nvlink_gbps;
+		r->capacity[of_root(m, gpu, RES_ROOT_UP)] = m->root_gbps;
+		r->capacity[of_root(m, gpu, RES_ROOT_DOWN)] = m->root_gbps;
+	}
+	for (int node = 0; node < machine_nodes(m); node++) {
+		double *c = &r->capacity[of_node(m, node, 0)];
+
+		c[RES_DRAM] = m->dram_gbps;
+		c[RES_NIC] = m->nic_gbps;
+		c[RES_SSD_READ] = m->ssd_read_gbps;
+		c[RES_SSD_WRITE] = m->ssd_write_gbps;
+		c[RES_SSD] = m->ssd_mixed_gbps;
+	}
+}
+
+static void ask(struct profile *p, uint32_t resource, double amount)
+{
+	if (amount <= 0)
+		return;
+	g_assert(p->n_demands < PROFILE_DEMANDS);
+	p->demand[p->n_demands++] = (struct demand){resource, amount};
+}
+
+static void ask_dram(const struct machine *m, struct profile *p, double amount)
+{
+	ask(p, of_node(m, p->node, RES_DRAM), amount);
+	p->dram = amount;
+}
+
+/* The share s of the SMs a copy takes; see above. */
+static double copy_sm_share(const struct machine *m)
+{
+	double gemm = 1 / m->copy_gemm_slowdown;
+	double copies = fmin(m->duplex_gbps / (m->h2d_gbps + m->d2h_gbps), gemm);
+
+	return (1 - gemm) / (2 * copies);
+}
+
+static void fill_compute(const struct machine *m, struct profile *p, double hbm_share)
+{
+	ask(p, of_gpu(p->gpu, RES_SM), 1);
+	ask(p, of_gpu(p->gpu, RES_HBM), hbm_share * m->hbm_gbps);
+}
+
+static void fill_copy(const struct machine *m, struct profile *p, bool up)
+{
+	double rate = up ? m->h2d_gbps : m->d2h_gbps;
+
+	p->flow_class = up ? FLOW_UP : FLOW_DOWN;
+	ask(p, of_gpu(p->gpu, up ? RES_PCIE_UP : RES_PCIE_DOWN), rate);
+	ask(p, of_gpu(p->gpu, RES_PCIE_DUPLEX), rate);
+	ask(p, of_gpu(p->gpu, RES_HBM), rate);
+	ask(p, of_gpu(p->gpu, RES_SM), copy_sm_share(m));
+	if (m->root_gbps > 0)
+		ask(p, of_root(m, p->gpu, up ? RES_ROOT_UP : RES_ROOT_DOWN), rate);
+	ask_dram(m, p, rate);
+}
+
+/* Both directions of the GPU's PCIe link at `rate` each. */
+static void ask_pcie_both(struct profile *p, double rate)
+{
+	ask(p, of_gpu(p->gpu, RES_PCIE_UP), rate);
+	ask(p, of_gpu(p->gpu, RES_PCIE_DOWN), rate);
+	ask(p, of_gpu(p->gpu, RES_PCIE_DUPLEX), 2 * rate);
+}
+
+/* Without NVLink a collective goes through buffers in host memory: down by the sender, up by the receiver. */
+static void fill_collective(const struct machine *m, struct profile *p)
+{
+	double rate = machine_collective_gbps(m);
+
+	ask(p, of_gpu(p->gpu, RES_SM), m->nccl_sm_share);
+	ask(p, of_gpu(p->gpu, RES_HBM), 2 * rate);
+	if (m->nvlink_gbps > 0) {
+		ask(p, of_gpu(p->gpu, RES_NVLINK), rate);
+		return;
+	}
+	ask_pcie_both(p, rate);
+	if (m->root_gbps > 0) {
+		ask(p, of_root(m, p->gpu, RES_ROOT_UP), rate);
+		ask(p, of_root(m, p->gpu, RES_ROOT_DOWN), rate);
+	}
+	ask_dram(m, p, 2 * rate);
+}
+
+/* An adapter reads and writes the GPU's memory over its PCIe link, past the root complex (GPUDirect RDMA through a switch). */
+static void fill_internode(const struct machine *m, struct profile *p)
+{
+	double rate = m->nic_gbps / m->gpus_per_node;
+
+	ask(p, of_gpu(p->gpu, RES_SM), m->nccl_sm_share);
+	ask(p, of_node(m, p->node, RES_NIC), rate);
+	ask(p, of_gpu(p->gpu, RES_HBM), 2 * rate);
+	ask_pcie_both(p, fmin(rate, machine_pcie_both_gbps(m)));
+}
+
+/* Alone, a read or a write stays under the capacity of both together; side by side at full speed they add up to the sum, so they end at mixed / sum.
+ */
+static void fill_ssd(const struct machine *m, struct profile *p, bool read)
+{
+	double rate = read ? m->ssd_read_gbps : m->ssd_write_gbps;
+
+	ask(p, of_node(m, p->node, read ? RES_SSD_READ : RES_SSD_WRITE), rate);
+	ask(p, of_node(m, p->node, RES_SSD), (m->ssd_read_gbps + m->ssd_write_gbps) / 2);
+	ask_dram(m, p, rate);
+}
+
+struct resources *resources_new(const struct machine *m, int adam_threads)
+{
+	struct resources *r = g_new0(struct resources, 1);
+	int nodes = machine_nodes(m);
+
+	r->n_resources = (int)of_node(m, nodes, 0);
+	r->n_profiles = (int)profile_of_node(m, nodes, 0);
+	r->capacity = g_new0(double, r->n_resources);
+	r->profile = g_new0(struct profile, r->n_profiles);
+	fill_capacities(m, r);
+	for (int gpu = 0; gpu < m->gpus; gpu++) {
+		struct profile *p = &r->profile[profile_of_gpu(gpu, 0)];
+
+		for (int i = 0; i < GPU_PROFILES; i++) {
+			p[i].gpu = gpu;
+			p[i].node = gpu / m->gpus_per_node;
+		}
+		fill_compute(m, &p[PROFILE_COMPUTE], GEMM_HBM_SHARE);
+		fill_compute(m, &p[PROFILE_MEMORY], m->hbm_efficiency);
+		fill_copy(m, &p[PROFILE_UP], true);
+		fill_copy(m, &p[PROFILE_DOWN], false);
+		fill_collective(m, &p[PROFILE_COLLECTIVE]);
+		fill_internode(m, &p[PROFILE_INTERNODE]);
+	}
+	for (int node = 0; node < nodes; node++) {
+		struct profile *p = &r->profile[profile_of_node(m, node, 0)];
+
+		for (int i = 0; i < NODE_PROFILES; i++) {
+			p[i].gpu = -1;
+			p[i].node = node;
+		}
+		p[PROFILE_ADAM].flow_class = FLOW_ADAM;
+		p[PROFILE_ADAM].threads = adam_threads ? adam_threads : m->adam_threads;
+		ask_dram(m, &p[PROFILE_ADAM], machine_adam_gparams_per_s(m, adam_threads) * m->adam_bytes_per_param);
+		fill_ssd(m, &p[PROFILE_READ], true);
+		fill_ssd(m, &p[PROFILE_WRITE], false);
+	}
+	return r;
+}
+
+void resources_free(struct resources *r)
+{
+	if (!r)
+		return;
+	g_free(r->capacity);
+	g_free(r->profile);
+	g_free(r);
+}
+
+static const char *const gpu_names[GPU_RESOURCES] = {
+    [RES_SM] = "sms",           [RES_HBM] = "hbm",      [RES_PCIE_UP] = "pcie up", [RES_PCIE_DOWN] = "pcie down",
+    [RES_PCIE_DUPLEX] = "pcie", [RES_NVLINK] = "nvlink"};
+static const char *const root_names[ROOT_RESOURCES] = {[RES_ROOT_UP] = "root up", [RES_ROOT_DOWN] = "root down"};
+static const char *const node_names[NODE_RESOURCES] = {
+    [RES_DRAM] = "dram", [RES_NIC] = "nic", [RES_SSD_READ] = "ssd read", [RES_SSD_WRITE] = "ssd write", [RES_SSD] = "ssd"};
+
+char *resource_name(const struct machine *m, uint32_t resource)
+{
+	uint32_t roots = first_of_roots(m), nodes = first_of_nodes(m);
+
+	g_assert(resource < of_node(m, machine_nodes(m), 0));
+	if (resource < roots)
+		return g_strdup_printf("%s of gpu %u", gpu_names[resource % GPU_RESOURCES], resource / GPU_RESOURCES);
+	if (resource < nodes)
+		return g_strdup_printf("%s %u", root_names[(resource - roots) % ROOT_RESOURCES], (resource - roots) / ROOT_RESOURCES);
+	return g_strdup_printf("%s of node %u", node_names[(resource - nodes) % NODE_RESOURCES], (resource - nodes) / NODE_RESOURCES);
+}
