@@ -5,8 +5,9 @@
 
 struct share;
 
-/* max-min: raise all together, freeze those that touch a saturated resource, go on. measured: users of host DRAM are first capped at what the machine's contention
- * table says for their mix, then max-min. Owned by the caller; `r` and `m` are borrowed. */
+/* max-min: raise all together, freeze those that touch a saturated resource, go on. measured: users of host DRAM are first capped at what the
+ * machine's contention table says for their mix over what it says for each alone, then max-min over all resources but that DRAM. Owned by the caller;
+ * `r` and `m` are borrowed. */
 struct share *share_new(const struct machine *m, const struct resources *r);
 void share_free(struct share *share);
 
@@ -14,6 +15,7 @@ void share_free(struct share *share);
 void share_start(struct share *share, uint32_t flow, uint32_t profile);
 void share_stop(struct share *share, uint32_t flow);
 
-/* Recomputes what the changes since the last call touch; returns the flows whose rate changed or that are new, *n of them, valid until the next call. */
+/* Recomputes what the changes since the last call touch; returns the flows whose rate changed or that are new, *n of them, valid until the next call.
+ */
 const uint32_t *share_settle(struct share *share, uint32_t *n);
 double share_rate(const struct share *share, uint32_t flow);

@@ -1,0 +1,262 @@
+/* The simulator as a backend. Launching only writes a stage down, with the time its launcher's clock shows; waiting lets virtual time pass (clock.c).
+ *
+ * Causality: launchers go on no earlier than the end of what was waited for, so nothing launched later can start before `now`.
+ * Left out: a launcher that runs 1024 kernels ahead blocks in CUDA; gates stop ours every layer. */
+#include "world.h"
+
+#include <math.h>
+
+static struct sim *sim_of(const struct backend *b)
+{
+	return (struct sim *)b;
+}
+
+static nsec_t nsec_of_us(double us)
+{
+	return llround(us * (double)NSEC_PER_USEC);
+}
+
+static inline struct group *group_at(const struct sim *sim, uint32_t i)
+{
+	return &g_array_index(sim->groups, struct group, i);
+}
+
+/* Lets time pass until the stage has ended, and the launchers go on after that. */
+static bool sim_wait(struct backend *b, stage_id id, GError **error)
+{
+	struct sim *sim = sim_of(b);
+	while (!sim->tasks[id].ended) {
+		if (events_next_ns(sim->events) < 0)
+			return deadlock(sim, id, error);
+		instant(sim);
+	}
+	for (int gpu = 0; gpu < sim->m->gpus; gpu++)
+		sim->host_ns[gpu] = MAX(sim->host_ns[gpu], sim->tasks[id].end_ns + sim->sync_ns);
+	return true;
+}
+
+static bool sim_loads(struct backend *b, const struct gate *gate, uint32_t *tokens, GError **error)
+{
+	const struct sim *sim = sim_of(b);
+	return sim_wait(b, gate->counts, error) && routing_loads(sim->routing, gate->step, gate->microbatch, gate->layer, sim->m->gpus, gate->experts,
+	                                                         gate->top_k, gate->tokens_per_gpu, tokens, error);
+}
+
+/* Members of one group come close together, so the last one met is nearly always the one; the table is for the others. */
+static uint32_t group_join(struct sim *sim, const struct stage *stage)
+{
+	if (!stage->group || stage->group_size < 2)
+		return 0;
+	struct group *group = group_at(sim, sim->group_at);
+	if (group->id != stage->group || group->launched == group->size) {
+		gpointer found = g_hash_table_lookup(sim->open_groups, GUINT_TO_POINTER(stage->group));
+		sim->group_at = GPOINTER_TO_UINT(found);
+		if (!found) {
+			struct group fresh = {.id = stage->group, .size = stage->group_size};
+			sim->group_at = sim->groups->len;
+			g_array_append_val(sim->groups, fresh);
+			g_hash_table_insert(sim->open_groups, GUINT_TO_POINTER(stage->group), GUINT_TO_POINTER(sim->group_at));
+		}
+		group = group_at(sim, sim->group_at);
+	}
+	g_assert(group->size == stage->group_size);
+	if (++group->launched == group->size)
+		g_hash_table_remove(sim->open_groups, GUINT_TO_POINTER(stage->group));
+	return sim->group_at;
+}
+
+static void room_for_one_more(struct sim *sim)
+{
+	if (sim->base.n_launched < sim->room)
+		return;
+	sim->room = MAX(1024, sim->room * 2);
+	sim->tasks = g_renew(struct task, sim->tasks, sim->room);
+	sim->notes = g_renew(struct note, sim->notes, sim->room);
+}
+
+static void note_stage(struct sim *sim, const struct stage *stage, nsec_t launch_ns, nsec_t launch_end_ns)
+{
+	if (stage->id && sim->parity != stage->step_parity)
+		sim->step++;
+	sim->parity = stage->step_parity;
+	sim->notes[stage->id] = (struct note){
+	    .launch_ns = launch_ns,
+	    .launch_end_ns = launch_end_ns,
+	    .bytes = stage->bytes,
+	    .expert = stage->expert,
+	    .rank = stage->rank,
+	    .tokens = stage->tokens,
+	    .step = sim->step,
+	    .layer = stage->layer,
+	    .microbatch = stage->microbatch,
+	    .kind = stage->kind,
+	    .pass = stage->pass,
+	};
+}
+
+static bool sim_launch(struct backend *b, const struct stage *stage, GError **error)
+{
+	struct sim *sim = sim_of(b);
+	g_assert(stage->rank < sim->m->gpus && stage->stream < sim->n_streams && stage->profile < (uint32_t)sim->r->n_profiles);
+	room_for_one_more(sim);
+	nsec_t *host_ns = &sim->host_ns[stage->rank], launch_ns = *host_ns;
+	nsec_t first_ns = launch_ns + (stage->n_kernels ? sim->launch_ns : 0);
+	*host_ns += stage->n_kernels * sim->launch_ns;
+	note_stage(sim, stage, launch_ns, *host_ns);
+	struct task *task = &sim->tasks[stage->id];
+	*task = (struct task){
+	    .cost_ns = stage->cost_ns,
+	    .start_ns = first_ns,
+	    .end_ns = stage->n_kernels > 1 ? *host_ns + stage->cost_ns / stage->n_kernels : 0,
+	    .next = STAGE_NONE,
+	    .stream = stage->stream,
+	    .profile = stage->profile,
+	    .group = group_join(sim, stage),
+	    .n_preds = stage->n_preds,
+	};
+	memcpy(task->preds, stage->preds, sizeof task->preds);
+	struct stream *stream = &sim->streams[stage->stream];
+	if (stream->head == STAGE_NONE) {
+		stream->head = stream->tail = stage->id;
+		nsec_t ready_ns = head_ready_ns(sim, stage->stream);
+		if (ready_ns >= 0)
+			events_put(sim->events, stage->stream, ready_ns);
+	} else {
+		sim->tasks[stream->tail].next = stage->id;
+		stream->tail = stage->id;
+	}
+	return true;
+}
+
+static void sim_free(struct backend *b)
+{
+	struct sim *sim = sim_of(b);
+	g_free(sim->host_ns);
+	g_free(sim->tasks);
+	g_free(sim->notes);
+	g_free(sim->streams);
+	g_array_unref(sim->groups);
+	g_hash_table_unref(sim->open_groups);
+	share_free(sim->share);
+	events_free(sim->events);
+	counters_free(sim->counters);
+	g_free(sim);
+}
+
+static const struct backend_impl sim_impl = {
+    .name = "sim",
+    .launch = sim_launch,
+    .wait = sim_wait,
+    .loads = sim_loads,
+    .free = sim_free,
+};
+
+struct backend *sim_new(const struct machine *m, const struct resources *r, const struct routing *routing, const struct sim_options *o)
+{
+	struct sim *sim = g_new0(struct sim, 1);
+	struct group none = {0};
+	sim->base.impl = &sim_impl;
+	sim->m = m;
+	sim->r = r;
+	sim->routing = routing;
+	sim->launch_ns = o->no_launch ? 0 : nsec_of_us(m->launch_us);
+	sim->sync_ns = o->no_sync ? 0 : nsec_of_us(m->sync_us);
+	sim->event_ns = o->no_event ? 0 : nsec_of_us(m->event_us);
+	sim->host_ns = g_new0(nsec_t, m->gpus);
+	sim->n_streams = (uint32_t)stream_count(m);
+	sim->streams = g_new0(struct stream, sim->n_streams);
+	for (uint32_t s = 0; s < sim->n_streams; s++)
+		sim->streams[s].head = STAGE_NONE;
+	sim->groups = g_array_new(FALSE, FALSE, sizeof(struct group));
+	g_array_append_val(sim->groups, none);
+	sim->open_groups = g_hash_table_new(NULL, NULL);
+	sim->share = o->no_sharing ? NULL : share_new(m, r);
+	sim->events = events_new(sim->n_streams);
+	sim->counters = o->record_counters ? counters_new(m->gpus, machine_nodes(m)) : NULL;
+	return &sim->base;
+}
+
+static const struct task *ended_task(const struct backend *b, stage_id id)
+{
+	g_assert(id < b->n_launched && sim_of(b)->tasks[id].ended);
+	return &sim_of(b)->tasks[id];
+}
+
+nsec_t sim_start_ns(const struct backend *b, stage_id id)
+{
+	return ended_task(b, id)->start_ns;
+}
+
+nsec_t sim_end_ns(const struct backend *b, stage_id id)
+{
+	return ended_task(b, id)->end_ns;
+}
+
+nsec_t sim_now_ns(const struct backend *b)
+{
+	return sim_of(b)->now_ns;
+}
+
+void sim_busy(const struct backend *b, nsec_t from_ns, nsec_t to_ns, nsec_t *busy_ns)
+{
+	const struct sim *sim = sim_of(b);
+	memset(busy_ns, 0, sizeof(nsec_t) * sim->n_streams);
+	for (stage_id id = 0; id < b->n_launched; id++) {
+		const struct task *task = &sim->tasks[id];
+		if (task->ended && task->end_ns > from_ns && task->end_ns <= to_ns)
+			busy_ns[task->stream] += task->end_ns - task->start_ns;
+	}
+}
+
+static struct span span_of(const struct sim *sim, stage_id id)
+{
+	const struct task *task = &sim->tasks[id];
+	const struct note *note = &sim->notes[id];
+	struct span span = {
+	    .id = id,
+	    .kind = note->kind,
+	    .pass = note->pass,
+	    .step = note->step,
+	    .layer = note->layer,
+	    .microbatch = note->microbatch,
+	    .expert = note->expert,
+	    .rank = note->rank,
+	    .stream = task->stream,
+	    .tokens = note->tokens,
+	    .bytes = note->bytes,
+	    .launch_ns = note->launch_ns,
+	    .launch_end_ns = note->launch_end_ns,
+	    .start_ns = task->start_ns,
+	    .end_ns = task->end_ns,
+	    .n_preds = task->n_preds,
+	};
+	memcpy(span.preds, task->preds, sizeof span.preds);
+	return span;
+}
+
+void sim_trace(const struct backend *b, bool counters, struct trace *trace)
+{
+	const struct sim *sim = sim_of(b);
+	nsec_t step_end_ns = 0;
+	uint16_t step = 0;
+	g_assert(!counters || sim->counters);
+	trace->gpus = sim->m->gpus;
+	trace->gpus_per_node = sim->m->gpus_per_node;
+	g_free(trace->gpu_name);
+	trace->gpu_name = g_strdup(sim->m->gpu_name);
+	trace->hbm_bytes = (uint64_t)(sim->m->hbm_gib * GIB);
+	trace->sms = sim->m->sms;
+	for (stage_id id = 0; id < b->n_launched; id++) {
+		if (!sim->tasks[id].ended)
+			continue;
+		struct span span = span_of(sim, id);
+		for (; step < span.step; step++)
+			g_array_append_val(trace->step_end_ns, step_end_ns);
+		step_end_ns = MAX(step_end_ns, span.end_ns);
+		g_array_append_val(trace->spans, span);
+	}
+	if (trace->spans->len)
+		g_array_append_val(trace->step_end_ns, step_end_ns);
+	if (counters)
+		counters_copy(sim->counters, trace);
+}
