@@ -17,7 +17,7 @@
 
 #define FORGIVEN_NS 1e-6
 
-nsec_t head_ready_ns(struct sim *sim, stream_id s)
+nsec_t sim_head_ready_ns(struct sim *sim, stream_id s)
 {
 	struct stream *stream = &sim->streams[s];
 	if (stream->head == STAGE_NONE) {
@@ -103,7 +103,7 @@ static void arrive(struct sim *sim, stream_id s)
 
 static void proceed(struct sim *sim, stream_id s)
 {
-	nsec_t ready_ns = head_ready_ns(sim, s);
+	nsec_t ready_ns = sim_head_ready_ns(sim, s);
 	if (ready_ns > sim->now_ns)
 		events_put(sim->events, s, ready_ns);
 	else if (ready_ns >= 0)
@@ -161,7 +161,7 @@ static void happen(struct sim *sim, stream_id s)
 	}
 }
 
-void instant(struct sim *sim)
+void sim_instant(struct sim *sim)
 {
 	sim->now_ns = events_next_ns(sim->events);
 	while (events_next_ns(sim->events) == sim->now_ns)
@@ -191,7 +191,7 @@ static stage_id missing_member(const struct sim *sim, uint32_t group)
 }
 
 /* Follows what the stage waits for, down to a group that misses members or some way round a circle. */
-bool deadlock(const struct sim *sim, stage_id id, GError **error)
+bool sim_deadlock(const struct sim *sim, stage_id id, GError **error)
 {
 	g_autoptr(GString) text = g_string_new(NULL);
 	for (uint32_t hops = 0; hops < 8 && id != STAGE_NONE; hops++) {

@@ -18,7 +18,7 @@ struct mix {
 	const struct ini_doubles *rates[3]; /* adam, each upload, each download */
 };
 
-struct contention {
+struct contention_rule {
 	int rows, width; /* copies of one direction that have entries of their own: 0..width-1 */
 	double *threads; /* (rows) */
 	double *rate;    /* (3, rows, width, width): class, threads, up, down */
@@ -42,13 +42,13 @@ static void mixes_of(const struct contention_table *t, struct mix *mixes)
 	memcpy(mixes, all, sizeof all);
 }
 
-static double *entry(const struct contention *c, int class, int row, int up, int down)
+static double *entry(const struct contention_rule *c, int class, int row, int up, int down)
 {
 	return &c->rate[((class * c->rows + row) * c->width + up) * c->width + down];
 }
 
 /* A column shorter than the rows of threads is as good as none. At 0 threads Adam moves nothing, whatever the file says. */
-static bool measured(const struct contention *c, const struct mix *mix, int class, int row, double *rate)
+static bool measured(const struct contention_rule *c, const struct mix *mix, int class, int row, double *rate)
 {
 	const struct ini_doubles *column = mix->rates[class];
 	if (!column || column->n < c->rows)
@@ -62,7 +62,7 @@ static double total(const double *rate, int up, int down)
 	return rate[0] + up * rate[1] + down * rate[2];
 }
 
-static double most_traffic(const struct contention *c, const struct mix *mixes, double otherwise)
+static double most_traffic(const struct contention_rule *c, const struct mix *mixes, double otherwise)
 {
 	double most = 0;
 	for (int i = 0; i < N_MIXES; i++)
@@ -79,7 +79,7 @@ static double most_traffic(const struct contention *c, const struct mix *mixes, 
 
 /* The least of the known mixes that run no more copies than (up, down); the solo rate when there is none. True when (up, down) itself is among them.
  */
-static bool least_below(const struct contention *c, const struct mix *mixes, int class, int row, int up, int down, double *rate)
+static bool least_below(const struct contention_rule *c, const struct mix *mixes, int class, int row, int up, int down, double *rate)
 {
 	bool known = false;
 	*rate = class == 0 && c->threads[row] <= 0 ? 0 : c->solo[class];
@@ -94,7 +94,7 @@ static bool least_below(const struct contention *c, const struct mix *mixes, int
 	return known;
 }
 
-static void fill_mix(struct contention *c, const struct mix *mixes, int row, int up, int down)
+static void fill_mix(struct contention_rule *c, const struct mix *mixes, int row, int up, int down)
 {
 	double rate[3];
 	bool known = true;
@@ -120,14 +120,14 @@ static void fill_mix(struct contention *c, const struct mix *mixes, int row, int
 	}
 }
 
-struct contention *contention_new(const struct machine *m)
+struct contention_rule *contention_new(const struct machine *m)
 {
 	const struct contention_table *table = &m->table;
 	if (m->contention != CONTENTION_MEASURED || table->threads.n < 1)
 		return NULL;
 	struct mix mixes[N_MIXES];
 	mixes_of(table, mixes);
-	struct contention *c = g_new0(struct contention, 1);
+	struct contention_rule *c = g_new0(struct contention_rule, 1);
 	c->rows = table->threads.n;
 	c->width = MAX(m->gpus_per_node, 2) + 1;
 	c->threads = g_memdup2(table->threads.v, sizeof(double) * (size_t)c->rows);
@@ -143,7 +143,7 @@ struct contention *contention_new(const struct machine *m)
 	return c;
 }
 
-void contention_free(struct contention *c)
+void contention_free(struct contention_rule *c)
 {
 	if (!c)
 		return;
@@ -152,7 +152,7 @@ void contention_free(struct contention *c)
 	g_free(c);
 }
 
-struct dram_rates contention_rates(const struct contention *c, double threads, int up, int down)
+struct dram_rates contention_rates(const struct contention_rule *c, double threads, int up, int down)
 {
 	int high = 0;
 	while (high < c->rows - 1 && c->threads[high] < threads)

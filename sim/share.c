@@ -70,7 +70,7 @@ struct share {
 	struct ask *asks;
 	struct pool *pools;
 	struct dram *drams;
-	struct contention *contention; /* NULL: max-min alone */
+	struct contention_rule *contention; /* NULL: max-min alone */
 	struct flow *flows;
 	uint32_t n_flows, n_pools, n_drams, n_profiles, gathering;
 	double copy_solo[4]; /* by flow_class: GB/s alone, by the table */

@@ -16,19 +16,14 @@ static nsec_t nsec_of_us(double us)
 	return llround(us * (double)NSEC_PER_USEC);
 }
 
-static inline struct group *group_at(const struct sim *sim, uint32_t i)
-{
-	return &g_array_index(sim->groups, struct group, i);
-}
-
 /* Lets time pass until the stage has ended, and the launchers go on after that. */
 static bool sim_wait(struct backend *b, stage_id id, GError **error)
 {
 	struct sim *sim = sim_of(b);
 	while (!sim->tasks[id].ended) {
 		if (events_next_ns(sim->events) < 0)
-			return deadlock(sim, id, error);
-		instant(sim);
+			return sim_deadlock(sim, id, error);
+		sim_instant(sim);
 	}
 	for (int gpu = 0; gpu < sim->m->gpus; gpu++)
 		sim->host_ns[gpu] = MAX(sim->host_ns[gpu], sim->tasks[id].end_ns + sim->sync_ns);
@@ -118,7 +113,7 @@ static bool sim_launch(struct backend *b, const struct stage *stage, GError **er
 	struct stream *stream = &sim->streams[stage->stream];
 	if (stream->head == STAGE_NONE) {
 		stream->head = stream->tail = stage->id;
-		nsec_t ready_ns = head_ready_ns(sim, stage->stream);
+		nsec_t ready_ns = sim_head_ready_ns(sim, stage->stream);
 		if (ready_ns >= 0)
 			events_put(sim->events, stage->stream, ready_ns);
 	} else {

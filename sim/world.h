@@ -77,10 +77,10 @@ static inline struct group *group_at(const struct sim *sim, uint32_t i)
 }
 
 /* The first stage of a stream, when its predecessors allow: when it may start. -1 when there is none, or it now hangs on a predecessor. */
-nsec_t head_ready_ns(struct sim *sim, stream_id s);
+nsec_t sim_head_ready_ns(struct sim *sim, stream_id s);
 
 /* Lets everything happen that happens at the next instant. Something must be pending. */
-void instant(struct sim *sim);
+void sim_instant(struct sim *sim);
 
 /* Why a stage never ends although nothing is pending, as an error. Returns false. */
-bool deadlock(const struct sim *sim, stage_id id, GError **error);
+bool sim_deadlock(const struct sim *sim, stage_id id, GError **error);
