@@ -94,7 +94,11 @@ static int status_of_error(const GError *error, int oom_tier)
 
 bool row_predict(struct row *row, const struct scenario *s, const struct how *how, struct trace *trace, GError **error)
 {
-	const struct sim_options o = {how->no_launch, how->no_sync, how->no_event, how->no_sharing};
+	const struct sim_options o = {.no_launch = how->no_launch,
+	                              .no_sync = how->no_sync,
+	                              .no_event = how->no_event,
+	                              .no_sharing = how->no_sharing,
+	                              .record_counters = trace != NULL};
 	g_autoptr(GError) failure = NULL;
 	fill_digest(s, how, row->digest);
 	row->prediction.oom_tier = -1;
