@@ -74,11 +74,12 @@ static char *table_of(const GArray *rows, int policies)
 	return g_string_free(out, FALSE);
 }
 
-static void print_reasons(const GArray *rows)
+/* A matrix tells what does not fit by itself; what is invalid is always explained. */
+static void print_reasons(const GArray *rows, bool all)
 {
 	for (guint i = 0; i < rows->len; i++) {
 		const struct row *row = &g_array_index(rows, struct row, i);
-		if (row->why)
+		if (row->status == STATUS_INVALID || (all && row->why))
 			fprintf(stderr, "%s, %s on %s, gpus %d, experts %d: %s\n", row->policy, row->model, row->machine, row->gpus, row->experts,
 			        row->why);
 	}
@@ -101,6 +102,6 @@ bool cmd_compare(int argc, char **argv, GError **error)
 	g_autofree char *text = format == FORMAT_CSV ? g_strdup(csv) : format == FORMAT_JSON ? json_of(rows) : table_of(rows, grid_policies(grid));
 	fputs(text, stdout);
 	if (format == FORMAT_TABLE)
-		print_reasons(rows);
+		print_reasons(rows, (int)rows->len == grid_policies(grid));
 	return !o.plot || figure_throughput_text(csv, o.plot, error);
 }
