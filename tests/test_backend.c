@@ -1,7 +1,8 @@
-/* The contract on the do-nothing backend, and what the wrappers refuse. */
+/* The contract on the do-nothing backend and on the simulator, and what the wrappers refuse. */
 #include "contract.h"
 #include "model/backend_null.h"
 #include "model/error.h"
+#include "sim/sim.h"
 
 #include <signal.h>
 
@@ -19,6 +20,30 @@ static void null_times(struct backend *b, stage_id id, nsec_t *start_ns, nsec_t 
 Test(backend, null_keeps_the_contract)
 {
 	contract_check(&(struct world){"null", null_make, null_times});
+}
+
+static struct backend *sim_make(const struct ground *ground)
+{
+	static const struct sim_options everything;
+	return sim_new(&ground->machine, ground->resources, ground->routing, &everything);
+}
+
+static struct backend *sim_make_bare(const struct ground *ground)
+{
+	static const struct sim_options bare = {.no_launch = true, .no_sync = true, .no_event = true, .no_sharing = true};
+	return sim_new(&ground->machine, ground->resources, ground->routing, &bare);
+}
+
+static void sim_times(struct backend *b, stage_id id, nsec_t *start_ns, nsec_t *end_ns)
+{
+	*start_ns = sim_start_ns(b, id);
+	*end_ns = sim_end_ns(b, id);
+}
+
+Test(backend, sim_keeps_the_contract)
+{
+	contract_check(&(struct world){"sim", sim_make, sim_times});
+	contract_check(&(struct world){"bare sim", sim_make_bare, sim_times});
 }
 
 Test(backend, null_records_the_stages_it_was_given)
