@@ -66,7 +66,9 @@ struct machine {
 	int attention;           /* enum attention */
 	int state_bytes_gpu;     /* bytes of state a parameter in HBM under the GPU optimizer: 16, or 20 with fp32 gradients kept */
 	bool pinned_pow2;        /* the allocator rounds each pinned block up to a power of two */
-	int baseline_microbatch; /* sequences a micro-batch of the padded systems on this testbed at most; 0: what fits */
+	bool pinned_master;      /* fp32 master weights in pinned memory too */
+	int mask_microbatch;     /* sequences a micro-batch that mask dispatch ran with on this testbed at most; 0: what fits */
+	int padded_microbatch;   /* the same of padded dispatch */
 	/* [contention] */
 	int contention; /* enum contention */
 	struct contention_table table;

@@ -1,4 +1,4 @@
-/* Bytes per tier and class: what the schedule keeps where, whether it fits, and how it moves over time. Classes after ZeRO (arXiv 1910.02054, section 3). */
+/* Bytes per tier and class: what the schedule keeps where, and how HBM moves over time. Classes after ZeRO (arXiv 1910.02054, section 3). */
 #pragma once
 
 #include "machine.h"
@@ -12,18 +12,33 @@ enum memory_class { CLASS_PARAMETERS, CLASS_GRADIENTS, CLASS_OPTIMIZER, CLASS_AC
 const char *memory_tier_name(int tier);
 const char *memory_class_name(int class);
 
-/* Peak bytes of a plan. Pinned memory is part of the host's DRAM: TIER_DRAM counts pageable bytes only, both share room[TIER_DRAM]. */
+/* Peak bytes. Pinned memory is part of the host's DRAM: TIER_DRAM counts pageable bytes only, both share room[TIER_DRAM]. */
 struct memory {
 	uint64_t bytes[N_TIERS][N_CLASSES];
 	uint64_t room[N_TIERS];
-	/* what moves: */
-	uint64_t checkpoint_bytes;             /* kept from each layer's forward to its backward, one micro-batch */
-	uint64_t workspace[N_STAGE_KINDS];     /* lives while such a stage runs */
-	uint64_t slot_bytes;                   /* one expert slot in HBM */
+	uint64_t checkpoint_bytes;         /* left by each layer's forward until its backward, one micro-batch */
+	uint64_t workspace[N_STAGE_KINDS]; /* lives while such a stage runs */
+	uint64_t cache_bytes;              /* DRAM over the SSD; 0 without */
 };
 
 uint64_t memory_total(const struct memory *m, int tier);
+/* The first tier whose need is past its room (TIER_DRAM with the pinned bytes), or -1. */
+int memory_overflow(const struct memory *m);
+/* Bytes asked of a tier as memory_overflow sees it. */
+uint64_t memory_need(const struct memory *m, int tier);
 
-/* How a stage changes the HBM of its GPU: bytes taken when it starts (freed when it ends: workspace) and bytes that its end leaves behind (+ or -). */
+/* What a training step keeps: `home` never auto, `expert_parallel` GPUs share one set of experts, `sequences` of `seq_len` a micro-batch, `accumulates` when a step
+ * has several. */
+struct memory_case { int home, expert_parallel, sequences, seq_len; bool accumulates; };
+void memory_plan(const struct network *n, const struct machine *m, const struct policy *p, const struct memory_case *k, struct memory *out);
+
+/* The least bytes in DRAM (pinned and pageable) of one expert of P parameters, and its blocks in the cache over the SSD: parameters with their gradient, and the
+ * optimizer's state. Pinned blocks are rounded as the machine's allocator does. */
+struct expert_bytes { uint64_t pinned, pageable, parameter_block, state_block; };
+struct expert_bytes memory_expert(const struct network *n, const struct machine *m, const struct policy *p, const struct layer *l);
+
+/* How a stage changes the HBM of its GPU: bytes while it runs, and bytes its end leaves behind (+) or gives back (-). */
 struct memory_change { uint64_t while_running; int64_t at_end; };
-struct memory_change memory_of_stage(const struct memory *m, const struct network *n, const struct stage *s);
+struct memory_change memory_of_stage(const struct memory *m, const struct stage *s);
+
+#define SSD_STATE_BYTES 12 /* fp32 master and both moments; the half-precision copy is cast from the master on the way up */

@@ -10,19 +10,20 @@
 struct schedule;
 
 /* Chooses what the policy leaves open (expert home, micro-batch, split, pipeline degree) and checks that it fits: ESMOE_ERROR_FIT names tier, need, room
- * and the most experts that would fit. The scenario must outlive the schedule. Owned by the caller. */
-struct schedule *schedule_new(const struct scenario *scenario, GError **error) G_GNUC_WARN_UNUSED_RESULT;
+ * and the most experts that would fit, and *overflow (may be NULL) receives the enum memory_tier that is too small, otherwise -1. The scenario must
+ * outlive the schedule. Owned by the caller. */
+struct schedule *schedule_new(const struct scenario *scenario, int *overflow, GError **error) G_GNUC_WARN_UNUSED_RESULT;
 void schedule_free(struct schedule *schedule);
 AUTOPTR(schedule)
 
-/* Launches the next training step. Its last stage's id goes to *last: every stage of the step has ended or is a predecessor's business of the next. */
+/* Launches the next training step; always on the same backend. */
 bool schedule_step(struct schedule *schedule, struct backend *backend, GError **error) G_GNUC_WARN_UNUSED_RESULT;
+
+/* Waits until all stages launched so far have ended. */
+bool schedule_wait(struct schedule *schedule, struct backend *backend, GError **error) G_GNUC_WARN_UNUSED_RESULT;
 
 /* Borrowed views. */
 const struct memory *schedule_memory(const struct schedule *schedule);
 const struct resources *schedule_resources(const struct schedule *schedule);
-int schedule_expert_home(const struct schedule *schedule);  /* enum expert_home, never auto */
+int schedule_expert_home(const struct schedule *schedule); /* enum expert_home, never auto */
 int schedule_microbatches(const struct schedule *schedule);
-stage_id schedule_last(const struct schedule *schedule);    /* the stage that ends the last step built */
-/* Tokens that overflowed a padded capacity in the last step, over all layers. */
-uint64_t schedule_dropped(const struct schedule *schedule);

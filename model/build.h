@@ -1,0 +1,149 @@
+/* Inside of the schedule, shared by its files: the state a step is built from, and how a stage is put together and launched. */
+#pragma once
+
+#include "cache.h"
+#include "cost.h"
+#include "plan.h"
+#include "schedule.h"
+
+#define MAX_CHUNKS 8   /* pipeline degree */
+#define MAX_PREFETCH 8 /* experts uploaded before their layer is routed */
+
+/* One entry of a GPU's list: an expert and the tokens it gets there. */
+struct work {
+	int32_t expert;
+	uint32_t tokens;
+};
+
+/* One MoE layer of one micro-batch as it was routed and placed; its backward runs on the same. */
+struct block {
+	struct work *work; /* by GPU, first[g] .. first[g + 1] */
+	int *first;        /* (G + 1) */
+	uint64_t *sent;    /* (G) bytes of one all-to-all */
+	struct exchange exchange; /* bytes of a whole all-to-all */
+	nsec_t exchange_ns; /* time of one chunk of it */
+	int chunks;
+	uint32_t capacity; /* tokens of one GPU for one expert, padded; 0: exact */
+};
+
+/* What one expert of one layer carries from stage to stage. */
+struct expert_state {
+	stage_id updated;   /* its parameters in DRAM are those of the last update */
+	stage_id refreshed; /* its pinned copy in HBM is */
+	stage_id written;   /* its state left DRAM for the SSD */
+	int pinned;         /* GPU that keeps it in HBM, -1 */
+	int last;           /* GPU that computed it last, -1 */
+	uint32_t tokens;    /* of the step so far */
+};
+
+struct moe_layer {
+	int experts;
+	uint64_t params;       /* of one expert */
+	nsec_t upload_ns;      /* of one expert */
+	struct expert_bytes bytes;
+	int pinned_slots;      /* experts a GPU keeps in HBM */
+	int first_id;          /* of its experts over all layers, for the cache */
+	struct expert_state *expert; /* (E) */
+	struct block *block;         /* (micro-batches) */
+};
+
+struct gpu_state {
+	stage_id *slot_user;        /* (slots) last stage that read the slot */
+	int slot_next;
+	stage_id gradient_user[2];  /* downloads that free a gradient slot */
+	int gradient_next;
+	stage_id last_compute;
+	/* uploads of the next layer's first experts, before it was routed */
+	int n_prefetched, prefetched_expert[MAX_PREFETCH], prefetched_slot[MAX_PREFETCH];
+	stage_id prefetched[MAX_PREFETCH];
+};
+
+/* An update that waits for the layer's or the step's backward to end. */
+struct late {
+	int layer, expert, gpu;
+	uint64_t params;
+	stage_id gradient;
+};
+
+struct schedule {
+	const struct scenario *sc;
+	const struct network *n;
+	const struct machine *m;
+	const struct policy *p;
+	struct plan plan;
+	struct cost *cost;
+	struct resources *resources;
+	int gpus, nodes, slots, collective_kernels, copy_kernels;
+	struct moe_layer *moe; /* (L), experts 0 where dense */
+	struct gpu_state *gpu; /* (G) */
+	struct cache **cache;  /* (nodes) over the SSD, NULL elsewhere */
+	int *evicted, *layer_of_block;
+	stage_id *round, *returned, *reduced; /* (G) members of the last round, all-to-all, all-reduce */
+	uint8_t *chosen;       /* (E) */
+	stage_id *dispatched;  /* (micro-batches, chunks, G) all-to-alls that bring tokens */
+	stage_id *adam_last;   /* (nodes) */
+	struct work *work;     /* scratch of list_work, with the GPU of each entry and where the next one of each GPU goes */
+	int *place_of, *cursor;
+	uint32_t *loads;       /* (G, E) */
+	uint32_t *totals;      /* (G / P, E) tokens of each expert in each set */
+	int *place, *last_place; /* (E) */
+	nsec_t *time_ns;       /* (E) */
+	nsec_t *load_ns;       /* (G) */
+	uint64_t *received;    /* (G) */
+	uint64_t *node_bytes;  /* (2, nodes) */
+	int *node_of;          /* (G) */
+	GArray *late;          /* struct late */
+
+	struct backend *backend;
+	GError **error;
+	bool failed;
+	stage_id next;
+	uint32_t group;
+	int step;
+	stage_id last;
+};
+
+/* A stage of the schedule before it is launched; `after` adds a predecessor. */
+struct stage stage_on_gpu(const struct schedule *s, int kind, int pass, int layer, int microbatch, int gpu, enum gpu_stream stream, enum gpu_profile profile);
+struct stage stage_on_node(const struct schedule *s, int kind, int pass, int layer, int microbatch, int gpu, enum node_stream stream, enum node_profile profile);
+void after(struct stage *stage, stage_id predecessor);
+
+/* Gives the stage its id and launches it. After a failure nothing is launched any more and ids are STAGE_NONE. */
+stage_id emit(struct schedule *s, struct stage *stage);
+
+/* A compute stage of the whole micro-batch on one GPU. */
+stage_id emit_compute(struct schedule *s, int kind, int pass, int layer, int microbatch, int gpu, stage_id predecessor);
+
+/* Routes and places a micro-batch of a layer once the gate's counts are known (route.c). */
+void route(struct schedule *s, int layer, int microbatch, stage_id counts);
+
+/* The experts of a layer with the all-to-alls that return their results (experts.c). */
+void experts_forward(struct schedule *s, int layer, int microbatch);
+void experts_backward(struct schedule *s, int layer, int microbatch);
+void experts_prefetch(struct schedule *s, int layer); /* uploads the first experts of a layer that has not been routed yet */
+void experts_update_late(struct schedule *s);         /* the updates put off so far */
+
+/* One chunk's all-to-all of a routed layer; out (G), or NULL, receives the members' ids. */
+void emit_all_to_all(struct schedule *s, int pass, int layer, int microbatch, stage_id *out);
+
+/* A collective of all GPUs; preds (G) may be NULL (each after its GPU's last computation), as may out (G), which receives the members' ids. */
+struct collective {
+	int kind, pass, layer, microbatch, expert;
+	uint64_t bytes;
+	nsec_t cost_ns;
+};
+void emit_collective(struct schedule *s, const struct collective *c, const stage_id *preds, stage_id *out);
+
+/* Whether the experts live outside HBM, and whether every GPU computes every expert on its own tokens. */
+static inline bool offloaded(const struct schedule *s)
+{
+	return s->plan.home != HOME_HBM;
+}
+static inline bool expert_data_parallel(const struct schedule *s)
+{
+	return s->plan.expert_parallel == 1 && s->gpus > 1;
+}
+static inline bool exchanges(const struct schedule *s)
+{
+	return s->plan.expert_parallel > 1;
+}

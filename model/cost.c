@@ -1,0 +1,360 @@
+/* The roofline. A GEMM is cut into tiles, tiles run in waves over the SMs, so small and odd sizes pay for the wave they do not fill; what is not a
+ * GEMM is counted in passes over HBM. Two tables say how many bytes and launches each stage has: one for a framework that runs one kernel per
+ * operator (eager; counted from FairSeq's modules: fp32 softmax and GELU with their casts, separate dropout, bias, residual), one for fused kernels.
+ *
+ *     stage = max(sum of GEMMs + HBM bytes / bandwidth, launches x shortest kernel)
+ *
+ * A cost is rounded to nanoseconds once, at the end. */
+#include "cost.h"
+
+#include <math.h>
+#include <string.h>
+
+/* Bytes through HBM per token: per element of D, per element of the inner size F, per attention score of a head, per logit; and launches. */
+struct traffic { double d, f, score, logit; int kernels; };
+
+/* [kernels][kind][backward] */
+static const struct traffic traffic[2][N_STAGE_KINDS][2] = {
+	[KERNELS_FUSED] = {
+		[STAGE_EMBED] = {{.d = 4, .kernels = 1}, {.d = 8, .kernels = 1}},
+		[STAGE_MIXER] = {{.d = 24, .kernels = 6}, {.d = 48, .kernels = 12}},
+		[STAGE_GATE] = {{.d = 4, .kernels = 2}, {.d = 8, .kernels = 4}},
+		[STAGE_PERMUTE] = {{.d = 4, .kernels = 1}, {.d = 4, .kernels = 1}},
+		[STAGE_EXPERT] = {{.f = 4, .kernels = 3}, {.f = 8, .kernels = 6}},
+		[STAGE_COMBINE] = {{.d = 8, .kernels = 1}, {.d = 8, .kernels = 1}},
+		[STAGE_FFN] = {{.d = 10, .f = 4, .kernels = 4}, {.d = 20, .f = 8, .kernels = 8}},
+		[STAGE_SHARED] = {{.f = 4, .kernels = 3}, {.f = 8, .kernels = 6}},
+		[STAGE_HEAD] = {{.d = 4, .logit = 12, .kernels = 24}, {0}},
+	},
+	[KERNELS_EAGER] = {
+		/* mixer: layer norm 4, q scaling and head transposes 16, dropout 10, residual 6, biases 12, values 10. Scores: QK' 2, mask 4, fp32 softmax 6,
+		 * cast 6, dropout 5, PV 2 forward; the same chain backward 35. */
+		[STAGE_EMBED] = {{.d = 14, .kernels = 5}, {.d = 16, .kernels = 6}},
+		[STAGE_MIXER] = {{.d = 58, .score = 25, .kernels = 20}, {.d = 90, .score = 35, .kernels = 40}},
+		[STAGE_GATE] = {{.d = 14, .kernels = 22}, {.d = 20, .kernels = 30}},
+		[STAGE_PERMUTE] = {{.d = 8, .kernels = 5}, {.d = 8, .kernels = 5}},
+		/* expert: GELU in fp32 between two casts 20, dropout 5 */
+		[STAGE_EXPERT] = {{.d = 10, .f = 25, .kernels = 7}, {.d = 10, .f = 35, .kernels = 14}},
+		[STAGE_COMBINE] = {{.d = 20, .kernels = 5}, {.d = 24, .kernels = 8}},
+		[STAGE_FFN] = {{.d = 24, .f = 25, .kernels = 10}, {.d = 36, .f = 35, .kernels = 20}},
+		[STAGE_SHARED] = {{.d = 10, .f = 25, .kernels = 7}, {.d = 10, .f = 35, .kernels = 14}},
+		/* head: logits 2, fp32 copy 6, log-softmax 8 and its gradient 12, cast 6, two GEMMs read it 4 */
+		[STAGE_HEAD] = {{.d = 12, .logit = 38, .kernels = 20}, {0}},
+	},
+};
+
+/* Tile shapes a BLAS chooses from, with the share of the tensor cores' rate each reaches beside the largest. */
+static const struct { int m, n; double rate; } tiles[] = {{256, 128, 1.0}, {128, 128, 0.97}, {128, 64, 0.85}, {64, 64, 0.65}};
+
+#define MEMO 4096 /* costs remembered; a power of two */
+
+struct memo { uint64_t key; nsec_t ns; uint32_t kernels; };
+
+struct cost {
+	const struct network *n;
+	const struct machine *m;
+	const struct policy *p;
+	int seq_len;
+	double flops_per_ns_sm; /* one SM, large tiles */
+	double hbm;             /* bytes per ns reached */
+	double kernel_ns;
+	double adam_params_per_ns;
+	int *shape; /* (L) the first layer of the same shape */
+	struct memo memo[MEMO];
+};
+
+struct cost *cost_new(const struct network *n, const struct machine *m, const struct policy *p, int seq_len, int adam_threads)
+{
+	struct cost *c = g_new0(struct cost, 1);
+	*c = (struct cost){.n = n, .m = m, .p = p, .seq_len = seq_len};
+	c->flops_per_ns_sm = m->bf16_tflops * 1e3 * m->gemm_efficiency / m->sms;
+	c->hbm = m->hbm_gbps * m->hbm_efficiency;
+	c->kernel_ns = m->kernel_us * 1e3;
+	c->adam_params_per_ns = machine_adam_gparams_per_s(m, adam_threads);
+	c->shape = g_new(int, c->n->layers);
+	for (int i = 0; i < c->n->layers; i++) {
+		int same = 0;
+		while (memcmp(&c->n->layer[same], &c->n->layer[i], sizeof(struct layer)) != 0)
+			same++;
+		c->shape[i] = same;
+	}
+	return c;
+}
+
+void cost_free(struct cost *c)
+{
+	if (!c)
+		return;
+	g_free(c->shape);
+	g_free(c);
+}
+
+static nsec_t whole(double ns)
+{
+	return (nsec_t)ceil(ns);
+}
+
+static double gemm_ns(const struct cost *c, double batch, double m, double n, double k)
+{
+	double best = INFINITY;
+	for (size_t i = 0; i < G_N_ELEMENTS(tiles); i++) {
+		double count = batch * ceil(m / tiles[i].m) * ceil(n / tiles[i].n);
+		double waves = ceil(count / c->m->sms);
+		best = fmin(best, waves * 2.0 * tiles[i].m * tiles[i].n * k / (c->flops_per_ns_sm * tiles[i].rate));
+	}
+	double memory = 2.0 * batch * (m * k + k * n + m * n) / c->hbm;
+	return fmax(fmax(best, memory), c->kernel_ns);
+}
+
+/* A linear layer: forward one GEMM, backward one for the input's and one for the weight's gradient. */
+static double linear_ns(const struct cost *c, bool backward, double tokens, double in, double out)
+{
+	if (!backward)
+		return gemm_ns(c, 1, tokens, out, in);
+	return gemm_ns(c, 1, tokens, in, out) + gemm_ns(c, 1, in, out, tokens);
+}
+
+static double ffn_ns(const struct cost *c, bool backward, double tokens, double inner)
+{
+	const double d = c->n->d_model;
+	int up = activation_matrices(c->n->activation) - 1;
+	return linear_ns(c, backward, tokens, d, up * inner) + linear_ns(c, backward, tokens, inner, d);
+}
+
+static double attention_ns(const struct cost *c, bool backward, double tokens)
+{
+	const struct network *n = c->n;
+	double width = n->heads * n->d_head, kv = 2.0 * n->kv_heads * n->d_head;
+	double ns = linear_ns(c, backward, tokens, n->d_model, width + kv) + linear_ns(c, backward, tokens, width, n->d_model);
+	double batch = n->heads * fmax(1, tokens / c->seq_len), t = fmin(c->seq_len, tokens);
+	double scores = gemm_ns(c, batch, t, t, n->d_head) + gemm_ns(c, batch, t, n->d_head, t);
+	if (c->m->attention == ATTENTION_MATERIALISED)
+		return ns + (backward ? 2 : 1) * scores;
+	/* one kernel, causal: half the products; its softmax keeps the tensor cores at about 60 % of a GEMM (FlashAttention-2, arXiv 2307.08691, section 4);
+	 * the backward recomputes the scores: five products for two */
+	double flops = 4.0 * batch * t * t * n->d_head / 2;
+	return ns + (backward ? 2.5 : 1.0) * fmax(flops / (c->flops_per_ns_sm * c->m->sms * 0.6), c->kernel_ns);
+}
+
+static double mamba_ns(const struct cost *c, bool backward, double tokens)
+{
+	const struct network *n = c->n;
+	double inner = (double)n->mamba_expand * n->d_model;
+	double ns = linear_ns(c, backward, tokens, n->d_model, 2 * inner) + linear_ns(c, backward, tokens, inner, n->d_model);
+	/* the selective scan streams x, dt, B, C and y once (arXiv 2312.00752, section 3.3.2); its gradient about three times that */
+	return ns + (backward ? 3 : 1) * 10.0 * tokens * inner / c->hbm;
+}
+
+static double inner_size(const struct layer *l, int kind)
+{
+	return kind == STAGE_EXPERT ? l->d_expert : kind == STAGE_FFN ? l->d_ff : kind == STAGE_SHARED ? l->shared * l->d_shared : 0;
+}
+
+static double traffic_ns(const struct cost *c, int kind, bool backward, const struct layer *l, double tokens)
+{
+	const struct traffic *t = &traffic[c->m->kernels][kind][backward];
+	const struct network *n = c->n;
+	double bytes = t->d * n->d_model + t->logit * n->vocab;
+	if (l) {
+		bytes += t->f * inner_size(l, kind);
+		if (c->m->attention == ATTENTION_MATERIALISED && l->mixer == MIXER_ATTENTION)
+			bytes += t->score * n->heads * c->seq_len;
+	}
+	return tokens * bytes / c->hbm;
+}
+
+static double products_ns(const struct cost *c, int kind, bool backward, const struct layer *l, double tokens)
+{
+	switch (kind) {
+	case STAGE_MIXER:
+		return l->mixer == MIXER_MAMBA ? mamba_ns(c, backward, tokens) : attention_ns(c, backward, tokens);
+	case STAGE_GATE:
+		return linear_ns(c, backward, tokens, c->n->d_model, l->experts);
+	case STAGE_EXPERT:
+	case STAGE_FFN:
+	case STAGE_SHARED:
+		return ffn_ns(c, backward, tokens, inner_size(l, kind));
+	case STAGE_HEAD: /* forward and backward in one, chunk by chunk */
+		return linear_ns(c, false, tokens, c->n->d_model, c->n->vocab) + linear_ns(c, true, tokens, c->n->d_model, c->n->vocab);
+	default:
+		return 0;
+	}
+}
+
+static double once_ns(const struct cost *c, int kind, bool backward, const struct layer *l, uint32_t tokens, uint32_t *n_kernels)
+{
+	uint32_t kernels = (uint32_t)traffic[c->m->kernels][kind][backward].kernels;
+	*n_kernels += kernels;
+	if (!tokens)
+		return kernels * c->kernel_ns;
+	return fmax(products_ns(c, kind, backward, l, tokens) + traffic_ns(c, kind, backward, l, tokens), kernels * c->kernel_ns);
+}
+
+static bool recomputes(const struct cost *c)
+{
+	return c->p->checkpoint != CHECKPOINT_NONE;
+}
+
+static nsec_t compute(const struct cost *c, int kind, int pass, const struct layer *l, uint32_t tokens, uint32_t *n_kernels)
+{
+	*n_kernels = 0;
+	double ns = once_ns(c, kind, pass == PASS_BACKWARD, l, tokens, n_kernels);
+	if (kind == STAGE_EXPERT && pass == PASS_BACKWARD && recomputes(c))
+		ns += once_ns(c, kind, false, l, tokens, n_kernels);
+	return whole(ns);
+}
+
+/* Multiplicative hashing spreads the keys over the table; a key is exact, so a collision only costs time. */
+nsec_t cost_compute(struct cost *c, int kind, int pass, const struct layer *l, uint32_t tokens, uint32_t *n_kernels)
+{
+	uint64_t shape = l ? (uint64_t)c->shape[l - c->n->layer] + 1 : 0;
+	uint64_t key = ((((shape << 5) | (uint64_t)kind) << 2 | (uint64_t)pass) << 32 | tokens) + 1;
+	struct memo *m = &c->memo[(key * UINT64_C(0x9E3779B97F4A7C15)) >> 52];
+	if (m->key != key) {
+		m->ns = compute(c, kind, pass, l, tokens, &m->kernels);
+		m->key = key;
+	}
+	*n_kernels = m->kernels;
+	return m->ns;
+}
+
+static double group_gemms_ns(const struct cost *c, bool backward, const struct layer *l, int experts, double tokens)
+{
+	const double d = c->n->d_model, f = l->d_expert, up = activation_matrices(c->n->activation) - 1;
+	double each = tokens / experts;
+	if (!backward)
+		return gemm_ns(c, experts, each, up * f, d) + gemm_ns(c, experts, each, d, f);
+	return gemm_ns(c, experts, each, d, up * f) + gemm_ns(c, experts, d, up * f, each) + gemm_ns(c, experts, each, f, d) + gemm_ns(c, experts, f, d, each);
+}
+
+static double grouped_once_ns(const struct cost *c, bool backward, const struct layer *l, int experts, double tokens, uint32_t *n_kernels)
+{
+	uint32_t kernels = (uint32_t)traffic[c->m->kernels][STAGE_EXPERT][backward].kernels;
+	*n_kernels += kernels;
+	if (tokens < 1)
+		return kernels * c->kernel_ns;
+	return fmax(group_gemms_ns(c, backward, l, experts, tokens) + traffic_ns(c, STAGE_EXPERT, backward, l, tokens), kernels * c->kernel_ns);
+}
+
+nsec_t cost_grouped(struct cost *c, int pass, const struct layer *l, int experts, uint64_t tokens, uint32_t most, bool padded, uint32_t *n_kernels)
+{
+	double work = padded ? (double)most * experts : (double)tokens;
+	*n_kernels = 0;
+	double ns = grouped_once_ns(c, pass == PASS_BACKWARD, l, experts, work, n_kernels);
+	if (pass == PASS_BACKWARD && recomputes(c))
+		ns += grouped_once_ns(c, false, l, experts, work, n_kernels);
+	return whole(ns);
+}
+
+nsec_t cost_mask(struct cost *c, int pass, uint32_t tokens, uint64_t slots, uint32_t *n_kernels)
+{
+	double d = c->n->d_model, elements = (double)tokens * (double)slots;
+	/* building the mask: one-hot times one-hot in fp32, its boolean and half copies; then one einsum, two more for the gradients */
+	double bytes = pass == PASS_BACKWARD ? 14 : 19;
+	double ns = gemm_ns(c, 1, (double)slots, d, tokens) * (pass == PASS_BACKWARD ? 2 : 1) + elements * bytes / c->hbm;
+	*n_kernels = pass == PASS_BACKWARD ? 10 : 12;
+	return whole(fmax(ns, *n_kernels * c->kernel_ns));
+}
+
+nsec_t cost_upload(const struct cost *c, uint64_t bytes)
+{
+	return whole(c->m->pcie_latency_us * 1e3 + (double)bytes / c->m->h2d_gbps);
+}
+
+nsec_t cost_download(const struct cost *c, uint64_t bytes)
+{
+	return whole(c->m->pcie_latency_us * 1e3 + (double)bytes / c->m->d2h_gbps);
+}
+
+nsec_t cost_ssd(const struct cost *c, bool write, uint64_t bytes)
+{
+	return whole(c->m->ssd_latency_us * 1e3 + (double)bytes / (write ? c->m->ssd_write_gbps : c->m->ssd_read_gbps));
+}
+
+nsec_t cost_adam(const struct cost *c, uint64_t params)
+{
+	return whole((double)params / c->adam_params_per_ns);
+}
+
+/* Reads the 2-byte gradient, reads and writes the fp32 sum: 10 bytes a parameter at the same DRAM rate as Adam. */
+nsec_t cost_accumulate(const struct cost *c, uint64_t params)
+{
+	return whole((double)params / c->adam_params_per_ns * 10.0 / c->m->adam_bytes_per_param);
+}
+
+/* Reads gradient, master, both moments; writes master, moments and the half copy: 28 bytes, 36 when an fp32 gradient is made first. */
+nsec_t cost_adam_gpu(const struct cost *c, uint64_t params)
+{
+	return whole((double)params * (c->m->state_bytes_gpu >= 20 ? 36.0 : 28.0) / c->hbm + c->kernel_ns);
+}
+
+nsec_t cost_accumulate_gpu(const struct cost *c, uint64_t params)
+{
+	return whole((double)params * (c->m->state_bytes_gpu >= 20 ? 10.0 : 6.0) / c->hbm + c->kernel_ns);
+}
+
+static double ring_ns(const struct cost *c, double bytes, int gpus, double rounds)
+{
+	const struct machine *m = c->m;
+	if (gpus <= 1)
+		return 0;
+	int local = MIN(gpus, m->gpus_per_node), nodes = (gpus + local - 1) / local;
+	double ns = m->nvlink_latency_us * 1e3 + rounds * bytes * (local - 1) / local / machine_collective_gbps(m);
+	/* several nodes: each node's share crosses the NIC while the rings inside run (hierarchical rings) */
+	if (nodes > 1)
+		ns = fmax(ns, rounds * bytes * (nodes - 1) / nodes / m->nic_gbps) + m->nic_latency_us * 1e3 * ceil(log2(nodes)) * rounds;
+	return ns;
+}
+
+nsec_t cost_all_reduce(const struct cost *c, uint64_t bytes, int gpus)
+{
+	return whole(ring_ns(c, (double)bytes, gpus, 2));
+}
+
+nsec_t cost_all_gather(const struct cost *c, uint64_t bytes, int gpus)
+{
+	return whole(ring_ns(c, (double)bytes, gpus, 1));
+}
+
+/* Linear: one message to each peer. Hierarchical (Tutel, arXiv 2206.03382, section 4.3): gather by local rank inside the node, then one message to each node. */
+nsec_t cost_all_to_all(const struct cost *c, const struct exchange *x, int algorithm)
+{
+	const struct machine *m = c->m;
+	int nodes = machine_nodes(m), local = MIN(m->gpus, m->gpus_per_node);
+	double intra = (double)x->intra_bytes / machine_collective_gbps(m), ns = m->nvlink_latency_us * 1e3;
+	if (nodes == 1)
+		return whole(ns + intra);
+	double inter = (double)x->inter_bytes / m->nic_gbps, message_ns = m->nic_latency_us * 1e3;
+	/* a GPU keeps about eight messages in flight (NCCL's channels of send and receive) */
+	if (algorithm != ALL_TO_ALL_HIERARCHICAL)
+		return whole(ns + fmax(intra, inter + message_ns * ceil((nodes - 1) * local / 8.0)));
+	double own = (double)x->inter_bytes / local;
+	double gather = own * (local - 1) / local / machine_collective_gbps(m) + 4 * own / c->hbm;
+	return whole(2 * ns + intra + gather + inter + message_ns * ceil((nodes - 1) / 8.0));
+}
+
+uint64_t cost_workspace(const struct cost *c, int kind, const struct layer *l, uint32_t tokens)
+{
+	const struct network *n = c->n;
+	bool eager = c->m->kernels == KERNELS_EAGER;
+	double per_token = 0, t = tokens;
+	switch (kind) {
+	case STAGE_MIXER: /* what the backward of one layer needs: q, k, v, context and norms; the scores unless the kernel is fused */
+		per_token = (eager ? 40.0 : 16.0) * n->d_model;
+		if (c->m->attention == ATTENTION_MATERIALISED && l->mixer == MIXER_ATTENTION)
+			per_token += 13.0 * n->heads * c->seq_len;
+		break;
+	case STAGE_EXPERT:
+	case STAGE_FFN:
+	case STAGE_SHARED:
+		per_token = (eager ? 17.0 : 6.0) * inner_size(l, kind) + 4.0 * n->d_model;
+		break;
+	case STAGE_HEAD: /* eager: fp16 logits and gradient, fp32 copy, log-softmax and gradient; fused: chunks of 4096 tokens, logits and gradient */
+		per_token = (eager ? 16.0 : 4.0) * n->vocab;
+		t = eager ? t : fmin(t, 4096);
+		break;
+	default:
+		break;
+	}
+	return (uint64_t)(per_token * t);
+}

@@ -1,0 +1,44 @@
+/* Solo durations: what each stage takes when nothing else runs. A roofline over GEMM tiles, HBM passes and link rates, with the machine's efficiencies. */
+#pragma once
+
+#include "autoptr.h"
+#include "network.h"
+#include "policy.h"
+#include "machine.h"
+#include "stage.h"
+
+struct cost;
+
+/* Constants of one scenario; `adam_threads` CPU threads a node, 0: all the machine's. Borrows its arguments. Owned by the caller. */
+struct cost *cost_new(const struct network *n, const struct machine *m, const struct policy *p, int seq_len, int adam_threads);
+void cost_free(struct cost *c);
+AUTOPTR(cost)
+
+/* A stage of the compute stream on `tokens` tokens of one GPU. The backward pass of STAGE_EXPERT includes its recomputation when the policy checkpoints.
+ * *n_kernels receives the launches it needs. */
+nsec_t cost_compute(struct cost *c, int kind, int pass, const struct layer *l, uint32_t tokens, uint32_t *n_kernels);
+
+/* All experts of one GPU at once: `experts` of them, `tokens` together, the busiest `most` (padded: each counts as `most`). */
+nsec_t cost_grouped(struct cost *c, int pass, const struct layer *l, int experts, uint64_t tokens, uint32_t most, bool padded, uint32_t *n_kernels);
+
+/* The dense mask of GShard-style dispatch or combine: einsum of tokens x (experts x capacity) x D. */
+nsec_t cost_mask(struct cost *c, int pass, uint32_t tokens, uint64_t slots, uint32_t *n_kernels);
+
+nsec_t cost_upload(const struct cost *c, uint64_t bytes);
+nsec_t cost_download(const struct cost *c, uint64_t bytes);
+nsec_t cost_ssd(const struct cost *c, bool write, uint64_t bytes);
+nsec_t cost_adam(const struct cost *c, uint64_t params);       /* all threads of a node on one expert */
+nsec_t cost_accumulate(const struct cost *c, uint64_t params); /* adds a gradient that came down to the one in DRAM */
+nsec_t cost_adam_gpu(const struct cost *c, uint64_t params);
+nsec_t cost_accumulate_gpu(const struct cost *c, uint64_t params);
+
+/* Ring collectives over the machine's GPUs: `bytes` is the full vector's. */
+nsec_t cost_all_reduce(const struct cost *c, uint64_t bytes, int gpus);
+nsec_t cost_all_gather(const struct cost *c, uint64_t bytes, int gpus); /* and reduce-scatter */
+
+/* All-to-all-v: the most bytes one GPU sends or receives inside its node, and one node sends or receives over its NIC. */
+struct exchange { uint64_t intra_bytes, inter_bytes; };
+nsec_t cost_all_to_all(const struct cost *c, const struct exchange *x, int algorithm);
+
+/* Bytes of HBM a stage needs beside its inputs and outputs while it runs, on `tokens` tokens. */
+uint64_t cost_workspace(const struct cost *c, int kind, const struct layer *l, uint32_t tokens);

@@ -1,0 +1,376 @@
+/* The experts of a layer: one after another, each a chain of stages over four engines.
+ *
+ *     upload stream    [up e0][up e1][up e2]...
+ *     compute stream         [e0   ][e1   ][e2   ]...          forward; backward recomputes and differentiates
+ *     download stream                [dn e0][dn e1]...          gradients
+ *     optimizer stream                      [Adam e0][Adam e1]  CPU threads of the node
+ *     SSD streams      state and parameters that the DRAM cache lacks come before, evicted state leaves after
+ *
+ * An upload waits for its slot in HBM (the expert computed `slots` uploads before) and for the expert's last update; a backward waits for its gradient
+ * slot. The GPUs are interleaved expert by expert, so that the node's optimizer serves them in turn. Experts at home in HBM need no chain. */
+#include "build.h"
+#include "placement.h"
+
+static int node_of_expert(const struct schedule *s, int layer, int e)
+{
+	return (int)((int64_t)e * s->nodes / s->moe[layer].experts);
+}
+
+static int block_id(const struct schedule *s, int layer, int e, bool state)
+{
+	return 2 * (s->moe[layer].first_id + e) + (state ? 1 : 0);
+}
+
+/* Evicted state was changed by Adam and goes back to the SSD; parameters are cast from the master again when they are needed, so they just go. */
+static stage_id evict(struct schedule *s, int gpu, int n_evicted)
+{
+	stage_id last = STAGE_NONE;
+	for (int i = 0; i < n_evicted; i++) {
+		int id = s->evicted[i], layer = s->layer_of_block[id / 2], e = id / 2 - s->moe[layer].first_id;
+		struct expert_state *x = &s->moe[layer].expert[e];
+		if (id % 2 == 0)
+			continue;
+		struct stage st = stage_on_node(s, STAGE_SSD_WRITE, PASS_UPDATE, layer, 0, gpu, STREAM_SSD_WRITE, PROFILE_WRITE);
+		st.expert = e;
+		st.bytes = s->moe[layer].params * SSD_STATE_BYTES;
+		st.cost_ns = cost_ssd(s->cost, true, st.bytes);
+		after(&st, x->updated);
+		last = x->written = emit(s, &st);
+	}
+	return last;
+}
+
+/* The stage that brings a block of an expert from the SSD, or STAGE_NONE when DRAM holds it. */
+static stage_id fetch(struct schedule *s, int pass, int layer, int e, bool state, int gpu)
+{
+	struct moe_layer *moe = &s->moe[layer];
+	int node = node_of_expert(s, layer, e), n_evicted = 0;
+	if (s->plan.home != HOME_SSD)
+		return STAGE_NONE;
+	uint64_t room = state ? moe->bytes.state_block : moe->bytes.parameter_block;
+	if (cache_touch(s->cache[node], block_id(s, layer, e, state), room, s->evicted, &n_evicted))
+		return STAGE_NONE;
+	stage_id freed = evict(s, gpu, n_evicted);
+	struct stage st = stage_on_node(s, STAGE_SSD_READ, pass, layer, 0, gpu, STREAM_SSD_READ, PROFILE_READ);
+	st.expert = e;
+	st.bytes = moe->params * (state ? SSD_STATE_BYTES : 4);
+	st.cost_ns = cost_ssd(s->cost, false, st.bytes);
+	after(&st, freed);
+	after(&st, moe->expert[e].written);
+	return emit(s, &st);
+}
+
+/* Uploads expert e into the next slot of the GPU; *slot receives which. */
+static stage_id upload(struct schedule *s, int pass, int layer, int microbatch, int e, int gpu, int *slot)
+{
+	struct gpu_state *g = &s->gpu[gpu];
+	struct moe_layer *moe = &s->moe[layer];
+	stage_id fetched = fetch(s, pass, layer, e, false, gpu);
+	struct stage st = stage_on_gpu(s, STAGE_UPLOAD, pass, layer, microbatch, gpu, STREAM_UPLOAD, PROFILE_UP);
+	*slot = g->slot_next;
+	g->slot_next = (g->slot_next + 1) % s->slots;
+	st.expert = e;
+	st.bytes = 2 * moe->params;
+	st.cost_ns = moe->upload_ns;
+	st.n_kernels = (uint32_t)s->copy_kernels;
+	after(&st, g->slot_user[*slot]);
+	after(&st, moe->expert[e].updated);
+	after(&st, fetched);
+	return emit(s, &st);
+}
+
+static stage_id compute(struct schedule *s, int pass, int layer, int microbatch, int e, int gpu, uint32_t tokens, const stage_id *preds, int n_preds)
+{
+	const struct layer *l = &s->n->layer[layer];
+	struct stage st = stage_on_gpu(s, STAGE_EXPERT, pass, layer, microbatch, gpu, STREAM_COMPUTE, PROFILE_COMPUTE);
+	st.expert = e;
+	st.tokens = tokens;
+	st.cost_ns = cost_compute(s->cost, STAGE_EXPERT, pass, l, tokens, &st.n_kernels);
+	if (s->plan.split == SPLIT_MODEL && l->experts < s->plan.expert_parallel)
+		st.cost_ns /= s->plan.expert_parallel / l->experts;
+	for (int i = 0; i < n_preds; i++)
+		after(&st, preds[i]);
+	return s->gpu[gpu].last_compute = emit(s, &st);
+}
+
+/* An update, or the addition of a micro-batch's gradient, on the node's CPU threads; `params` of them (a shard when every GPU brings its own). */
+static stage_id host_work(struct schedule *s, int kind, int layer, int microbatch, int e, int gpu, uint64_t params, stage_id gradient, stage_id fetched)
+{
+	struct stage st = stage_on_node(s, kind, kind == STAGE_ADAM ? PASS_UPDATE : PASS_BACKWARD, layer, microbatch, gpu, STREAM_OPTIMIZER, PROFILE_ADAM);
+	st.expert = e;
+	st.bytes = (uint64_t)((double)params * (kind == STAGE_ADAM ? s->m->adam_bytes_per_param : 10.0));
+	st.cost_ns = kind == STAGE_ADAM ? cost_adam(s->cost, params) : cost_accumulate(s->cost, params);
+	after(&st, gradient);
+	after(&st, fetched);
+	if (s->p->optimizer == OPTIMIZER_CPU_STEP && kind == STAGE_ADAM) /* the step's own call, once the whole backward has ended */
+		after(&st, s->gpu[gpu].last_compute);
+	return s->adam_last[s->node_of[gpu]] = emit(s, &st);
+}
+
+/* A pinned copy in HBM is brought up to date once Adam is done, instead of two uploads a micro-batch. */
+static void refresh(struct schedule *s, int layer, int e)
+{
+	struct moe_layer *moe = &s->moe[layer];
+	struct expert_state *x = &moe->expert[e];
+	if (x->pinned < 0)
+		return;
+	struct stage st = stage_on_gpu(s, STAGE_UPLOAD, PASS_UPDATE, layer, 0, x->pinned, STREAM_UPLOAD, PROFILE_UP);
+	st.expert = e;
+	st.bytes = 2 * moe->params;
+	st.cost_ns = moe->upload_ns;
+	st.n_kernels = (uint32_t)s->copy_kernels;
+	after(&st, x->updated);
+	after(&st, s->gpu[x->pinned].last_compute);
+	x->refreshed = emit(s, &st);
+}
+
+static void update(struct schedule *s, const struct late *u)
+{
+	stage_id fetched = fetch(s, PASS_UPDATE, u->layer, u->expert, true, u->gpu);
+	struct expert_state *x = &s->moe[u->layer].expert[u->expert];
+	x->updated = host_work(s, STAGE_ADAM, u->layer, 0, u->expert, u->gpu, u->params, u->gradient, fetched);
+}
+
+static void update_or_defer(struct schedule *s, const struct late *u)
+{
+	if (s->p->optimizer == OPTIMIZER_CPU_EXPERT)
+		update(s, u);
+	else
+		g_array_append_vals(s->late, u, 1);
+}
+
+void experts_update_late(struct schedule *s)
+{
+	for (guint i = 0; i < s->late->len; i++) {
+		struct late *u = &g_array_index(s->late, struct late, i);
+		update(s, u);
+		refresh(s, u->layer, u->expert);
+	}
+	g_array_set_size(s->late, 0);
+}
+
+/* Gradient of one expert: down to the host, there added or used. With every GPU computing every expert, the GPUs first reduce-scatter and each brings its shard. */
+static void retire(struct schedule *s, int layer, int microbatch, int e, int gpu, stage_id done, int slot)
+{
+	struct moe_layer *moe = &s->moe[layer];
+	struct gpu_state *g = &s->gpu[gpu];
+	int shards = expert_data_parallel(s) ? machine_node_gpus(s->m, s->node_of[gpu]) : 1;
+	struct stage st = stage_on_gpu(s, STAGE_DOWNLOAD, PASS_BACKWARD, layer, microbatch, gpu, STREAM_DOWNLOAD, PROFILE_DOWN);
+	st.expert = e;
+	st.bytes = moe->params * (uint64_t)s->p->gradient_bytes / (uint64_t)shards;
+	st.cost_ns = cost_download(s->cost, st.bytes);
+	st.n_kernels = (uint32_t)s->copy_kernels;
+	after(&st, done);
+	stage_id down = g->gradient_user[slot] = emit(s, &st);
+	struct late u = {.layer = layer, .expert = e, .gpu = gpu, .params = moe->params / (uint64_t)shards, .gradient = down};
+	if (microbatch == s->plan.microbatches - 1)
+		update_or_defer(s, &u);
+	else
+		host_work(s, STAGE_ACCUMULATE, layer, microbatch, e, gpu, u.params, down, STAGE_NONE);
+}
+
+/* The i-th entry of a GPU's list, or NULL when the list is shorter. */
+static const struct work *entry(const struct block *b, int gpu, int i)
+{
+	return i < b->first[gpu + 1] - b->first[gpu] ? &b->work[b->first[gpu] + i] : NULL;
+}
+
+static stage_id dispatched(const struct schedule *s, int microbatch, int chunk, int gpu)
+{
+	return s->dispatched[((size_t)microbatch * MAX_CHUNKS + (size_t)chunk) * (size_t)s->gpus + (size_t)gpu];
+}
+
+/* Brings expert e to the GPU; the stage after which it is there. *slot is -1 for a pinned copy. */
+static stage_id bring(struct schedule *s, int pass, int layer, int microbatch, int e, int gpu, int *slot)
+{
+	struct gpu_state *g = &s->gpu[gpu];
+	struct expert_state *x = &s->moe[layer].expert[e];
+	*slot = -1;
+	if (x->pinned == gpu)
+		return x->refreshed;
+	for (int i = 0; i < g->n_prefetched; i++) {
+		if (pass != PASS_FORWARD || g->prefetched_expert[i] != e)
+			continue;
+		*slot = g->prefetched_slot[i];
+		return g->prefetched[i];
+	}
+	return upload(s, pass, layer, microbatch, e, gpu, slot);
+}
+
+static void forward_one(struct schedule *s, int layer, int microbatch, int gpu, const struct work *w)
+{
+	int slot;
+	stage_id ready = bring(s, PASS_FORWARD, layer, microbatch, w->expert, gpu, &slot);
+	stage_id preds[] = {ready, dispatched(s, microbatch, 0, gpu)};
+	stage_id done = compute(s, PASS_FORWARD, layer, microbatch, w->expert, gpu, w->tokens, preds, 2);
+	if (slot >= 0)
+		s->gpu[gpu].slot_user[slot] = done;
+}
+
+static int longest_list(const struct schedule *s, const struct block *b)
+{
+	int most = 0;
+	for (int g = 0; g < s->gpus; g++)
+		most = MAX(most, b->first[g + 1] - b->first[g]);
+	return most;
+}
+
+/* Experts at home in HBM, chunk by chunk of the tokens: grouped in one launch, or one after another. */
+static void resident(struct schedule *s, int pass, int layer, int microbatch, int chunk)
+{
+	const struct layer *l = &s->n->layer[layer];
+	const struct block *b = &s->moe[layer].block[microbatch];
+	bool grouped = s->p->expert_compute == EXPERTS_GROUPED;
+	for (int g = 0; g < s->gpus; g++) {
+		uint64_t tokens = 0;
+		uint32_t most = 0;
+		stage_id arrived = dispatched(s, microbatch, chunk, g);
+		for (int i = b->first[g]; i < b->first[g + 1]; i++) {
+			uint32_t share = b->work[i].tokens / (uint32_t)b->chunks + ((uint32_t)chunk < b->work[i].tokens % (uint32_t)b->chunks);
+			tokens += share;
+			most = MAX(most, share);
+			if (!grouped && share)
+				compute(s, pass, layer, microbatch, b->work[i].expert, g, share, &arrived, 1);
+		}
+		if (!grouped || !tokens)
+			continue;
+		struct stage st = stage_on_gpu(s, STAGE_EXPERT, pass, layer, microbatch, g, STREAM_COMPUTE, PROFILE_COMPUTE);
+		st.tokens = (uint32_t)tokens;
+		st.cost_ns = cost_grouped(s->cost, pass, l, b->first[g + 1] - b->first[g], tokens, most, b->capacity > 0, &st.n_kernels);
+		after(&st, arrived);
+		s->gpu[g].last_compute = emit(s, &st);
+	}
+}
+
+static void resident_chunks(struct schedule *s, int pass, int layer, int microbatch)
+{
+	for (int chunk = 0; chunk < s->moe[layer].block[microbatch].chunks; chunk++) {
+		resident(s, pass, layer, microbatch, chunk);
+		emit_all_to_all(s, pass, layer, microbatch, NULL);
+	}
+}
+
+void experts_forward(struct schedule *s, int layer, int microbatch)
+{
+	const struct block *b = &s->moe[layer].block[microbatch];
+	if (!offloaded(s)) {
+		resident_chunks(s, PASS_FORWARD, layer, microbatch);
+		return;
+	}
+	int longest = longest_list(s, b);
+	for (int i = 0; i < longest; i++)
+		for (int g = 0; g < s->gpus; g++) {
+			const struct work *w = entry(b, g, i);
+			if (w && w->tokens)
+				forward_one(s, layer, microbatch, g, w);
+		}
+	for (int g = 0; g < s->gpus; g++)
+		s->gpu[g].n_prefetched = 0;
+	emit_all_to_all(s, PASS_FORWARD, layer, microbatch, NULL);
+}
+
+void experts_prefetch(struct schedule *s, int layer)
+{
+	const struct moe_layer *moe = &s->moe[layer];
+	for (int g = 0; g < s->gpus; g++) {
+		struct gpu_state *x = &s->gpu[g];
+		for (int e = 0; e < moe->experts && x->n_prefetched < MIN(s->slots - 1, MAX_PREFETCH); e++) {
+			int home = s->p->placement == PLACEMENT_STICKY ? moe->expert[e].last : (int)((int64_t)e * s->gpus / moe->experts);
+			if (home != g || moe->expert[e].pinned >= 0)
+				continue;
+			int i = x->n_prefetched++;
+			x->prefetched_expert[i] = e;
+			x->prefetched[i] = upload(s, PASS_FORWARD, layer, 0, e, g, &x->prefetched_slot[i]);
+		}
+	}
+}
+
+/* Waits for its parameters, the gradient that arrived, and the slot its own gradient will take. */
+static stage_id backward_one(struct schedule *s, int layer, int microbatch, int gpu, const struct work *w)
+{
+	struct gpu_state *g = &s->gpu[gpu];
+	int slot;
+	stage_id ready = bring(s, PASS_BACKWARD, layer, microbatch, w->expert, gpu, &slot);
+	stage_id preds[] = {ready, dispatched(s, microbatch, 0, gpu), g->gradient_user[g->gradient_next]};
+	stage_id done = compute(s, PASS_BACKWARD, layer, microbatch, w->expert, gpu, w->tokens, preds, 3);
+	if (slot >= 0)
+		g->slot_user[slot] = done;
+	return done;
+}
+
+/* The busiest experts of this step stay on the GPU that computed them (ES-MoE, section 4.3). */
+static void choose_pinned(struct schedule *s, int layer)
+{
+	struct moe_layer *moe = &s->moe[layer];
+	const struct block *b = &moe->block[s->plan.microbatches - 1];
+	for (int e = 0; e < moe->experts; e++)
+		moe->expert[e].pinned = -1;
+	for (int g = 0; g < s->gpus; g++) {
+		const struct work *w = &b->work[b->first[g]];
+		int n = b->first[g + 1] - b->first[g];
+		for (int i = 0; i < n; i++) {
+			s->totals[i] = moe->expert[w[i].expert].tokens;
+			moe->expert[w[i].expert].last = g;
+		}
+		placement_busiest(n, s->totals, MIN(n, moe->pinned_slots), s->chosen);
+		for (int i = 0; i < n; i++)
+			if (s->chosen[i])
+				moe->expert[w[i].expert].pinned = g;
+	}
+	for (int e = 0; e < moe->experts; e++)
+		moe->expert[e].tokens = 0;
+}
+
+/* With every GPU computing every expert, their gradients of one expert are summed and cut into shards; done (G) becomes the members' ids. */
+static void reduce_shards(struct schedule *s, int layer, int microbatch, int e, stage_id *done)
+{
+	struct collective c = {.pass = PASS_BACKWARD, .layer = layer, .microbatch = microbatch, .expert = e, .bytes = s->moe[layer].params * 2};
+	c.kind = s->nodes > 1 ? STAGE_ALL_REDUCE : STAGE_REDUCE_SCATTER;
+	c.cost_ns = s->nodes > 1 ? cost_all_reduce(s->cost, c.bytes, s->gpus) : cost_all_gather(s->cost, c.bytes, s->gpus);
+	emit_collective(s, &c, done, done);
+}
+
+/* The i-th experts of all GPUs. One that got no token has a zero gradient, but its moments decay all the same: only its update is launched. */
+static void backward_round(struct schedule *s, int layer, int microbatch, int i)
+{
+	const struct block *b = &s->moe[layer].block[microbatch];
+	stage_id *done = s->round;
+	bool last = microbatch == s->plan.microbatches - 1;
+	for (int g = 0; g < s->gpus; g++) {
+		const struct work *w = entry(b, g, i);
+		done[g] = w && (w->tokens || expert_data_parallel(s)) ? backward_one(s, layer, microbatch, g, w) : STAGE_NONE;
+	}
+	if (expert_data_parallel(s))
+		reduce_shards(s, layer, microbatch, b->work[i].expert, done);
+	for (int g = 0; g < s->gpus; g++) {
+		const struct work *w = entry(b, g, i);
+		struct gpu_state *x = &s->gpu[g];
+		if (done[g] != STAGE_NONE) {
+			retire(s, layer, microbatch, w->expert, g, done[g], x->gradient_next);
+			x->gradient_next ^= 1;
+		} else if (w && last) {
+			update_or_defer(s, &(struct late){.layer = layer, .expert = w->expert, .gpu = g, .params = s->moe[layer].params, .gradient = STAGE_NONE});
+		}
+	}
+}
+
+void experts_backward(struct schedule *s, int layer, int microbatch)
+{
+	struct moe_layer *moe = &s->moe[layer];
+	if (!offloaded(s)) {
+		resident_chunks(s, PASS_BACKWARD, layer, microbatch);
+		return;
+	}
+	int longest = longest_list(s, &moe->block[microbatch]);
+	for (int i = 0; i < longest; i++)
+		backward_round(s, layer, microbatch, i);
+	emit_all_to_all(s, PASS_BACKWARD, layer, microbatch, NULL);
+	if (microbatch != s->plan.microbatches - 1)
+		return;
+	if (exchanges(s))
+		choose_pinned(s, layer);
+	if (s->p->optimizer == OPTIMIZER_CPU_LAYER)
+		experts_update_late(s);
+	for (int e = 0; s->p->optimizer == OPTIMIZER_CPU_EXPERT && e < moe->experts; e++)
+		refresh(s, layer, e);
+}

@@ -1,0 +1,156 @@
+/* Chooses the cheapest home that fits (HBM before DRAM before SSD), and in it the fewest micro-batches, that is the largest that fit. Everything
+ * is monotone in the number of experts, so the most that fit is found by bisection over scaled copies of the network. */
+#include "plan.h"
+
+#include "error.h"
+
+#include <string.h>
+
+#define MOST_EXPERTS 65536
+
+static int expert_parallel(const struct scenario *s)
+{
+	return s->policy->expert_parallel ? MIN(s->policy->expert_parallel, s->machine->gpus) : s->machine->gpus;
+}
+
+/* The sequences of a micro-batch may be limited by the policy, by the options, or by what the testbed's padded systems ran with. */
+static int smallest_count(const struct scenario *s)
+{
+	const struct machine *m = s->machine;
+	if (s->microbatches)
+		return s->microbatches;
+	int most = s->policy->microbatch ? s->policy->microbatch : s->sequences;
+	int limit = s->policy->dispatch == DISPATCH_MASK ? m->mask_microbatch : s->policy->dispatch == DISPATCH_PADDED ? m->padded_microbatch : 0;
+	if (limit && !s->policy->microbatch)
+		most = MIN(most, limit);
+	return (s->sequences + most - 1) / most;
+}
+
+/* Tutel, section 4.1: replicas pay an all-reduce of their gradients once a step, slices pay r times the all-to-all bytes in each of five passes. */
+static int split(const struct scenario *s, const struct plan *plan)
+{
+	if (s->policy->expert_split != SPLIT_AUTO)
+		return s->policy->expert_split;
+	double tokens = (double)s->sequences * s->seq_len;
+	for (int i = 0; i < s->network->layers; i++) {
+		const struct layer *l = &s->network->layer[i];
+		if (!l->experts || l->experts >= plan->expert_parallel)
+			continue;
+		double r = plan->expert_parallel / l->experts;
+		double replicas = 2 * (r - 1) / r * 2.0 * (double)network_expert_params(s->network, l);
+		double slices = 5 * (r - 1) * tokens * l->top_k * s->network->d_model * 2;
+		return replicas <= slices ? SPLIT_DATA : SPLIT_MODEL;
+	}
+	return SPLIT_DATA;
+}
+
+static void try(const struct scenario *s, const struct network *n, int home, int count, struct plan *out)
+{
+	struct memory_case k = {.home = home, .expert_parallel = out->expert_parallel, .sequences = s->sequences / count, .seq_len = s->seq_len};
+	memory_plan(n, s->machine, s->policy, &k, &out->memory);
+	out->overflow = memory_overflow(&out->memory);
+	out->home = home;
+	out->microbatches = count;
+	out->microbatch = s->sequences / count;
+	out->tokens = (uint32_t)(out->microbatch * s->seq_len);
+}
+
+static bool fit_home(const struct scenario *s, const struct network *n, int home, struct plan *out)
+{
+	int count = smallest_count(s);
+	for (; count <= s->sequences; count++) {
+		if (s->sequences % count)
+			continue;
+		try(s, n, home, count, out);
+		if (out->overflow != TIER_HBM || s->microbatches || s->policy->microbatch)
+			break;
+	}
+	return out->overflow < 0;
+}
+
+static bool fit(const struct scenario *s, const struct network *n, struct plan *out)
+{
+	int wanted = s->policy->expert_home;
+	if (wanted != HOME_AUTO)
+		return fit_home(s, n, wanted, out);
+	for (int home = HOME_HBM; home <= HOME_SSD; home++) {
+		if (home == HOME_SSD && s->machine->ssd_gb <= 0)
+			break;
+		if (fit_home(s, n, home, out))
+			return true;
+	}
+	return false;
+}
+
+static bool fits_with(const struct scenario *s, int experts)
+{
+	int most = network_experts(s->network);
+	struct network n = *s->network;
+	g_autofree struct layer *layer = g_memdup2(n.layer, sizeof(struct layer) * (size_t)n.layers);
+	struct plan plan = {.expert_parallel = expert_parallel(s)};
+	n.layer = layer;
+	for (int i = 0; i < n.layers; i++)
+		if (layer[i].experts)
+			layer[i].experts = MAX(1, (int)((int64_t)layer[i].experts * experts / most));
+	return fit(s, &n, &plan);
+}
+
+int plan_most_experts(const struct scenario *s)
+{
+	int low = 0, high = MOST_EXPERTS;
+	if (network_experts(s->network) == 0)
+		return 0;
+	while (low < high) {
+		int middle = low + (high - low + 1) / 2;
+		if (fits_with(s, middle))
+			low = middle;
+		else
+			high = middle - 1;
+	}
+	return low;
+}
+
+static bool check(const struct scenario *s, GError **error)
+{
+	const struct policy *p = s->policy;
+	const struct machine *m = s->machine;
+	const char *wrong = NULL;
+	if (s->microbatches && s->sequences % s->microbatches) {
+		g_set_error(error, ESMOE_ERROR, ESMOE_ERROR_INPUT, "%d micro-batches do not divide %d sequences: choose a divisor", s->microbatches, s->sequences);
+		return false;
+	}
+	if (p->expert_parallel && m->gpus % MIN(p->expert_parallel, m->gpus))
+		wrong = "policy.expert_parallel must divide the number of GPUs, or be 0";
+	else if (p->placement != PLACEMENT_FIXED && p->expert_parallel && p->expert_parallel < m->gpus)
+		wrong = "policy.placement = lpt or sticky needs policy.expert_parallel = 0: placement moves experts between all GPUs";
+	else if (p->dispatch != DISPATCH_EXACT && p->placement != PLACEMENT_FIXED)
+		wrong = "policy.placement = lpt or sticky needs policy.dispatch = exact: padded loads are equal";
+	else if (p->dispatch == DISPATCH_EXACT && p->capacity_factor > 0)
+		wrong = "policy.capacity_factor needs policy.dispatch = padded or mask";
+	else if (p->upload_scope == UPLOAD_NEXT_LAYER && p->placement == PLACEMENT_LPT)
+		wrong = "policy.upload_scope = next-layer needs policy.placement = fixed or sticky";
+	else if (p->expert_home == HOME_SSD && m->ssd_gb <= 0)
+		wrong = "policy.expert_home = ssd needs a machine with an SSD (ssd.ssd_gb)";
+	else if (p->pipeline_degree > 1 && p->expert_home != HOME_HBM)
+		wrong = "policy.pipeline_degree needs policy.expert_home = hbm";
+	if (!wrong)
+		return true;
+	g_set_error_literal(error, ESMOE_ERROR, ESMOE_ERROR_INPUT, wrong);
+	return false;
+}
+
+bool plan_make(const struct scenario *s, struct plan *out, GError **error)
+{
+	*out = (struct plan){.overflow = -1, .expert_parallel = expert_parallel(s)};
+	if (!check(s, error))
+		return false;
+	out->split = split(s, out);
+	if (fit(s, s->network, out))
+		return true;
+	int most = plan_most_experts(s), tier = out->overflow;
+	g_autofree char *advice = most ? g_strdup_printf("at most %d experts a layer fit", most) : g_strdup("not even one expert a layer fits");
+	g_set_error(error, ESMOE_ERROR, ESMOE_ERROR_FIT, "%s with %d experts a layer does not fit policy %s on %s: %s needs %.1f GiB of %.1f GiB; %s", s->network->name,
+	            network_experts(s->network), s->policy->name, s->machine->name, memory_tier_name(tier), (double)memory_need(&out->memory, tier) / GIB,
+	            (double)out->memory.room[tier] / GIB, advice);
+	return false;
+}

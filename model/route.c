@@ -1,0 +1,225 @@
+/* From the gate's counts to work lists: which GPU computes which expert on how many tokens, and how many bytes the all-to-alls carry.
+ *
+ *     loads (G, E)  ->  tokens of each expert  ->  placement  ->  work of each GPU, bytes between GPUs
+ *
+ * With expert parallelism over P GPUs there are G / P sets; set q serves the tokens of its own GPUs. P = 1 keeps all tokens at home. Where a layer has fewer
+ * experts than a set has GPUs, each expert is spread over P / E of them: replicas that share its tokens (EP+DP) or slices that all see them (EP+MP). */
+#include "build.h"
+#include "placement.h"
+
+#include <math.h>
+#include <string.h>
+
+#define STICKY_SLACK 0.1 /* how far past the mean load an expert may stay where it was */
+
+static uint32_t widest_load(const uint32_t *loads, size_t n)
+{
+	uint32_t most = 0;
+	for (size_t i = 0; i < n; i++)
+		most = MAX(most, loads[i]);
+	return most;
+}
+
+static uint32_t capacity(const struct schedule *s, const struct layer *l)
+{
+	if (s->p->dispatch == DISPATCH_EXACT)
+		return 0;
+	if (s->p->capacity_factor > 0)
+		return (uint32_t)ceil(s->p->capacity_factor * l->top_k * s->plan.tokens / l->experts);
+	return MAX(1, widest_load(s->loads, (size_t)s->gpus * (size_t)l->experts));
+}
+
+/* Tokens of each expert in each set: totals (sets, E). */
+static void add_up(struct schedule *s, int experts)
+{
+	memset(s->totals, 0, sizeof(uint32_t) * (size_t)experts * (size_t)(s->gpus / s->plan.expert_parallel));
+	for (int g = 0; g < s->gpus; g++) {
+		const uint32_t *load = s->loads + (size_t)g * (size_t)experts;
+		uint32_t *total = s->totals + (size_t)(g / s->plan.expert_parallel) * (size_t)experts;
+		for (int e = 0; e < experts; e++)
+			total[e] += load[e];
+	}
+}
+
+/* ES-MoE, section 4.2: an expert takes the longer of its upload and its computation. */
+static void place_dynamic(struct schedule *s, int layer)
+{
+	const struct layer *l = &s->n->layer[layer];
+	struct moe_layer *moe = &s->moe[layer];
+	int e_count = moe->experts, *last = s->last_place;
+	nsec_t upload_ns = offloaded(s) ? cost_upload(s->cost, 2 * moe->params) : 0;
+	memset(s->load_ns, 0, sizeof(nsec_t) * (size_t)s->gpus);
+	for (int e = 0; e < e_count; e++) {
+		uint32_t kernels;
+		nsec_t compute_ns = cost_compute(s->cost, STAGE_EXPERT, PASS_FORWARD, l, s->totals[e], &kernels);
+		last[e] = moe->expert[e].last;
+		s->place[e] = moe->expert[e].pinned;
+		s->time_ns[e] = s->place[e] < 0 ? MAX(upload_ns, compute_ns) : compute_ns;
+		if (s->place[e] >= 0)
+			s->load_ns[s->place[e]] += compute_ns;
+	}
+	for (int g = 0; g < s->gpus; g++)
+		for (int i = 0; i < s->gpu[g].n_prefetched; i++)
+			s->place[s->gpu[g].prefetched_expert[i]] = g;
+	for (int node = 0; node < s->nodes; node++) {
+		int from = (int)((int64_t)e_count * node / s->nodes), to = (int)((int64_t)e_count * (node + 1) / s->nodes);
+		int gpu = node * s->m->gpus_per_node, local = machine_node_gpus(s->m, node);
+		for (int e = from; e < to; e++) {
+			s->place[e] -= s->place[e] >= 0 ? gpu : 0;
+			last[e] -= last[e] >= 0 ? gpu : 0;
+		}
+		if (s->p->placement == PLACEMENT_LPT)
+			placement_lpt(to - from, s->time_ns + from, local, s->load_ns + gpu, s->place + from);
+		else
+			placement_sticky(to - from, s->time_ns + from, last + from, STICKY_SLACK, local, s->load_ns + gpu, s->place + from);
+		for (int e = from; e < to; e++)
+			s->place[e] += gpu;
+	}
+}
+
+/* The GPU, counted within its set, that computes expert e for tokens of GPU g. */
+static int host_of(const struct schedule *s, int experts, int e, int g)
+{
+	int set = s->plan.expert_parallel;
+	if (experts >= set)
+		return s->place[e];
+	int spread = set / experts;
+	return e * spread + (s->plan.split == SPLIT_MODEL ? 0 : g % spread);
+}
+
+/* Fills the work lists by counting: first[] holds the number of entries, then their positions. */
+static void list_work(struct schedule *s, struct block *b, const struct layer *l)
+{
+	int e_count = l->experts, set = s->plan.expert_parallel, sets = s->gpus / set, spread = MAX(1, set / e_count), n = 0;
+	uint32_t padded = b->capacity * (uint32_t)set;
+	memset(b->first, 0, sizeof(int) * (size_t)(s->gpus + 1));
+	for (int q = 0; q < sets; q++) {
+		for (int e = 0; e < e_count; e++) {
+			uint32_t tokens = b->capacity ? padded : s->totals[(size_t)q * (size_t)e_count + (size_t)e];
+			for (int r = 0; r < spread; r++) {
+				int gpu = q * set + (e_count >= set ? s->place[e] : e * spread + r);
+				uint32_t share = s->plan.split == SPLIT_MODEL ? tokens : (tokens * (uint32_t)(r + 1)) / (uint32_t)spread - (tokens * (uint32_t)r) / (uint32_t)spread;
+				s->place_of[n] = gpu;
+				s->work[n++] = (struct work){.expert = e, .tokens = share};
+				b->first[gpu + 1]++;
+			}
+		}
+	}
+	for (int g = 0; g < s->gpus; g++)
+		b->first[g + 1] += b->first[g];
+	memcpy(s->cursor, b->first, sizeof(int) * (size_t)s->gpus);
+	for (int i = 0; i < n; i++)
+		b->work[s->cursor[s->place_of[i]]++] = s->work[i];
+}
+
+/* Pinned experts first: their computation hides the upload of the first that is not. */
+static void pinned_first(struct schedule *s, struct block *b, const struct moe_layer *moe)
+{
+	for (int g = 0; g < s->gpus; g++) {
+		int n = 0, from = b->first[g], to = b->first[g + 1];
+		for (int pass = 0; pass < 2; pass++)
+			for (int i = from; i < to; i++)
+				if ((moe->expert[b->work[i].expert].pinned == g) == (pass == 0))
+					s->work[n++] = b->work[i];
+		memcpy(b->work + from, s->work, sizeof(struct work) * (size_t)n);
+	}
+}
+
+static void count_bytes(struct schedule *s, struct block *b, const struct layer *l)
+{
+	int e_count = l->experts, set = s->plan.expert_parallel;
+	int slices = e_count < set && s->plan.split == SPLIT_MODEL ? set / e_count : 1;
+	uint64_t row = (uint64_t)s->n->d_model * 2 * (uint64_t)slices;
+	struct exchange x = {0};
+	memset(s->received, 0, sizeof(uint64_t) * (size_t)s->gpus);
+	memset(s->node_bytes, 0, sizeof(uint64_t) * (size_t)s->nodes * 2);
+	for (int g = 0; g < s->gpus; g++) {
+		uint64_t near = 0, far = 0;
+		int base = g / set * set, node = s->node_of[g];
+		const uint32_t *load = s->loads + (size_t)g * (size_t)e_count;
+		for (int e = 0; e < e_count; e++) {
+			int to = base + host_of(s, e_count, e, g);
+			uint64_t bytes = row * (b->capacity ? b->capacity : load[e]);
+			if (to == g)
+				continue;
+			if (s->node_of[to] == node) {
+				near += bytes;
+				s->received[to] += bytes;
+			} else {
+				far += bytes;
+				s->node_bytes[s->nodes + s->node_of[to]] += bytes;
+			}
+		}
+		b->sent[g] = near + far;
+		s->node_bytes[node] += far;
+		x.intra_bytes = MAX(x.intra_bytes, near);
+	}
+	for (int g = 0; g < s->gpus; g++)
+		x.intra_bytes = MAX(x.intra_bytes, s->received[g]);
+	for (int i = 0; i < 2 * s->nodes; i++)
+		x.inter_bytes = MAX(x.inter_bytes, s->node_bytes[i]);
+	b->exchange = x;
+}
+
+static nsec_t pipeline_ns(struct schedule *s, const struct block *b, const struct layer *l, int chunks)
+{
+	struct exchange x = {b->exchange.intra_bytes / (uint64_t)chunks, b->exchange.inter_bytes / (uint64_t)chunks};
+	nsec_t exchange_ns = cost_all_to_all(s->cost, &x, s->p->all_to_all), most = 0;
+	uint32_t kernels;
+	for (int g = 0; g < s->gpus; g++) {
+		nsec_t ns = 0;
+		for (int i = b->first[g]; i < b->first[g + 1]; i++)
+			ns += cost_compute(s->cost, STAGE_EXPERT, PASS_FORWARD, l, b->work[i].tokens / (uint32_t)chunks, &kernels);
+		most = MAX(most, ns);
+	}
+	/* dispatch and combine share the collective stream: chunk after chunk, the longer of the two streams, plus what cannot overlap */
+	return exchange_ns + MAX(chunks * most + exchange_ns, most + (2 * chunks - 1) * exchange_ns);
+}
+
+static int best_chunks(struct schedule *s, const struct block *b, const struct layer *l)
+{
+	int best = 1;
+	if (s->p->pipeline_degree || offloaded(s) || !exchanges(s))
+		return MAX(1, s->p->pipeline_degree);
+	for (int d = 2; d <= MAX_CHUNKS; d *= 2)
+		if (pipeline_ns(s, b, l, d) < pipeline_ns(s, b, l, best))
+			best = d;
+	return best;
+}
+
+static void route_one(struct schedule *s, int layer, int microbatch)
+{
+	const struct layer *l = &s->n->layer[layer];
+	struct block *b = &s->moe[layer].block[microbatch];
+	b->capacity = capacity(s, l);
+	list_work(s, b, l);
+	if (s->p->pinned_share > 0 && offloaded(s))
+		pinned_first(s, b, &s->moe[layer]);
+	for (int i = 0; i < b->first[s->gpus]; i++)
+		s->moe[layer].expert[b->work[i].expert].tokens += b->work[i].tokens;
+	count_bytes(s, b, l);
+	b->chunks = best_chunks(s, b, l);
+	struct exchange x = {b->exchange.intra_bytes / (uint64_t)b->chunks, b->exchange.inter_bytes / (uint64_t)b->chunks};
+	b->exchange_ns = cost_all_to_all(s->cost, &x, s->p->all_to_all);
+}
+
+void route(struct schedule *s, int layer, int microbatch, stage_id counts)
+{
+	const struct layer *l = &s->n->layer[layer];
+	struct gate gate = {.counts = counts, .step = s->step, .microbatch = microbatch, .layer = layer, .experts = l->experts, .top_k = l->top_k, .tokens_per_gpu = s->plan.tokens};
+	/* a fixed capacity needs no counts: the host runs on */
+	bool waits = s->p->dispatch == DISPATCH_EXACT || s->p->capacity_factor <= 0;
+	if (s->failed)
+		return;
+	if (waits && !backend_loads(s->backend, &gate, s->loads, s->error)) {
+		s->failed = true;
+		return;
+	}
+	if (s->p->dispatch == DISPATCH_EXACT)
+		add_up(s, l->experts);
+	if (s->p->placement != PLACEMENT_FIXED && offloaded(s))
+		place_dynamic(s, layer);
+	else
+		placement_fixed(l->experts, s->plan.expert_parallel, s->place);
+	route_one(s, layer, microbatch);
+}

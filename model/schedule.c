@@ -1,0 +1,467 @@
+/* One training step, layer by layer:
+ *
+ *     for each micro-batch:  embed, layers forward, head, layers backward        (compute stream)
+ *     MoE layer forward:     mixer, gate -> counts -> the host places the experts -> permute, all-to-all, experts, all-to-all, combine
+ *     MoE layer backward:    the same up to the first all-to-all again (checkpointing), gradients out by all-to-all, experts recomputed and
+ *                            differentiated one by one (one upload serves both), gradients back by all-to-all, gate, mixer
+ *     last micro-batch:      all-reduce of each layer's dense gradients under the backward of the next; Adam of what lives in HBM at the end
+ *
+ * The gate's own gradient needs each token's expert output; it is formed where that output is recomputed and returns with the gradients, so that
+ * recomputation needs no second trip (one all-to-all instead of two). */
+#include "schedule.h"
+
+#include "build.h"
+
+#include <string.h>
+
+struct stage stage_on_gpu(const struct schedule *s, int kind, int pass, int layer, int microbatch, int gpu, enum gpu_stream stream, enum gpu_profile profile)
+{
+	return (struct stage){.kind = (uint8_t)kind, .pass = (uint8_t)pass, .step_parity = s->step & 1, .layer = (uint16_t)layer, .microbatch = (uint16_t)microbatch,
+	                      .expert = -1, .rank = gpu, .stream = stream_of_gpu(gpu, stream), .profile = profile_of_gpu(gpu, profile)};
+}
+
+struct stage stage_on_node(const struct schedule *s, int kind, int pass, int layer, int microbatch, int gpu, enum node_stream stream, enum node_profile profile)
+{
+	int node = s->node_of[gpu];
+	return (struct stage){.kind = (uint8_t)kind, .pass = (uint8_t)pass, .step_parity = s->step & 1, .layer = (uint16_t)layer, .microbatch = (uint16_t)microbatch,
+	                      .expert = -1, .rank = gpu, .stream = stream_of_node(s->m, node, stream), .profile = profile_of_node(s->m, node, profile)};
+}
+
+void after(struct stage *stage, stage_id predecessor)
+{
+	if (predecessor == STAGE_NONE)
+		return;
+	g_assert(stage->n_preds < STAGE_PREDECESSORS);
+	stage->preds[stage->n_preds++] = predecessor;
+}
+
+stage_id emit(struct schedule *s, struct stage *stage)
+{
+	if (s->failed)
+		return STAGE_NONE;
+	stage->id = s->next;
+	if (!backend_launch(s->backend, stage, s->error)) {
+		s->failed = true;
+		return STAGE_NONE;
+	}
+	return s->last = s->next++;
+}
+
+static bool bound_by_memory(int kind)
+{
+	return kind == STAGE_EMBED || kind == STAGE_PERMUTE || kind == STAGE_COMBINE || kind == STAGE_ADAM_GPU || kind == STAGE_ACCUMULATE_GPU;
+}
+
+stage_id emit_compute(struct schedule *s, int kind, int pass, int layer, int microbatch, int gpu, stage_id predecessor)
+{
+	const struct layer *l = kind == STAGE_EMBED || kind == STAGE_HEAD ? NULL : &s->n->layer[layer];
+	struct stage st = stage_on_gpu(s, kind, pass, layer, microbatch, gpu, STREAM_COMPUTE, bound_by_memory(kind) ? PROFILE_MEMORY : PROFILE_COMPUTE);
+	st.tokens = s->plan.tokens;
+	st.cost_ns = cost_compute(s->cost, kind, pass, l, st.tokens, &st.n_kernels);
+	after(&st, predecessor);
+	if (s->p->dispatch == DISPATCH_MASK && (kind == STAGE_PERMUTE || kind == STAGE_COMBINE)) {
+		const struct block *b = &s->moe[layer].block[microbatch];
+		uint32_t kernels;
+		st.cost_ns += cost_mask(s->cost, pass, st.tokens, (uint64_t)b->capacity * (uint64_t)l->experts, &kernels);
+		st.n_kernels += kernels;
+	}
+	return s->gpu[gpu].last_compute = emit(s, &st);
+}
+
+static void compute_everywhere(struct schedule *s, int kind, int pass, int layer, int microbatch, const stage_id *preds)
+{
+	for (int g = 0; g < s->gpus; g++)
+		emit_compute(s, kind, pass, layer, microbatch, g, preds ? preds[g] : STAGE_NONE);
+}
+
+void emit_collective(struct schedule *s, const struct collective *c, const stage_id *preds, stage_id *out)
+{
+	enum gpu_profile profile = s->nodes > 1 ? PROFILE_INTERNODE : PROFILE_COLLECTIVE;
+	s->group++;
+	for (int g = 0; g < s->gpus; g++) {
+		struct stage st = stage_on_gpu(s, c->kind, c->pass, c->layer, c->microbatch, g, STREAM_COLLECTIVE, profile);
+		st.expert = c->expert;
+		st.group = s->group;
+		st.group_size = (uint32_t)s->gpus;
+		st.bytes = c->bytes;
+		st.cost_ns = c->cost_ns;
+		st.n_kernels = (uint32_t)s->collective_kernels;
+		after(&st, preds ? preds[g] : s->gpu[g].last_compute);
+		stage_id id = emit(s, &st);
+		if (out)
+			out[g] = id;
+	}
+}
+
+/* Expert-parallel sets exchange each among themselves. */
+void emit_all_to_all(struct schedule *s, int pass, int layer, int microbatch, stage_id *out)
+{
+	const struct block *b = &s->moe[layer].block[microbatch];
+	int set = s->plan.expert_parallel;
+	for (int g = 0; g < s->gpus; g++) {
+		if (!exchanges(s)) {
+			if (out)
+				out[g] = STAGE_NONE;
+			continue;
+		}
+		if (g % set == 0)
+			s->group++;
+		struct stage st = stage_on_gpu(s, STAGE_ALL_TO_ALL, pass, layer, microbatch, g, STREAM_COLLECTIVE, s->nodes > 1 ? PROFILE_INTERNODE : PROFILE_COLLECTIVE);
+		st.group = s->group;
+		st.group_size = (uint32_t)set;
+		st.bytes = b->sent[g] / (uint64_t)b->chunks;
+		st.tokens = s->plan.tokens / (uint32_t)b->chunks;
+		st.cost_ns = b->exchange_ns;
+		st.n_kernels = (uint32_t)s->collective_kernels;
+		after(&st, s->gpu[g].last_compute);
+		s->returned[g] = emit(s, &st);
+		if (out)
+			out[g] = s->returned[g];
+	}
+}
+
+static void dispatch(struct schedule *s, int pass, int layer, int microbatch)
+{
+	for (int chunk = 0; chunk < s->moe[layer].block[microbatch].chunks; chunk++)
+		emit_all_to_all(s, pass, layer, microbatch, s->dispatched + ((size_t)microbatch * MAX_CHUNKS + (size_t)chunk) * (size_t)s->gpus);
+}
+
+/* The counts of all GPUs meet in one small all-gather, whose end the host waits for. */
+static stage_id gather_counts(struct schedule *s, int layer, int microbatch)
+{
+	if (s->gpus == 1 || !exchanges(s))
+		return s->gpu[0].last_compute;
+	uint64_t bytes = 4 * (uint64_t)s->n->layer[layer].experts * (uint64_t)s->gpus;
+	struct collective c = {.kind = STAGE_COUNTS, .pass = PASS_FORWARD, .layer = layer, .microbatch = microbatch, .expert = -1, .bytes = bytes};
+	c.cost_ns = cost_all_gather(s->cost, bytes, s->gpus);
+	emit_collective(s, &c, NULL, s->round);
+	return s->round[s->gpus - 1];
+}
+
+static void forward_layer(struct schedule *s, int layer, int microbatch)
+{
+	const struct layer *l = &s->n->layer[layer];
+	compute_everywhere(s, STAGE_MIXER, PASS_FORWARD, layer, microbatch, NULL);
+	if (l->experts) {
+		compute_everywhere(s, STAGE_GATE, PASS_FORWARD, layer, microbatch, NULL);
+		route(s, layer, microbatch, gather_counts(s, layer, microbatch));
+		compute_everywhere(s, STAGE_PERMUTE, PASS_FORWARD, layer, microbatch, NULL);
+		dispatch(s, PASS_FORWARD, layer, microbatch);
+	}
+	if (l->shared)
+		compute_everywhere(s, STAGE_SHARED, PASS_FORWARD, layer, microbatch, NULL);
+	if (l->d_ff)
+		compute_everywhere(s, STAGE_FFN, PASS_FORWARD, layer, microbatch, NULL);
+	if (!l->experts)
+		return;
+	experts_forward(s, layer, microbatch);
+	if (s->p->upload_scope == UPLOAD_NEXT_LAYER && offloaded(s) && layer + 1 < s->n->layers && s->moe[layer + 1].experts)
+		experts_prefetch(s, layer + 1);
+	compute_everywhere(s, STAGE_COMBINE, PASS_FORWARD, layer, microbatch, exchanges(s) ? s->returned : NULL);
+}
+
+/* What checkpointing threw away, up to where the experts' inputs are back. */
+static void recompute_layer(struct schedule *s, int layer, int microbatch)
+{
+	const struct layer *l = &s->n->layer[layer];
+	if (s->p->checkpoint == CHECKPOINT_NONE)
+		return;
+	compute_everywhere(s, STAGE_MIXER, PASS_RECOMPUTE, layer, microbatch, NULL);
+	if (l->experts)
+		compute_everywhere(s, STAGE_GATE, PASS_RECOMPUTE, layer, microbatch, NULL);
+	if (l->experts && s->p->checkpoint == CHECKPOINT_FULL) {
+		compute_everywhere(s, STAGE_PERMUTE, PASS_RECOMPUTE, layer, microbatch, NULL);
+		dispatch(s, PASS_RECOMPUTE, layer, microbatch);
+	}
+	if (l->shared)
+		compute_everywhere(s, STAGE_SHARED, PASS_RECOMPUTE, layer, microbatch, NULL);
+	if (l->d_ff)
+		compute_everywhere(s, STAGE_FFN, PASS_RECOMPUTE, layer, microbatch, NULL);
+}
+
+static uint64_t resident_params(const struct schedule *s, int layer)
+{
+	const struct moe_layer *moe = &s->moe[layer];
+	uint64_t params = network_dense_params(s->n, &s->n->layer[layer]);
+	if (moe->experts && !offloaded(s))
+		params += moe->params * (uint64_t)((moe->experts + s->plan.expert_parallel - 1) / s->plan.expert_parallel);
+	return params;
+}
+
+static void stream_params(struct schedule *s, int kind, int pass, int layer, int microbatch, uint64_t params, nsec_t cost_ns, uint32_t kernels, const stage_id *preds)
+{
+	for (int g = 0; g < s->gpus; g++) {
+		struct stage st = stage_on_gpu(s, kind, pass, layer, microbatch, g, STREAM_COMPUTE, PROFILE_MEMORY);
+		st.cost_ns = cost_ns;
+		st.n_kernels = kernels;
+		st.bytes = params * 28;
+		after(&st, preds ? preds[g] : STAGE_NONE);
+		s->gpu[g].last_compute = emit(s, &st);
+	}
+}
+
+/* Gradients that several GPUs hold parts of: dense ones by all, an expert's by its replicas. */
+static void reduce_gradients(struct schedule *s, int layer, int microbatch, uint64_t dense)
+{
+	if (s->gpus == 1)
+		return;
+	struct collective c = {.kind = STAGE_ALL_REDUCE, .pass = PASS_BACKWARD, .layer = layer, .microbatch = microbatch, .expert = -1, .bytes = 2 * dense};
+	c.cost_ns = cost_all_reduce(s->cost, c.bytes, s->gpus);
+	emit_collective(s, &c, NULL, s->reduced);
+	const struct moe_layer *moe = &s->moe[layer];
+	int set = s->plan.expert_parallel, replicas = s->gpus / set;
+	if (!moe->experts || offloaded(s))
+		return;
+	if (moe->experts < set && s->plan.split == SPLIT_DATA)
+		replicas *= set / moe->experts;
+	if (replicas == 1)
+		return;
+	c.bytes = 2 * moe->params * (uint64_t)((moe->experts + set - 1) / set);
+	c.cost_ns = cost_all_reduce(s->cost, c.bytes, replicas);
+	emit_collective(s, &c, NULL, s->reduced);
+}
+
+static void backward_layer(struct schedule *s, int layer, int microbatch)
+{
+	const struct layer *l = &s->n->layer[layer];
+	uint64_t dense = network_dense_params(s->n, l);
+	recompute_layer(s, layer, microbatch);
+	if (l->experts) {
+		compute_everywhere(s, STAGE_COMBINE, PASS_BACKWARD, layer, microbatch, NULL);
+		dispatch(s, PASS_BACKWARD, layer, microbatch);
+	}
+	if (l->shared)
+		compute_everywhere(s, STAGE_SHARED, PASS_BACKWARD, layer, microbatch, NULL);
+	if (l->d_ff)
+		compute_everywhere(s, STAGE_FFN, PASS_BACKWARD, layer, microbatch, NULL);
+	if (l->experts) {
+		experts_backward(s, layer, microbatch);
+		compute_everywhere(s, STAGE_PERMUTE, PASS_BACKWARD, layer, microbatch, exchanges(s) ? s->returned : NULL);
+		compute_everywhere(s, STAGE_GATE, PASS_BACKWARD, layer, microbatch, NULL);
+	}
+	compute_everywhere(s, STAGE_MIXER, PASS_BACKWARD, layer, microbatch, NULL);
+	if (microbatch > 0) {
+		uint64_t params = resident_params(s, layer);
+		stream_params(s, STAGE_ACCUMULATE_GPU, PASS_BACKWARD, layer, microbatch, params, cost_accumulate_gpu(s->cost, params), 1, NULL);
+	}
+	if (microbatch == s->plan.microbatches - 1)
+		reduce_gradients(s, layer, microbatch, dense);
+}
+
+static void update_resident(struct schedule *s)
+{
+	uint64_t params = network_embedding_params(s->n);
+	for (int layer = 0; layer < s->n->layers; layer++)
+		params += resident_params(s, layer);
+	reduce_gradients(s, 0, s->plan.microbatches - 1, network_embedding_params(s->n));
+	stream_params(s, STAGE_ADAM_GPU, PASS_UPDATE, 0, 0, params, cost_adam_gpu(s->cost, params), (uint32_t)s->n->layers, s->gpus > 1 ? s->reduced : NULL);
+}
+
+/* ZeRO-Offload's step returns when all updates have been made; the next step starts behind it. */
+static void begin(struct schedule *s, int microbatch)
+{
+	bool waits = offloaded(s) && s->p->optimizer == OPTIMIZER_CPU_STEP && microbatch == 0;
+	for (int g = 0; g < s->gpus; g++)
+		emit_compute(s, STAGE_EMBED, PASS_FORWARD, 0, microbatch, g, waits ? s->adam_last[s->node_of[g]] : STAGE_NONE);
+}
+
+bool schedule_step(struct schedule *s, struct backend *backend, GError **error)
+{
+	s->backend = backend;
+	s->error = error;
+	for (int mb = 0; mb < s->plan.microbatches && !s->failed; mb++) {
+		begin(s, mb);
+		for (int layer = 0; layer < s->n->layers; layer++)
+			forward_layer(s, layer, mb);
+		compute_everywhere(s, STAGE_HEAD, PASS_FORWARD, 0, mb, NULL);
+		for (int layer = s->n->layers - 1; layer >= 0; layer--)
+			backward_layer(s, layer, mb);
+		compute_everywhere(s, STAGE_EMBED, PASS_BACKWARD, 0, mb, NULL);
+	}
+	update_resident(s);
+	experts_update_late(s);
+	s->step++;
+	s->error = NULL;
+	return !s->failed;
+}
+
+bool schedule_wait(struct schedule *s, struct backend *backend, GError **error)
+{
+	for (int g = 0; g < s->gpus; g++)
+		if (!backend_wait(backend, s->gpu[g].last_compute, error))
+			return false;
+	for (int node = 0; node < s->nodes; node++)
+		if (s->adam_last[node] != STAGE_NONE && !backend_wait(backend, s->adam_last[node], error))
+			return false;
+	return s->last == STAGE_NONE || backend_wait(backend, s->last, error);
+}
+
+static void fill_ids(stage_id *ids, size_t n)
+{
+	for (size_t i = 0; i < n; i++)
+		ids[i] = STAGE_NONE;
+}
+
+static stage_id *new_ids(size_t n)
+{
+	stage_id *ids = g_new(stage_id, n);
+	fill_ids(ids, n);
+	return ids;
+}
+
+static void block_init(struct block *b, const struct schedule *s, int experts)
+{
+	int set = s->plan.expert_parallel;
+	size_t entries = (size_t)(s->gpus / set) * (size_t)MAX(experts, experts < set ? set / experts * experts : 0);
+	b->work = g_new(struct work, entries);
+	b->first = g_new(int, s->gpus + 1);
+	b->sent = g_new(uint64_t, s->gpus);
+}
+
+/* Returns the number of experts of all layers before the next. */
+static int moe_layer_init(struct moe_layer *moe, const struct schedule *s, const struct layer *l, int first_id)
+{
+	moe->experts = l->experts;
+	moe->first_id = first_id;
+	if (!l->experts)
+		return first_id;
+	moe->params = network_expert_params(s->n, l);
+	moe->upload_ns = cost_upload(s->cost, 2 * moe->params);
+	moe->bytes = memory_expert(s->n, s->m, s->p, l);
+	moe->pinned_slots = (int)(s->p->pinned_share * (l->experts / s->gpus));
+	moe->expert = g_new(struct expert_state, l->experts);
+	for (int e = 0; e < l->experts; e++)
+		moe->expert[e] = (struct expert_state){.updated = STAGE_NONE, .refreshed = STAGE_NONE, .written = STAGE_NONE, .pinned = -1, .last = -1};
+	moe->block = g_new0(struct block, s->plan.microbatches);
+	for (int mb = 0; mb < s->plan.microbatches; mb++)
+		block_init(&moe->block[mb], s, l->experts);
+	return first_id + l->experts;
+}
+
+static void scratch_init(struct schedule *s, int all_experts)
+{
+	size_t experts = (size_t)MAX(1, network_experts(s->n)), g = (size_t)s->gpus, sets = g / (size_t)s->plan.expert_parallel;
+	size_t entries = sets * MAX(experts, (size_t)s->plan.expert_parallel);
+	s->dispatched = new_ids((size_t)s->plan.microbatches * MAX_CHUNKS * g);
+	s->returned = new_ids(g);
+	s->reduced = new_ids(g);
+	s->round = new_ids(g);
+	s->adam_last = new_ids((size_t)s->nodes);
+	s->work = g_new(struct work, entries);
+	s->place_of = g_new(int, entries);
+	s->cursor = g_new(int, g);
+	s->loads = g_new0(uint32_t, g * experts);
+	s->totals = g_new0(uint32_t, sets * experts);
+	s->place = g_new(int, experts);
+	s->last_place = g_new(int, experts);
+	s->time_ns = g_new(nsec_t, experts);
+	s->load_ns = g_new(nsec_t, g);
+	s->received = g_new(uint64_t, g);
+	s->node_bytes = g_new(uint64_t, 2 * (size_t)s->nodes);
+	s->chosen = g_new(uint8_t, experts);
+	s->late = g_array_new(FALSE, FALSE, sizeof(struct late));
+	s->evicted = g_new(int, 2 * (size_t)all_experts + 1);
+	s->layer_of_block = g_new(int, (size_t)all_experts + 1);
+}
+
+static void gpus_init(struct schedule *s)
+{
+	s->gpu = g_new0(struct gpu_state, s->gpus);
+	s->node_of = g_new(int, s->gpus);
+	for (int g = 0; g < s->gpus; g++) {
+		s->gpu[g].slot_user = new_ids((size_t)s->slots);
+		fill_ids(s->gpu[g].gradient_user, 2);
+		s->gpu[g].last_compute = STAGE_NONE;
+		s->node_of[g] = g / s->m->gpus_per_node;
+	}
+}
+
+static void caches_init(struct schedule *s, int all_experts)
+{
+	if (s->plan.home != HOME_SSD)
+		return;
+	s->cache = g_new(struct cache *, s->nodes);
+	for (int node = 0; node < s->nodes; node++)
+		s->cache[node] = cache_new(s->p->ssd_cache, 2 * all_experts, s->plan.memory.cache_bytes);
+}
+
+struct schedule *schedule_new(const struct scenario *sc, int *overflow, GError **error)
+{
+	struct plan plan;
+	bool fits = plan_make(sc, &plan, error);
+	if (overflow)
+		*overflow = plan.overflow;
+	if (!fits)
+		return NULL;
+	struct schedule *s = g_new0(struct schedule, 1);
+	*s = (struct schedule){.sc = sc, .n = sc->network, .m = sc->machine, .p = sc->policy, .plan = plan, .gpus = sc->machine->gpus, .last = STAGE_NONE};
+	bool eager = s->m->kernels == KERNELS_EAGER;
+	s->nodes = machine_nodes(s->m);
+	s->slots = 1 + s->p->upload_ahead;
+	s->collective_kernels = eager ? 4 : 1;
+	s->copy_kernels = eager ? 2 : 1;
+	s->cost = cost_new(s->n, s->m, s->p, sc->seq_len, s->p->adam_threads);
+	s->resources = resources_new(s->m, s->p->adam_threads);
+	s->moe = g_new0(struct moe_layer, s->n->layers);
+	gpus_init(s);
+	int all_experts = 0;
+	for (int i = 0; i < s->n->layers; i++)
+		all_experts = moe_layer_init(&s->moe[i], s, &s->n->layer[i], all_experts);
+	scratch_init(s, all_experts);
+	for (int i = 0; i < s->n->layers; i++)
+		for (int e = 0; e < s->moe[i].experts; e++)
+			s->layer_of_block[s->moe[i].first_id + e] = i;
+	caches_init(s, all_experts);
+	return s;
+}
+
+static void moe_layer_clear(struct moe_layer *moe, int microbatches)
+{
+	for (int mb = 0; moe->block && mb < microbatches; mb++) {
+		g_free(moe->block[mb].work);
+		g_free(moe->block[mb].first);
+		g_free(moe->block[mb].sent);
+	}
+	g_free(moe->block);
+	g_free(moe->expert);
+}
+
+void schedule_free(struct schedule *s)
+{
+	if (!s)
+		return;
+	for (int i = 0; i < s->n->layers; i++)
+		moe_layer_clear(&s->moe[i], s->plan.microbatches);
+	for (int g = 0; g < s->gpus; g++)
+		g_free(s->gpu[g].slot_user);
+	for (int node = 0; s->cache && node < s->nodes; node++)
+		cache_free(s->cache[node]);
+	void *scratch[] = {s->moe, s->gpu, s->node_of, s->cache, s->dispatched, s->returned, s->reduced, s->round, s->adam_last, s->work, s->place_of, s->cursor, s->loads, s->totals,
+	                   s->place, s->last_place, s->time_ns, s->load_ns, s->received, s->node_bytes, s->chosen, s->evicted, s->layer_of_block};
+	for (size_t i = 0; i < G_N_ELEMENTS(scratch); i++)
+		g_free(scratch[i]);
+	g_array_free(s->late, TRUE);
+	cost_free(s->cost);
+	resources_free(s->resources);
+	g_free(s);
+}
+
+const struct memory *schedule_memory(const struct schedule *s)
+{
+	return &s->plan.memory;
+}
+
+const struct resources *schedule_resources(const struct schedule *s)
+{
+	return s->resources;
+}
+
+int schedule_expert_home(const struct schedule *s)
+{
+	return s->plan.home;
+}
+
+int schedule_microbatches(const struct schedule *s)
+{
+	return s->plan.microbatches;
+}
