@@ -25,7 +25,8 @@ AUTOPTR(figure)
 /* Text with its middle at height y. */
 void figure_text(struct figure *f, double x, double y, enum text_align align, double size, uint32_t rgb, const char *text);
 void figure_box(struct figure *f, double x, double y, double width, double height, uint32_t rgb);
-/* A point of gnuplot's type `marker` on a short line through (x, y), as in a legend. */
+#define FIGURE_CROSS 2 /* gnuplot's point type */
+/* A point of gnuplot's type `marker` on a line of that width around (x, y), as in a legend. */
 void figure_marker(struct figure *f, double x, double y, double width, int marker, uint32_t rgb);
 
 /* What the script reads: numbers, strings, arrays of numbers and a block of data rows (tab-separated; two empty lines start the next index). */

@@ -12,6 +12,7 @@ struct entry {
 	char *name;
 	uint32_t rgb[LEGEND_SWATCHES];
 	int n, marker; /* marker 0: swatches */
+	bool lone;     /* the marker has no line */
 };
 
 struct legend {
@@ -57,6 +58,13 @@ void legend_add_marker(struct legend *legend, const char *name, int marker, uint
 	g_array_append_val(legend->entries, entry);
 }
 
+void legend_add_cross(struct legend *legend, const char *name, uint32_t rgb)
+{
+	struct entry entry = {.name = g_strdup(name), .n = 1, .marker = FIGURE_CROSS, .lone = true, .rgb = {rgb}};
+
+	g_array_append_val(legend->entries, entry);
+}
+
 static double swatches_width(const struct entry *entry)
 {
 	return entry->marker ? MARKER_WIDTH : entry->n * (SWATCH + SWATCH_GAP) - SWATCH_GAP;
@@ -73,7 +81,7 @@ static void entry_draw(const struct entry *entry, struct figure *f, double x, do
 	g_autofree char *name = text_fit(entry->name, TEXT_SIZE, room - left);
 
 	if (entry->marker)
-		figure_marker(f, x + MARKER_WIDTH / 2, y, MARKER_WIDTH, entry->marker, entry->rgb[0]);
+		figure_marker(f, x + MARKER_WIDTH / 2, y, entry->lone ? 0 : MARKER_WIDTH, entry->marker, entry->rgb[0]);
 	else
 		for (int i = 0; i < entry->n; i++)
 			figure_box(f, x + i * (SWATCH + SWATCH_GAP), y - SWATCH / 2, SWATCH, SWATCH, entry->rgb[i]);

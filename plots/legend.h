@@ -16,6 +16,9 @@ void legend_add(struct legend *legend, const char *name, const uint32_t *rgb, in
 /* An entry with a line and gnuplot's point type `marker`. */
 void legend_add_marker(struct legend *legend, const char *name, int marker, uint32_t rgb);
 
+/* An entry with FIGURE_CROSS alone. */
+void legend_add_cross(struct legend *legend, const char *name, uint32_t rgb);
+
 /* Points it takes when its rows are `width` wide. */
 double legend_height(const struct legend *legend, double width);
 /* Draws it from x on, its upper edge at `top`. */
