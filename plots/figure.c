@@ -15,6 +15,7 @@
 #include "figure.h"
 #include "model/error.h"
 #include "plots.h" /* the scripts, compiled in */
+#include "traces/outfile.h"
 
 #include <gio/gio.h>
 #include <math.h>
@@ -31,12 +32,12 @@ struct figure {
 
 static const struct form {
 	const char *ending, *terminal, *unit;
-	double units_per_point, font_scale;
+	double units_per_point, font_scale, line_scale, point_scale;
 } forms[] = {
-    /* cairo takes 9 point letters as 12 units: 3/4 makes one unit of figure a point */
-    {".png", "pngcairo", "", PNG_PIXELS_PER_POINT, PNG_PIXELS_PER_POINT * 0.75},
-    {".pdf", "pdfcairo", "in", 1 / 72.0, 0.75},
-    {".svg", "svg", "", 1, 1},
+    /* cairo takes 9 point letters as 12 units: 3/4 makes one unit of figure a point; its lines are one pixel wide, or half a point */
+    {".png", "pngcairo", "", PNG_PIXELS_PER_POINT, PNG_PIXELS_PER_POINT * 0.75, PNG_PIXELS_PER_POINT, PNG_PIXELS_PER_POINT},
+    {".pdf", "pdfcairo", "in", 1 / 72.0, 0.75, 2, 1},
+    {".svg", "svg", "", 1, 1, 1, 1},
 };
 
 struct figure *figure_new(double width, double height)
@@ -229,6 +230,12 @@ static char *whole_script(const struct figure *f, const char *script, const stru
 	number(text, f->height * form->units_per_point);
 	g_string_append_printf(text, "%s noenhanced font 'DejaVu Sans,%g' fontscale ", form->unit, TEXT_SIZE);
 	number(text, form->font_scale);
+	g_string_append(text, " linewidth ");
+	number(text, form->line_scale);
+	if (form->point_scale != 1) {
+		g_string_append(text, " pointscale ");
+		number(text, form->point_scale);
+	}
 	g_string_append_printf(text, " background rgb 'white'\n%s%s%s%s", f->data->str, f->placed->str, style, body);
 	return g_string_free(text, FALSE);
 }
@@ -280,7 +287,7 @@ bool figure_write(struct figure *f, const char *script, const char *out, GError 
 	const struct form *form = form_of(out, error);
 	g_autofree char *text = NULL;
 	g_autoptr(GBytes) picture = NULL;
-	g_autoptr(GError) cause = NULL;
+	g_autoptr(outfile) file = NULL;
 
 	if (!form)
 		return false;
@@ -289,12 +296,9 @@ bool figure_write(struct figure *f, const char *script, const char *out, GError 
 	if (!picture)
 		return false;
 	picture = without_date(g_steal_pointer(&picture));
-	if (!g_file_set_contents_full(out, g_bytes_get_data(picture, NULL), (gssize)g_bytes_get_size(picture), G_FILE_SET_CONTENTS_CONSISTENT, 0666,
-	                              &cause)) {
-		g_set_error(error, ESMOE_ERROR, ESMOE_ERROR_INPUT, "%s: cannot write the figure: %s", out, cause->message);
-		return false;
-	}
-	return true;
+	file = outfile_new(out, false, error);
+	return file && outfile_write(file, g_bytes_get_data(picture, NULL), g_bytes_get_size(picture), error) && outfile_finish(file, error) &&
+	       outfile_commit(file, error);
 }
 
 double text_width(const char *text, double size)

@@ -6,6 +6,7 @@
 #include "model/stage.h"
 
 #define PALETTE_SERIES 8
+#define PALETTE_FAMILIES 11
 #define PALETTE_IDLE 0xEDEDEDu
 #define PALETTE_TEXT 0x000000u
 #define PALETTE_FAINT 0x666666u

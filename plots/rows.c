@@ -3,8 +3,12 @@
 #include "rows.h"
 #include "model/error.h"
 
+#include <string.h>
+
 #define GROUP_COLUMN_GAP 10.0
+#define GROUP_COLUMN_MOST 140.0
 #define LABEL_GAP 5.0
+#define BAND 0xF4F4F4
 
 static const char *const gpu_labels[GPU_STREAMS] = {
     [STREAM_COMPUTE] = "compute", [STREAM_UPLOAD] = "upload", [STREAM_DOWNLOAD] = "download", [STREAM_COLLECTIVE] = "collective"};
@@ -21,6 +25,41 @@ static bool choice_check(const struct trace *trace, const struct gpu_choice *cho
 	return true;
 }
 
+static void row_clear(void *row)
+{
+	g_free(((struct row *)row)->group);
+}
+
+GArray *rows_array(void)
+{
+	GArray *rows = g_array_new(FALSE, FALSE, sizeof(struct row));
+
+	g_array_set_clear_func(rows, row_clear);
+	return rows;
+}
+
+static void gpu_rows(GArray *rows, int gpu, bool launcher)
+{
+	for (int s = launcher ? -1 : 0; s < GPU_STREAMS; s++) {
+		struct row row = {.launcher = s < 0 ? gpu : -1, .gpu = gpu, .node = -1, .label = s < 0 ? "launch" : gpu_labels[s]};
+
+		row.stream = s < 0 ? 0 : stream_of_gpu(gpu, (enum gpu_stream)s);
+		row.group = g_strdup_printf("GPU %d", gpu);
+		g_array_append_val(rows, row);
+	}
+}
+
+static void node_rows(GArray *rows, const struct trace *trace, int node)
+{
+	for (int s = 0; s < NODE_STREAMS; s++) {
+		struct row row = {.launcher = -1, .gpu = -1, .node = node, .label = node_labels[s]};
+
+		row.stream = (stream_id)(trace->gpus * GPU_STREAMS + node * NODE_STREAMS + s);
+		row.group = trace->gpus > trace->gpus_per_node ? g_strdup_printf("node %d", node) : g_strdup("host");
+		g_array_append_val(rows, row);
+	}
+}
+
 GArray *rows_new(const struct trace *trace, const struct gpu_choice *choice, GError **error)
 {
 	int nodes = trace->gpus_per_node > 0 ? (trace->gpus + trace->gpus_per_node - 1) / trace->gpus_per_node : 0;
@@ -30,32 +69,17 @@ GArray *rows_new(const struct trace *trace, const struct gpu_choice *choice, GEr
 
 	if (!choice_check(trace, choice, error))
 		return NULL;
-	rows = g_array_new(FALSE, FALSE, sizeof(struct row));
+	rows = rows_array();
 	for (int i = 0; i < n_gpus; i++) {
 		int gpu = choice->n ? choice->gpus[i] : i;
-		struct row row = {.launcher = gpu, .gpu = gpu, .node = -1, .label = "launch"};
 
-		if (choice->launchers)
-			g_array_append_val(rows, row);
-		row.launcher = -1;
-		for (int s = 0; s < GPU_STREAMS; s++) {
-			row.stream = stream_of_gpu(gpu, (enum gpu_stream)s);
-			row.label = gpu_labels[s];
-			g_array_append_val(rows, row);
-		}
+		gpu_rows(rows, gpu, choice->launchers);
 		if (nodes)
 			node_seen[gpu / trace->gpus_per_node] = true;
 	}
 	for (int node = 0; node < nodes; node++)
-		for (int s = 0; s < NODE_STREAMS && node_seen[node]; s++) {
-			struct row row = {.stream = (stream_id)(trace->gpus * GPU_STREAMS + node * NODE_STREAMS + s),
-			                  .launcher = -1,
-			                  .gpu = -1,
-			                  .node = node,
-			                  .label = node_labels[s]};
-
-			g_array_append_val(rows, row);
-		}
+		if (node_seen[node])
+			node_rows(rows, trace, node);
 	return rows;
 }
 
@@ -66,13 +90,6 @@ bool row_holds(const struct row *row, const struct span *span, nsec_t *start, ns
 	if (row->launcher >= 0)
 		return span->rank == row->launcher && span->launch_ns >= 0;
 	return span->stream == row->stream;
-}
-
-char *row_group_label(const struct trace *trace, const struct row *row)
-{
-	if (row->gpu >= 0)
-		return g_strdup_printf("GPU %d", row->gpu);
-	return trace->gpus > trace->gpus_per_node ? g_strdup_printf("node %d", row->node) : g_strdup("host");
 }
 
 void trace_last_step(const struct trace *trace, nsec_t *from, nsec_t *to)
@@ -97,9 +114,9 @@ void trace_last_step(const struct trace *trace, nsec_t *from, nsec_t *to)
 	}
 }
 
-static bool same_group(const struct row *a, const struct row *b)
+bool rows_same_group(const struct row *a, const struct row *b)
 {
-	return a->gpu == b->gpu && a->node == b->node;
+	return !strcmp(a->group, b->group);
 }
 
 double rows_layout(const GArray *rows, double pitch, double gap, double *y)
@@ -109,47 +126,58 @@ double rows_layout(const GArray *rows, double pitch, double gap, double *y)
 	for (guint i = rows->len; i-- > 0;) {
 		y[i] = total + pitch / 2;
 		total += pitch;
-		if (i > 0 && !same_group(&g_array_index(rows, struct row, i), &g_array_index(rows, struct row, i - 1)))
+		if (i > 0 && !rows_same_group(&g_array_index(rows, struct row, i), &g_array_index(rows, struct row, i - 1)))
 			total += gap;
 	}
 	return total;
 }
 
-static void label_columns(const struct trace *trace, const GArray *rows, double *row_column, double *group_column)
+static void label_columns(const GArray *rows, double *row_column, double *group_column)
 {
 	*row_column = *group_column = 0;
 	for (guint i = 0; i < rows->len; i++) {
 		const struct row *row = &g_array_index(rows, struct row, i);
-		g_autofree char *group = row_group_label(trace, row);
 
 		*row_column = MAX(*row_column, text_width(row->label, TEXT_SIZE));
-		*group_column = MAX(*group_column, text_width(group, TEXT_SIZE));
+		*group_column = MAX(*group_column, MIN(GROUP_COLUMN_MOST, text_width(row->group, TEXT_SIZE)));
 	}
 }
 
-double rows_label_width(const struct trace *trace, const GArray *rows)
+double rows_label_width(const GArray *rows)
 {
 	double row_column, group_column;
 
-	label_columns(trace, rows, &row_column, &group_column);
+	label_columns(rows, &row_column, &group_column);
 	return group_column + GROUP_COLUMN_GAP + row_column + LABEL_GAP;
 }
 
-void rows_label(const struct trace *trace, const GArray *rows, struct figure *f, double x, double bottom, const double *y)
+void rows_label(const GArray *rows, struct figure *f, double x, double bottom, const double *y)
 {
 	double row_column, group_column;
 
-	label_columns(trace, rows, &row_column, &group_column);
+	label_columns(rows, &row_column, &group_column);
 	for (guint i = 0, first = 0; i < rows->len; i++) {
 		const struct row *row = &g_array_index(rows, struct row, i);
 
 		figure_text(f, x - LABEL_GAP, bottom + y[i], TEXT_RIGHT, TEXT_SIZE, 0, row->label);
-		if (i + 1 == rows->len || !same_group(row, row + 1)) {
-			g_autofree char *group = row_group_label(trace, row);
+		if (i + 1 == rows->len || !rows_same_group(row, row + 1)) {
+			g_autofree char *group = text_fit(row->group, TEXT_SIZE, GROUP_COLUMN_MOST);
 
 			figure_text(f, x - LABEL_GAP - row_column - GROUP_COLUMN_GAP, bottom + (y[first] + y[i]) / 2, TEXT_RIGHT, TEXT_SIZE, 0,
 			            group);
 			first = i + 1;
 		}
+	}
+}
+
+void rows_bands(const GArray *rows, struct figure *f, double left, double right, double bottom, double pitch, const double *y)
+{
+	for (guint i = 0, in_group = 0; i < rows->len; i++, in_group++) {
+		const struct row *row = &g_array_index(rows, struct row, i);
+
+		if (i > 0 && !rows_same_group(row - 1, row))
+			in_group = 0;
+		if (in_group % 2 == 0)
+			figure_box(f, left, bottom + y[i] - pitch / 2, right - left, pitch, BAND);
 	}
 }

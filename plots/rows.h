@@ -11,6 +11,7 @@ struct row {
 	int launcher;      /* the GPU whose launcher thread it shows; -1: it shows the stream */
 	int gpu, node;     /* the other is -1 */
 	const char *label; /* "compute", "SSD read" */
+	char *group;       /* "GPU 3", "host", "node 1", ...: what it belongs to, written once beside a run of rows; owned */
 };
 
 /* Which GPUs' rows; none given: the first ROWS_DEFAULT_GPUS. */
@@ -27,8 +28,8 @@ GArray *rows_new(const struct trace *trace, const struct gpu_choice *choice, GEr
 /* When a span occupies its row; false: it is not of that row. */
 bool row_holds(const struct row *row, const struct span *span, nsec_t *start, nsec_t *end);
 
-/* "GPU 3", "host", "node 1": what a group of rows belongs to. Owned by the caller. */
-char *row_group_label(const struct trace *trace, const struct row *row);
+/* An empty array of rows that frees their groups. */
+GArray *rows_array(void);
 
 /* The period of the trace's last step that holds spans: from the step before's end to its own. The whole trace when it knows no steps. */
 void trace_last_step(const struct trace *trace, nsec_t *from, nsec_t *to);
@@ -37,6 +38,9 @@ void trace_last_step(const struct trace *trace, nsec_t *from, nsec_t *to);
  */
 double rows_layout(const GArray *rows, double pitch, double gap, double *y);
 /* Points to the left of the panels that the labels take. */
-double rows_label_width(const struct trace *trace, const GArray *rows);
+double rows_label_width(const GArray *rows);
+bool rows_same_group(const struct row *a, const struct row *b);
+/* Every other row of a group on grey between left and right, so that the eye keeps to its row. */
+void rows_bands(const GArray *rows, struct figure *f, double left, double right, double bottom, double pitch, const double *y);
 /* Writes row labels right-aligned at x and group labels left of them; y as rows_layout gave it, raised by `bottom`. */
-void rows_label(const struct trace *trace, const GArray *rows, struct figure *f, double x, double bottom, const double *y);
+void rows_label(const GArray *rows, struct figure *f, double x, double bottom, const double *y);

@@ -24,6 +24,8 @@
 #define AXIS_BELOW 36.0
 #define TITLE_HEIGHT 22.0
 #define OOM_PITCH 9.0
+#define OOM_MOST 45.0 /* height of the crosses of all policies */
+#define LONE_WIDTH 460.0
 #define OOM_EDGE 4.0
 #define THOUSANDS_FROM 10000.0
 #define TICK_SIZE 8.0 /* of style.gp */
@@ -188,6 +190,10 @@ static void oom_lines(struct chart *chart)
 		}
 		chart->oom_line[policy] = any ? chart->n_oom_lines++ : -1;
 	}
+	if (chart->n_oom_lines) {
+		chart->oom_pitch = MIN(OOM_PITCH, OOM_MOST / chart->n_oom_lines);
+		chart->band = chart->n_oom_lines * chart->oom_pitch + 2 * OOM_EDGE;
+	}
 }
 
 static bool chart_fill(struct chart *chart, const GArray *records, enum throughput_x x, GError **error)
@@ -273,8 +279,7 @@ static void scale_fit(const struct chart *chart, int panel, double width, struct
 	edge = MAX(0.25, (most_x - least_x) * 0.06);
 	*scale = (struct scale){
 	    .x_from = least_x - edge, .x_to = most_x + edge, .y_to = most * 1.06, .y_step = nice_step(most, 5), .ticks = g_string_new(NULL)};
-	if (chart->n_oom_lines)
-		scale->band = scale->y_to * (chart->n_oom_lines * OOM_PITCH + 2 * OOM_EDGE) / PANEL_HEIGHT;
+	scale->band = scale->y_to * chart->band / PANEL_HEIGHT;
 	scale_ticks(scale, xs, width);
 }
 
@@ -296,7 +301,7 @@ static void series_rows(const struct chart *chart, int panel, int policy, const 
 			g_string_append(lines, "NaN\tNaN\n");
 		if (p->status == STATUS_OOM)
 			g_string_append_printf(crosses, "%.8f\t%.8g\n", log2(p->x),
-			                       -(OOM_EDGE + (chart->oom_line[policy] + 0.5) * OOM_PITCH) * per_point);
+			                       -(OOM_EDGE + (chart->oom_line[policy] + 0.5) * chart->oom_pitch) * per_point);
 	}
 	g_string_append(lines, "\n\n");
 	g_string_append(crosses, "\n\n");
@@ -344,10 +349,8 @@ static void panels_write(const struct chart *chart, struct figure *f, const stru
 			series_rows(chart, i, (int)policy, &scale, lines, crosses);
 		figure_text(f, (places[i].left + places[i].right) / 2, places[i].top + TITLE_HEIGHT / 2, TEXT_CENTRE, TEXT_SIZE, 0, title);
 		if (chart->n_oom_lines) {
-			double band_height = chart->n_oom_lines * OOM_PITCH + 2 * OOM_EDGE;
-
-			figure_box(f, places[i].left, places[i].bottom, width, band_height, 0xF0F0F0);
-			figure_text(f, places[i].left - 5, places[i].bottom + band_height / 2, TEXT_RIGHT, TICK_SIZE, 0, "OOM");
+			figure_box(f, places[i].left, places[i].bottom, width, chart->band, 0xF0F0F0);
+			figure_text(f, places[i].left - 5, places[i].bottom + chart->band / 2, TEXT_RIGHT, TICK_SIZE, 0, "OOM");
 		}
 	}
 	figure_array(f, "x_from", x_from, n);
@@ -379,8 +382,9 @@ static void series_write(const struct chart *chart, struct figure *f)
 static bool chart_draw(const struct chart *chart, const char *out, GError **error)
 {
 	int n = (int)chart->panels->len, columns = n == 4 ? 2 : MIN(n, PANEL_COLUMNS), rows = (n + columns - 1) / columns;
-	double width = FIGURE_WIDTH - 2 * FIGURE_MARGIN, plot_width = (width - AXIS_LEFT - (columns - 1) * COLUMN_GAP) / columns;
-	double plot_height = PANEL_HEIGHT + (chart->n_oom_lines ? chart->n_oom_lines * OOM_PITCH + 2 * OOM_EDGE : 0), key;
+	double whole = n > 1 ? FIGURE_WIDTH : LONE_WIDTH, width = whole - 2 * FIGURE_MARGIN,
+	       plot_width = (width - AXIS_LEFT - (columns - 1) * COLUMN_GAP) / columns;
+	double plot_height = PANEL_HEIGHT + chart->band, key;
 	g_autofree struct panel_place *places = g_new(struct panel_place, n);
 	g_autoptr(legend) legend = legend_new();
 	g_autoptr(figure) f = NULL;
@@ -390,7 +394,7 @@ static bool chart_draw(const struct chart *chart, const char *out, GError **erro
 	if (chart->n_oom_lines)
 		legend_add_cross(legend, "out of memory", PALETTE_FAINT);
 	key = FIGURE_MARGIN + legend_height(legend, width);
-	f = figure_new(FIGURE_WIDTH, key + rows * (plot_height + AXIS_BELOW + TITLE_HEIGHT));
+	f = figure_new(whole, key + rows * (plot_height + AXIS_BELOW + TITLE_HEIGHT));
 	for (int i = 0; i < n; i++) {
 		places[i].left = FIGURE_MARGIN + AXIS_LEFT + i % columns * (plot_width + COLUMN_GAP);
 		places[i].right = places[i].left + plot_width;

@@ -16,8 +16,9 @@
 #define HAIR 0.4 /* points */
 #define HAIR_COLOURS 8
 #define BOX_GAP 0.5
-#define BAND 0xF4F4F4
 #define LABEL_PADDING 2.0
+#define TEXT_TINY 5.5 /* for many experts; of timeline.gp */
+#define TINY_PADDING 0.8
 #define PITCH_MOST 16.0
 #define PITCH_LEAST 9.0
 #define ROWS_HEIGHT 420.0
@@ -49,7 +50,7 @@ struct drawing {
 	GArray *rows; /* struct row */
 	double *y;    /* middle of each row */
 	double pitch, label_width;
-	GString *boxes, *texts; /* data rows, panel after panel */
+	GString *boxes, *texts, *small_texts; /* data rows, panel after panel */
 	struct panel panel[2];
 	int n_panels;
 	struct palette_use use;
@@ -125,17 +126,19 @@ static void append_label(struct drawing *d, struct panel *p, guint row, const st
 	double room = (double)(to - from) * p->points_per_ns - BOX_GAP;
 	bool elsewhere = span->layer != p->window.layer && span->kind != STAGE_EMBED && span->kind != STAGE_HEAD;
 	g_autofree char *kind = palette_kind_label(span->kind), *text = NULL;
+	GString *rows;
 
 	if (span->expert >= 0)
 		text = elsewhere ? g_strdup_printf("%d/%d", span->layer, span->expert) : g_strdup_printf("%d", span->expert);
 	else
 		text = elsewhere ? g_strdup_printf("%s %d", kind, span->layer) : g_strdup(kind);
-	if (text_width(text, TEXT_SMALL) + LABEL_PADDING > room)
+	if (text_width(text, TEXT_TINY) + TINY_PADDING > room)
 		return;
+	rows = text_width(text, TEXT_SMALL) + LABEL_PADDING > room ? d->small_texts : d->texts;
 	d->names_layers |= elsewhere && span->expert >= 0;
-	g_string_append_printf(d->texts, "%.7f\t%.3f\t", (ms(from) + ms(to)) / 2, d->y[row]);
-	text_field(d->texts, text);
-	g_string_append_printf(d->texts, "\t%u\n", palette_ink(palette_stage(span->kind, span->pass)));
+	g_string_append_printf(rows, "%.7f\t%.3f\t", (ms(from) + ms(to)) / 2, d->y[row]);
+	text_field(rows, text);
+	g_string_append_printf(rows, "\t%u\n", palette_ink(palette_stage(span->kind, span->pass)));
 }
 
 static void draw_span(struct drawing *d, struct panel *p, guint row, const struct span *span, nsec_t start, nsec_t end)
@@ -202,6 +205,7 @@ static void draw_rows(struct drawing *d, struct panel *p)
 	/* gnuplot refuses an index without rows: one box of no width and one empty text */
 	g_string_append_printf(d->boxes, "%.7f\t%.7f\t0\t0\t0\n\n\n", ms(p->window.from_ns), ms(p->window.from_ns));
 	g_string_append_printf(d->texts, "%.7f\t0\t\"\"\t0\n\n\n", ms(p->window.from_ns));
+	g_string_append_printf(d->small_texts, "%.7f\t0\t\"\"\t0\n\n\n", ms(p->window.from_ns));
 }
 
 /* Rows in which nothing happens are left out, except where the GPU computes: its idleness is news. */
@@ -248,19 +252,6 @@ static void scale_panels(struct drawing *d, double left)
 	}
 }
 
-/* Every other row on grey, so that the eye keeps to its row across the panel. */
-static void draw_bands(const struct drawing *d, struct figure *f, const struct panel_place *place)
-{
-	for (guint i = 0, in_group = 0; i < d->rows->len; i++, in_group++) {
-		const struct row *row = &g_array_index(d->rows, struct row, i);
-
-		if (i > 0 && (row->gpu != row[-1].gpu || row->node != row[-1].node))
-			in_group = 0;
-		if (in_group % 2 == 0)
-			figure_box(f, place->left, place->bottom + d->y[i] - d->pitch / 2, place->right - place->left, d->pitch, BAND);
-	}
-}
-
 static void place_panels(const struct drawing *d, struct figure *f, double bottom, double height)
 {
 	struct panel_place places[2];
@@ -276,7 +267,7 @@ static void place_panels(const struct drawing *d, struct figure *f, double botto
 		from[i] = ms(p->window.from_ns);
 		to[i] = ms(p->window.to_ns);
 		figure_text(f, (p->place.left + p->place.right) / 2, bottom + height + TITLE_HEIGHT / 2, TEXT_CENTRE, TEXT_SIZE, 0, title);
-		draw_bands(d, f, &places[i]);
+		rows_bands(d->rows, f, places[i].left, places[i].right, bottom, d->pitch, d->y);
 	}
 	figure_panels(f, places, d->n_panels);
 	figure_array(f, "from", from, d->n_panels);
@@ -311,11 +302,12 @@ static bool write_figure(struct drawing *d, double height, const char *out, GErr
 	bottom = FIGURE_MARGIN + NOTE_HEIGHT + legend_height(legend, width) + AXIS_HEIGHT;
 	f = figure_new(FIGURE_WIDTH, bottom + height + TITLE_HEIGHT);
 	place_panels(d, f, bottom, height);
-	rows_label(d->trace, d->rows, f, left, bottom, d->y);
+	rows_label(d->rows, f, left, bottom, d->y);
 	legend_draw(legend, f, FIGURE_MARGIN, bottom - AXIS_HEIGHT, width);
 	write_notes(d, f, FIGURE_MARGIN, FIGURE_MARGIN + NOTE_HEIGHT / 2);
 	figure_data(f, "boxes", d->boxes->str);
 	figure_data(f, "texts", d->texts->str);
+	figure_data(f, "small_texts", d->small_texts->str);
 	return figure_write(f, "timeline", out, error);
 }
 
@@ -331,7 +323,7 @@ bool plot_timeline(const struct trace *trace, const struct timeline_options *opt
 	d.rows = rows_new(trace, &options->gpus, error);
 	if (!d.rows)
 		return false;
-	d.label_width = rows_label_width(trace, d.rows);
+	d.label_width = rows_label_width(d.rows);
 	left = FIGURE_MARGIN + d.label_width;
 	if (!timeline_windows(trace, options, FIGURE_WIDTH - FIGURE_MARGIN - left - PANEL_GAP, windows, &d.n_panels, error)) {
 		g_array_unref(d.rows);
@@ -343,6 +335,7 @@ bool plot_timeline(const struct trace *trace, const struct timeline_options *opt
 	height = rows_layout(d.rows, d.pitch, GROUP_GAP, d.y);
 	d.boxes = g_string_new(NULL);
 	d.texts = g_string_new(NULL);
+	d.small_texts = g_string_new(NULL);
 	for (int i = 0; i < d.n_panels; i++)
 		d.panel[i].window = windows[i];
 	scale_panels(&d, left);
@@ -351,6 +344,7 @@ bool plot_timeline(const struct trace *trace, const struct timeline_options *opt
 	ok = write_figure(&d, height, out, error);
 	g_string_free(d.boxes, TRUE);
 	g_string_free(d.texts, TRUE);
+	g_string_free(d.small_texts, TRUE);
 	g_free(d.y);
 	g_array_unref(d.rows);
 	return ok;
