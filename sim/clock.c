@@ -13,8 +13,6 @@
 #include "model/error.h"
 #include "world.h"
 
-#include <math.h>
-
 #define FORGIVEN_NS 1e-6
 
 nsec_t sim_head_ready_ns(struct sim *sim, stream_id s)
@@ -62,8 +60,9 @@ static void set_rate(struct sim *sim, stream_id s, double rate)
 	stream->remaining -= stream->rate * (double)(sim->now_ns - stream->since_ns);
 	stream->since_ns = sim->now_ns;
 	stream->rate = rate;
-	double left = MAX(ceil(stream->remaining / rate - FORGIVEN_NS), 0);
-	events_put(sim->events, s, sim->now_ns + (nsec_t)left);
+	double left = MAX(stream->remaining / rate - FORGIVEN_NS, 0);
+	nsec_t whole = (nsec_t)left;
+	events_put(sim->events, s, sim->now_ns + whole + ((double)whole < left));
 }
 
 static void begin(struct sim *sim, stream_id s)

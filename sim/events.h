@@ -1,4 +1,4 @@
-/* What happens next: one pending instant a stream, in an indexed heap. Ties go to the lower stream, so the order never depends on history. */
+/* What happens next: one pending instant a stream. Ties go to the lower stream, so the order never depends on history. */
 #pragma once
 
 #include "model/stage.h"

@@ -2,6 +2,7 @@
  */
 #include "by_hand.h"
 #include "model/error.h"
+#include "sim/events.h"
 #include "sim/sim.h"
 
 #include <criterion/criterion.h>
@@ -80,6 +81,32 @@ static void spans(const struct bed *bed, stage_id id, nsec_t start_ns, nsec_t en
 {
 	cr_assert_eq(sim_start_ns(bed->b, id), start_ns, "stage %u starts at %ld, not %ld", id, (long)sim_start_ns(bed->b, id), (long)start_ns);
 	cr_assert_eq(sim_end_ns(bed->b, id), end_ns, "stage %u ends at %ld, not %ld", id, (long)sim_end_ns(bed->b, id), (long)end_ns);
+}
+
+Test(sim, events_come_in_order_of_time_then_stream)
+{
+	GRand *rand = g_rand_new_with_seed(7);
+	for (uint32_t n = 1; n < 70; n++) {
+		struct events *events = events_new(n);
+		nsec_t pending[70];
+		for (uint32_t s = 0; s < n; s++)
+			pending[s] = -1;
+		for (int move = 0; move < 500; move++) {
+			uint32_t put = (uint32_t)g_rand_int_range(rand, 0, (gint32)n), least = n;
+			pending[put] = g_rand_int_range(rand, 0, 50);
+			events_put(events, put, pending[put]);
+			for (uint32_t s = 0; s < n; s++)
+				if (pending[s] >= 0 && (least == n || pending[s] < pending[least]))
+					least = s;
+			cr_assert_eq(events_next_ns(events), pending[least]);
+			if (g_rand_boolean(rand))
+				continue;
+			cr_assert_eq(events_take(events), least);
+			pending[least] = -1;
+		}
+		events_free(events);
+	}
+	g_rand_free(rand);
 }
 
 Test(sim, one_expert_alone_is_the_sum_of_its_parts)
