@@ -101,6 +101,10 @@ struct schedule {
 	uint32_t group;
 	int step;
 	stage_id last;
+	/* work of the step so far, at solo speed, for its speed of light */
+	nsec_t *stream_ns;  /* (streams) */
+	nsec_t *profile_ns; /* (profiles) */
+	uint64_t *launches; /* (G) */
 };
 
 /* A stage of the schedule before it is launched; `after` adds a predecessor. */

@@ -325,8 +325,10 @@ nsec_t cost_all_to_all(const struct cost *c, const struct exchange *x, int algor
 	if (nodes == 1)
 		return whole(ns + intra);
 	double inter = (double)x->inter_bytes / m->nic_gbps, message_ns = m->nic_latency_us * 1e3;
+	if (algorithm == ALL_TO_ALL_AUTO)
+		return MIN(cost_all_to_all(c, x, ALL_TO_ALL_LINEAR), cost_all_to_all(c, x, ALL_TO_ALL_HIERARCHICAL));
 	/* a GPU keeps about eight messages in flight (NCCL's channels of send and receive) */
-	if (algorithm != ALL_TO_ALL_HIERARCHICAL)
+	if (algorithm == ALL_TO_ALL_LINEAR)
 		return whole(ns + fmax(intra, inter + message_ns * ceil((nodes - 1) * local / 8.0)));
 	double own = (double)x->inter_bytes / local;
 	double gather = own * (local - 1) / local / machine_collective_gbps(m) + 4 * own / c->hbm;

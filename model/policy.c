@@ -31,9 +31,8 @@ static const char *const compute_words[] = {[EXPERTS_SEQUENTIAL] = "sequential",
 static const char *const scope_words[] = {[UPLOAD_LAYER] = "layer", [UPLOAD_NEXT_LAYER] = "next-layer", NULL};
 static const char *const optimizer_words[] = {
     [OPTIMIZER_GPU] = "gpu", [OPTIMIZER_CPU_STEP] = "cpu-step", [OPTIMIZER_CPU_LAYER] = "cpu-layer", [OPTIMIZER_CPU_EXPERT] = "cpu-expert", NULL};
-static const char *const order_words[] = {[ORDER_HORIZONTAL] = "horizontal", [ORDER_VERTICAL] = "vertical", NULL};
 static const char *const all_to_all_words[] = {
-    [ALL_TO_ALL_LINEAR] = "linear", [ALL_TO_ALL_HIERARCHICAL] = "hierarchical", [ALL_TO_ALL_DROPPED] = "dropped", NULL};
+    [ALL_TO_ALL_LINEAR] = "linear", [ALL_TO_ALL_HIERARCHICAL] = "hierarchical", [ALL_TO_ALL_AUTO] = "auto", NULL};
 static const char *const checkpoint_words[] = {
     [CHECKPOINT_NONE] = "none", [CHECKPOINT_FULL] = "full", [CHECKPOINT_KEEP_COLLECTIVES] = "keep-collectives", NULL};
 static const char *const split_words[] = {[SPLIT_AUTO] = "auto", [SPLIT_DATA] = "data", [SPLIT_MODEL] = "model", NULL};
@@ -52,7 +51,6 @@ static const struct ini_key keys[] = {
     WHOLE(upload_ahead, "1", 0, 4096, "expert slots in HBM beyond the one in use"),
     KNOB(upload_scope, "layer", scope_words, "how far uploads run ahead; next-layer needs fixed or sticky placement"),
     KNOB(optimizer, "gpu", optimizer_words, "where Adam of the experts runs, and when it may start"),
-    KNOB(microbatch_order, "horizontal", order_words, "vertical: all micro-batches of a layer before the next"),
     KNOB(all_to_all, "linear", all_to_all_words, "exchange of tokens between GPUs"),
     COUNT(pipeline_degree, "1", 64, "chunks of tokens, all-to-all of one under the experts of another"),
     KNOB(checkpoint, "full", checkpoint_words, "activation checkpointing"),

@@ -12,15 +12,14 @@ enum dispatch { DISPATCH_EXACT, DISPATCH_PADDED, DISPATCH_MASK };    /* exact to
 enum expert_compute { EXPERTS_SEQUENTIAL, EXPERTS_GROUPED };
 enum upload_scope { UPLOAD_LAYER, UPLOAD_NEXT_LAYER };
 enum optimizer { OPTIMIZER_GPU, OPTIMIZER_CPU_STEP, OPTIMIZER_CPU_LAYER, OPTIMIZER_CPU_EXPERT }; /* where Adam of the experts runs, and when it may start */
-enum microbatch_order { ORDER_HORIZONTAL, ORDER_VERTICAL };
-enum all_to_all { ALL_TO_ALL_LINEAR, ALL_TO_ALL_HIERARCHICAL, ALL_TO_ALL_DROPPED };
+enum all_to_all { ALL_TO_ALL_LINEAR, ALL_TO_ALL_HIERARCHICAL, ALL_TO_ALL_AUTO }; /* auto: the faster of the two */
 enum checkpoint { CHECKPOINT_NONE, CHECKPOINT_FULL, CHECKPOINT_KEEP_COLLECTIVES };
 enum expert_split { SPLIT_AUTO, SPLIT_DATA, SPLIT_MODEL };           /* fewer experts than GPUs: replicate them (EP+DP) or cut them (EP+MP) */
 enum ssd_cache { CACHE_LRU, CACHE_LFU_DECAY, CACHE_BELADY };
 
 struct policy {
 	char *name;
-	int expert_home, placement, dispatch, expert_compute, upload_scope, optimizer, microbatch_order, all_to_all, checkpoint, expert_split, ssd_cache;
+	int expert_home, placement, dispatch, expert_compute, upload_scope, optimizer, all_to_all, checkpoint, expert_split, ssd_cache;
 	double pinned_share;      /* busiest experts of the last step kept in HBM, 0..1 */
 	double capacity_factor;   /* 0: dropless (padded: to the largest load); > 0: capacity over the mean, overflow dropped */
 	int upload_ahead;         /* expert slots in HBM beyond the one in use */

@@ -44,6 +44,9 @@ stage_id emit(struct schedule *s, struct stage *stage)
 		s->failed = true;
 		return STAGE_NONE;
 	}
+	s->stream_ns[stage->stream] += stage->cost_ns;
+	s->profile_ns[stage->profile] += stage->cost_ns;
+	s->launches[stage->rank] += stage->n_kernels;
 	return s->last = s->next++;
 }
 
@@ -269,6 +272,9 @@ bool schedule_step(struct schedule *s, struct backend *backend, GError **error)
 {
 	s->backend = backend;
 	s->error = error;
+	memset(s->stream_ns, 0, sizeof(nsec_t) * (size_t)stream_count(s->m));
+	memset(s->profile_ns, 0, sizeof(nsec_t) * (size_t)s->resources->n_profiles);
+	memset(s->launches, 0, sizeof(uint64_t) * (size_t)s->gpus);
 	for (int mb = 0; mb < s->plan.microbatches && !s->failed; mb++) {
 		begin(s, mb);
 		for (int layer = 0; layer < s->n->layers; layer++)
@@ -359,6 +365,9 @@ static void scratch_init(struct schedule *s, int all_experts)
 	s->received = g_new(uint64_t, g);
 	s->node_bytes = g_new(uint64_t, 2 * (size_t)s->nodes);
 	s->chosen = g_new(uint8_t, experts);
+	s->stream_ns = g_new0(nsec_t, stream_count(s->m));
+	s->profile_ns = g_new0(nsec_t, s->resources->n_profiles);
+	s->launches = g_new0(uint64_t, g);
 	s->late = g_array_new(FALSE, FALSE, sizeof(struct late));
 	s->evicted = g_new(int, 2 * (size_t)all_experts + 1);
 	s->layer_of_block = g_new(int, (size_t)all_experts + 1);
@@ -437,7 +446,7 @@ void schedule_free(struct schedule *s)
 	for (int node = 0; s->cache && node < s->nodes; node++)
 		cache_free(s->cache[node]);
 	void *scratch[] = {s->moe, s->gpu, s->node_of, s->cache, s->dispatched, s->returned, s->reduced, s->round, s->adam_last, s->work, s->place_of, s->cursor, s->loads, s->totals,
-	                   s->place, s->last_place, s->time_ns, s->load_ns, s->received, s->node_bytes, s->chosen, s->evicted, s->layer_of_block};
+	                   s->place, s->last_place, s->time_ns, s->load_ns, s->received, s->node_bytes, s->chosen, s->evicted, s->layer_of_block, s->stream_ns, s->profile_ns, s->launches};
 	for (size_t i = 0; i < G_N_ELEMENTS(scratch); i++)
 		g_free(scratch[i]);
 	g_array_free(s->late, TRUE);
@@ -464,4 +473,27 @@ int schedule_expert_home(const struct schedule *s)
 int schedule_microbatches(const struct schedule *s)
 {
 	return s->plan.microbatches;
+}
+
+nsec_t schedule_launch_ns(const struct schedule *s)
+{
+	uint64_t most = 0;
+	for (int g = 0; g < s->gpus; g++)
+		most = MAX(most, s->launches[g]);
+	return (nsec_t)((double)most * s->m->launch_us * 1e3);
+}
+
+nsec_t schedule_light_ns(const struct schedule *s)
+{
+	const struct resources *r = s->resources;
+	g_autofree double *used = g_new0(double, r->n_resources);
+	nsec_t most = 0;
+	for (int i = 0; i < stream_count(s->m); i++)
+		most = MAX(most, s->stream_ns[i]);
+	for (int i = 0; i < r->n_profiles; i++)
+		for (int d = 0; d < r->profile[i].n_demands; d++)
+			used[r->profile[i].demand[d].resource] += r->profile[i].demand[d].amount * (double)s->profile_ns[i];
+	for (int i = 0; i < r->n_resources; i++)
+		most = MAX(most, (nsec_t)(used[i] / r->capacity[i]));
+	return most;
 }

@@ -27,3 +27,8 @@ const struct memory *schedule_memory(const struct schedule *schedule);
 const struct resources *schedule_resources(const struct schedule *schedule);
 int schedule_expert_home(const struct schedule *schedule); /* enum expert_home, never auto */
 int schedule_microbatches(const struct schedule *schedule);
+
+/* The last step built: the longest its launches keep one host thread; and its speed of light, the most of each stream's work at solo speed and each
+ * resource's bytes over its capacity. No step on any backend with these costs is shorter. */
+nsec_t schedule_launch_ns(const struct schedule *schedule);
+nsec_t schedule_light_ns(const struct schedule *schedule);
