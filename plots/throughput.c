@@ -44,6 +44,7 @@ struct chart {
 	bool over_gpus;
 	double unit;                /* tokens/s in one step of the vertical axis' numbers */
 	int *oom_line, n_oom_lines; /* the band's line of each policy, -1: none */
+	double oom_pitch, band;     /* points: from line to line, and the band's height */
 };
 
 /* One row of a file, as far as it is understood. */
