@@ -3,12 +3,17 @@
 
 #include "trace.h"
 
+#include <gio/gio.h>
 #include <stdbool.h>
 
-/* Writes all files of a trace, each to a temporary name renamed at the end; ".gz" appended to the names and content when `gzip`.
- * `prefix` may hold folders, which must exist. */
+/* Writes all files of a trace, each to a temporary name, renamed when all are complete; ".gz" appended to the names and content when `gzip`.
+ * `prefix` may hold folders, which must exist. Spans are in the order of their ids, lie in the trace's GPUs, and predecessors have smaller ids.
+ * Same trace, same bytes. */
 bool kineto_write(const struct trace *trace, const char *prefix, bool gzip, GError **error) G_GNUC_WARN_UNUSED_RESULT;
 
-/* Reads files written by kineto_write back into one trace: `paths` are files, or one prefix or folder for all of them. Files of PyTorch's own
- * profiler are read as far as they go: GPU events and streams, without predecessors or description. */
+/* Reads files written by kineto_write back into one trace: `paths` (at least one, NULL-terminated) are files, or a prefix or folder for all of them.
+ * What is written comes back exactly. Files of PyTorch's own profiler are read as far as they go: GPU events and streams, without predecessors or
+ * description. ESMOE_ERROR_INPUT names the file and the byte. NULL on error; owned by the caller. */
 struct trace *kineto_read(const char *const *paths, GError **error) G_GNUC_WARN_UNUSED_RESULT;
+/* One file's content from a stream, plain or gzip; `name` is for errors. */
+struct trace *kineto_read_stream(const char *name, GInputStream *in, GError **error) G_GNUC_WARN_UNUSED_RESULT;

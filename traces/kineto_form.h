@@ -9,3 +9,8 @@ enum { KINETO_LAUNCH_TID = 1, KINETO_STEP_TID = 2 };
 #define KINETO_STEP_NAME "ProfilerStep#"
 #define KINETO_UPLOAD_NAME "Memcpy HtoD (Pinned -> Device)"
 #define KINETO_DOWNLOAD_NAME "Memcpy DtoH (Device -> Pinned)"
+
+/* No run lasts eleven days; the limit keeps every sum and difference of times far from overflow. A foreign file's clock may count from 1970, and its
+ * base is added. */
+#define KINETO_MOST_NS INT64_C(1000000000000000)
+#define KINETO_MOST_FOREIGN_NS (INT64_MAX / 4)

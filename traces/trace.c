@@ -12,10 +12,18 @@ static const char *const stream_kinds[STREAM_KINDS] = {
     [GPU_STREAMS + STREAM_SSD_WRITE] = "ssd write",
 };
 
-static void counter_free(gpointer data)
+struct counter *counter_new(const char *name, int gpu, int node)
 {
-	struct counter *counter = data;
+	struct counter *counter = g_new(struct counter, 1);
 
+	*counter = (struct counter){g_strdup(name), gpu, node, g_array_new(FALSE, FALSE, sizeof(struct sample))};
+	return counter;
+}
+
+void counter_free(struct counter *counter)
+{
+	if (!counter)
+		return;
 	g_free(counter->name);
 	g_array_unref(counter->samples);
 	g_free(counter);
@@ -27,7 +35,7 @@ struct trace *trace_new(void)
 
 	trace->spans = g_array_new(FALSE, FALSE, sizeof(struct span));
 	trace->step_end_ns = g_array_new(FALSE, FALSE, sizeof(nsec_t));
-	trace->counters = g_ptr_array_new_with_free_func(counter_free);
+	trace->counters = g_ptr_array_new_with_free_func((GDestroyNotify)counter_free);
 	return trace;
 }
 

@@ -35,6 +35,10 @@ struct counter {
 	GArray *samples; /* struct sample, ascending */
 };
 
+/* Without samples. `name` is copied. */
+struct counter *counter_new(const char *name, int gpu, int node);
+void counter_free(struct counter *counter);
+
 struct trace {
 	int gpus, gpus_per_node;
 	char *gpu_name;
