@@ -14,13 +14,13 @@ struct cache *cache_new(int rule, int blocks, uint64_t room_bytes);
 void cache_free(struct cache *cache);
 AUTOPTR(cache)
 
-/* For Belady, ignored by the others: the ids in the order they will be asked for from now on, over and over. Copied. What is held stays and is weighed anew. Touches in a slightly
- * other order are fine: the k-th touch of a block takes its k-th place. */
+/* For Belady, ignored by the others: the ids in the order they will be asked for from now on, over and over. Copied. What is held stays and is
+ * weighed anew. Touches in a slightly other order are fine: the k-th touch of a block takes its k-th place. */
 void cache_future(struct cache *cache, const int *ids, int n);
 
 bool cache_holds(const struct cache *cache, int id);
 
-/* Touches block `id` of `bytes`, always the same for one id: true if it was there. Otherwise brings it in and fills evicted (room for `blocks`) with the ids
- * that had to leave, *n_evicted of them, in order. A block larger than the room is never kept and moves nobody. */
+/* Touches block `id` of `bytes`, always the same for one id: true if it was there. Otherwise brings it in and fills evicted (room for `blocks`) with
+ * the ids that had to leave, *n_evicted of them, in order. A block larger than the room is never kept and moves nobody. */
 bool cache_touch(struct cache *cache, int id, uint64_t bytes, int *evicted, int *n_evicted);
 uint64_t cache_used_bytes(const struct cache *cache);
