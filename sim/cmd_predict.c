@@ -78,8 +78,7 @@ static void append_table(GString *out, const struct scenario *s, const struct ro
 	g_string_append_printf(out, "%-17s %s\n", "idle experts in", homes[p->expert_home]);
 	g_string_append_printf(out, "%-17s %d a step\n", "micro-batches", p->microbatches);
 	g_string_append_printf(out, "%-17s %.2f %%\n", "dropped tokens", 100 * p->dropped_share);
-	g_string_append_printf(out, "%-17s roofline with the machine's efficiencies; DRAM contention %s\n", "costs",
-	                       measured ? "measured" : "max-min fair");
+	g_string_append_printf(out, "%-17s roofline, DRAM contention %s\n", "costs", measured ? "measured" : "max-min fair, not measured");
 	append_memory(out, &p->memory);
 }
 
