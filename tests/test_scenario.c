@@ -13,7 +13,7 @@ static struct scenario *make(const struct scenario_options *o)
 {
 	g_autoptr(GError) error = NULL;
 	struct scenario *s = scenario_new(o, &error);
-	cr_assert(s, "%s", error ? error->message : "");
+	cr_assert(s != NULL, "%s", error ? error->message : "");
 	return s;
 }
 
@@ -21,9 +21,9 @@ static void expect_error(const struct scenario_options *o, int code, const char 
 {
 	g_autoptr(GError) error = NULL;
 	g_autoptr(scenario) s = scenario_new(o, &error);
-	cr_assert_not(s);
+	cr_assert(s == NULL);
 	cr_expect(g_error_matches(error, ESMOE_ERROR, code), "code %d of: %s", error->code, error->message);
-	cr_expect(strstr(error->message, words), "no '%s' in: %s", words, error->message);
+	cr_expect(strstr(error->message, words) != NULL, "no '%s' in: %s", words, error->message);
 }
 
 Test(scenario, without_options_is_as_the_files_say)
@@ -140,7 +140,7 @@ Test(scenario, text_gives_the_same_scenario)
 	g_autoptr(scenario) s = make(&o);
 	g_autofree char *text = scenario_ini(s);
 	g_autoptr(scenario) back = scenario_from_ini(text, "run.ini", &error);
-	cr_assert(back, "%s", error ? error->message : "");
+	cr_assert(back != NULL, "%s", error ? error->message : "");
 	g_autofree char *again = scenario_ini(back);
 	cr_expect(eq(str, again, text));
 	cr_expect(eq(str, back->machine->name, "a100-40g-x4"));
@@ -163,7 +163,7 @@ Test(scenario, every_preset_comes_back_from_its_text)
 		g_autoptr(scenario) s = make(&o);
 		g_autofree char *text = scenario_ini(s);
 		g_autoptr(scenario) back = scenario_from_ini(text, "run.ini", &error);
-		cr_assert(back, "%s", error ? error->message : "");
+		cr_assert(back != NULL, "%s", error ? error->message : "");
 		g_autofree char *again = scenario_ini(back);
 		cr_expect(eq(str, again, text));
 		if (!models[i])
@@ -177,7 +177,7 @@ Test(scenario, broken_text_is_refused_with_its_file)
 	for (size_t i = 0; i < G_N_ELEMENTS(texts); i++) {
 		g_autoptr(GError) error = NULL;
 		g_autoptr(scenario) s = scenario_from_ini(texts[i], "trace.rank0.json", &error);
-		cr_assert_not(s);
+		cr_assert(s == NULL);
 		cr_expect(g_str_has_prefix(error->message, "trace.rank0.json: "), "%s", error->message);
 		cr_expect(g_error_matches(error, ESMOE_ERROR, ESMOE_ERROR_INPUT));
 	}
