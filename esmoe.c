@@ -22,6 +22,9 @@ static const struct command commands[] = {
     {"machines", cmd_machines, "list the machines that can be named with -M"},
     {"policies", cmd_policies, "list the training systems that can be named with -p"},
     {"show", cmd_show, "print a network, machine or policy as an .ini to edit"},
+    {"predict", cmd_predict, "one configuration: tokens/s, what bounds it, memory"},
+    {"compare", cmd_compare, "several policies side by side"},
+    {"sweep", cmd_sweep, "a what-if grid over GPUs and experts, to a CSV"},
 };
 
 /* fprintf errors are sticky in the stream, so one look at the very end sees a full disk, also after GOption has printed a --help and called exit. */
