@@ -135,7 +135,10 @@ void figure_marker(struct figure *f, double x, double y, double width, int marke
 	position(f->placed, f, x - width / 2, y);
 	g_string_append(f->placed, " to ");
 	position(f->placed, f, x + width / 2, y);
-	g_string_append_printf(f->placed, " nohead lw 1.6 lc rgb '#%06X'\nset label %d '' at ", rgb, f->n_placed);
+	g_string_append_printf(f->placed, " nohead lw 1.6 lc rgb '#%06X'\n", rgb);
+	if (marker == FIGURE_NO_POINT)
+		return;
+	g_string_append_printf(f->placed, "set label %d '' at ", f->n_placed);
 	position(f->placed, f, x, y);
 	g_string_append_printf(f->placed, " point pt %d ps 0.6 lc rgb '#%06X'\n", marker, rgb);
 }

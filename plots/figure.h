@@ -26,6 +26,7 @@ AUTOPTR(figure)
 void figure_text(struct figure *f, double x, double y, enum text_align align, double size, uint32_t rgb, const char *text);
 void figure_box(struct figure *f, double x, double y, double width, double height, uint32_t rgb);
 #define FIGURE_CROSS 2 /* gnuplot's point type */
+#define FIGURE_NO_POINT (-1)
 /* A point of gnuplot's type `marker` on a line of that width around (x, y), as in a legend. */
 void figure_marker(struct figure *f, double x, double y, double width, int marker, uint32_t rgb);
 

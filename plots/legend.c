@@ -65,6 +65,13 @@ void legend_add_cross(struct legend *legend, const char *name, uint32_t rgb)
 	g_array_append_val(legend->entries, entry);
 }
 
+void legend_add_line(struct legend *legend, const char *name, uint32_t rgb)
+{
+	struct entry entry = {.name = g_strdup(name), .n = 1, .marker = FIGURE_NO_POINT, .rgb = {rgb}};
+
+	g_array_append_val(legend->entries, entry);
+}
+
 static double swatches_width(const struct entry *entry)
 {
 	return entry->marker ? MARKER_WIDTH : entry->n * (SWATCH + SWATCH_GAP) - SWATCH_GAP;

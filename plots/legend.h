@@ -19,6 +19,9 @@ void legend_add_marker(struct legend *legend, const char *name, int marker, uint
 /* An entry with FIGURE_CROSS alone. */
 void legend_add_cross(struct legend *legend, const char *name, uint32_t rgb);
 
+/* An entry with a line alone. */
+void legend_add_line(struct legend *legend, const char *name, uint32_t rgb);
+
 /* Points it takes when its rows are `width` wide. */
 double legend_height(const struct legend *legend, double width);
 /* Draws it from x on, its upper edge at `top`. */

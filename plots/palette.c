@@ -72,9 +72,14 @@ uint32_t palette_shade(uint32_t rgb, double share)
 	return out;
 }
 
+uint32_t palette_family_rgb(int family, int pass)
+{
+	return palette_shade(family_rgb[family], pass_shade[pass]);
+}
+
 uint32_t palette_stage(int kind, int pass)
 {
-	return palette_shade(family_rgb[family_of_kind[kind]], pass_shade[pass]);
+	return palette_family_rgb(family_of_kind[kind], pass);
 }
 
 uint32_t palette_ink(uint32_t rgb)
@@ -128,7 +133,7 @@ static void family_entry(const struct palette_use *use, int family, struct legen
 	}
 	for (int pass = 0; pass < N_STAGE_PASSES; pass++)
 		if (pass_used[pass])
-			rgb[n++] = palette_shade(family_rgb[family], pass_shade[pass]);
+			rgb[n++] = palette_family_rgb(family, pass);
 	if (n)
 		legend_add(legend, name->str, rgb, n);
 }

@@ -15,6 +15,7 @@
 uint32_t palette_stage(int kind, int pass);
 /* Kinds with the same family have the same colour. */
 int palette_family(int kind);
+uint32_t palette_family_rgb(int family, int pass);
 /* Black or white, whichever is read better on it. */
 uint32_t palette_ink(uint32_t rgb);
 /* `share` of white, or of black when negative, mixed in. */

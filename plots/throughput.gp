@@ -10,8 +10,8 @@ do for [p=1:panels] {
 	set yrange [-band[p]:y_to[p]]
 	eval 'set xtics ('.ticks[p].')'
 	eval sprintf('set ytics 0,%.8g', y_step[p])
-	set grid ytics linewidth 0.5 linecolor rgb '#DDDDDD'
-	set xzeroaxis linewidth 0.7 linecolor rgb '#444444'
+	set grid ytics linewidth 0.5 linecolor rgb '#CCCCCC' dashtype solid
+	set xzeroaxis linewidth 0.7 linecolor rgb '#444444' dashtype solid
 	if ((p - 1) % columns == 0) { set ylabel y_label offset 1,0 } else { unset ylabel }
 	if (p + columns > panels) { set xlabel x_label offset 0,0.4 } else { unset xlabel }
 	plot for [s=1:series] $lines index (p-1)*series+s-1 using 1:2 linecolor rgb colour[s] linewidth 1.6 pointtype marker[s] pointsize 0.7, \

@@ -17,8 +17,8 @@
 #define HAIR_COLOURS 8
 #define BOX_GAP 0.5
 #define LABEL_PADDING 2.0
-#define TEXT_TINY 5.5 /* for many experts; of timeline.gp */
-#define TINY_PADDING 0.8
+#define TEXT_TINY 5.0 /* for many experts; of timeline.gp */
+#define TINY_PADDING 0.5
 #define PITCH_MOST 16.0
 #define PITCH_LEAST 9.0
 #define ROWS_HEIGHT 420.0

@@ -12,7 +12,7 @@ do for [p=1:panels] {
 	set xrange [from[p]:to[p]]
 	plot $boxes index p-1 using (($1+$2)/2):(($3+$4)/2):1:2:3:4:5 with boxxyerror fill solid noborder linecolor rgb variable, \
 	     $texts index p-1 using 1:2:3:4 with labels font ',7.5' center textcolor rgb variable, \
-	     $small_texts index p-1 using 1:2:3:4 with labels font ',5.5' center textcolor rgb variable
+	     $small_texts index p-1 using 1:2:3:4 with labels font ',5' center textcolor rgb variable
 	unset label
 	unset object
 	unset arrow
