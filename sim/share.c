@@ -97,6 +97,7 @@ static void ask_init(struct ask *ask, const struct share *share, const struct re
 		ask->solo = contention_rates(share->contention, ask->threads, 0, 0).adam;
 	for (int i = 0; i < profile->n_demands; i++) {
 		uint32_t pool = profile->demand[i].resource;
+		g_assert(r->capacity[pool] > 0);
 		double part = profile->demand[i].amount / r->capacity[pool];
 		bool dram = pool >= first_node_resource && (pool - first_node_resource) % NODE_RESOURCES == RES_DRAM;
 		if (part <= 0 || (by_table && dram))

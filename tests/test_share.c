@@ -52,25 +52,30 @@ static struct machine measured_machine(int gpus)
 	return m;
 }
 
-/* GB/s of Adam, one upload and one download while `up` GPUs upload, `down` GPUs download and Adam runs on `n` threads that alone take `alone` GB/s.
- */
-static void run_mix(const struct machine *m, int n, double alone, int up, int down, double rate[3])
+/* GB/s of Adam, one upload and one download while `up` GPUs upload, `down` GPUs download and Adam runs, or not. */
+static void run_on(const struct machine *m, const struct resources *r, bool adam_runs, int up, int down, double rate[3])
 {
-	struct resources *r = resources_by_hand(m, n, alone);
 	struct share *share = share_new(m, r);
 	uint32_t changed, adam_flow = 100;
-	if (n)
+	if (adam_runs)
 		share_start(share, adam_flow, profile_of_node(m, 0, PROFILE_ADAM));
 	for (int gpu = 0; gpu < up; gpu++)
 		share_start(share, (uint32_t)gpu, profile_of_gpu(gpu, PROFILE_UP));
 	for (int gpu = 0; gpu < down; gpu++)
 		share_start(share, 50 + (uint32_t)gpu, profile_of_gpu(gpu, PROFILE_DOWN));
 	share_settle(share, &changed);
-	cr_assert_eq(changed, (uint32_t)((n > 0) + up + down));
-	rate[0] = n ? share_rate(share, adam_flow) * alone : 0;
+	cr_assert_eq(changed, (uint32_t)(adam_runs + up + down));
+	rate[0] = adam_runs ? share_rate(share, adam_flow) * r->profile[profile_of_node(m, 0, PROFILE_ADAM)].dram : 0;
 	rate[1] = up ? share_rate(share, 0) * m->h2d_gbps : 0;
 	rate[2] = down ? share_rate(share, 50) * m->d2h_gbps : 0;
 	share_free(share);
+}
+
+/* With resources by hand, and Adam on `n` threads that alone take `alone` GB/s. */
+static void run_mix(const struct machine *m, int n, double alone, int up, int down, double rate[3])
+{
+	struct resources *r = resources_by_hand(m, n, alone);
+	run_on(m, r, n > 0, up, down, rate);
 	resources_by_hand_free(r);
 }
 
@@ -79,25 +84,46 @@ static void near(double got, double want, int row, const char *what)
 	cr_assert(fabs(got - want) <= 0.1 * want, "%s at %g threads: %.1f GB/s, measured %.1f", what, threads[row], got, want);
 }
 
+static const struct {
+	int up, down;
+	const double *adam, *each_up, *each_down;
+} mixes[] = {{0, 0, adam, NULL, NULL},    {1, 0, adam_u, u_u, NULL},   {0, 1, adam_d, NULL, d_d},        {1, 1, adam_ud, u_ud, d_ud},
+             {2, 0, adam_uu, u_uu, NULL}, {0, 2, adam_dd, NULL, d_dd}, {2, 2, adam_uudd, u_uudd, d_uudd}};
+
+static void check_mix(size_t mix, int row, const double rate[3])
+{
+	if (row)
+		near(rate[0], mixes[mix].adam[row], row, "Adam");
+	if (mixes[mix].up)
+		near(rate[1], mixes[mix].each_up[row], row, "upload");
+	if (mixes[mix].down)
+		near(rate[2], mixes[mix].each_down[row], row, "download");
+}
+
 Test(share, every_measured_mix_is_reproduced_within_10_percent)
 {
 	struct machine m = measured_machine(2);
-	const struct {
-		int up, down;
-		const double *adam, *each_up, *each_down;
-	} mixes[] = {{0, 0, adam, NULL, NULL},    {1, 0, adam_u, u_u, NULL},   {0, 1, adam_d, NULL, d_d},        {1, 1, adam_ud, u_ud, d_ud},
-	             {2, 0, adam_uu, u_uu, NULL}, {0, 2, adam_dd, NULL, d_dd}, {2, 2, adam_uudd, u_uudd, d_uudd}};
 	for (size_t i = 0; i < G_N_ELEMENTS(mixes); i++)
 		for (int row = 0; row < 9; row++) {
 			double rate[3];
 			run_mix(&m, (int)threads[row], adam[row], mixes[i].up, mixes[i].down, rate);
-			if (row)
-				near(rate[0], mixes[i].adam[row], row, "Adam");
-			if (mixes[i].up)
-				near(rate[1], mixes[i].each_up[row], row, "upload");
-			if (mixes[i].down)
-				near(rate[2], mixes[i].each_down[row], row, "download");
+			check_mix(i, row, rate);
 		}
+}
+
+Test(share, the_preset_of_two_h200_reproduces_every_measured_mix_within_10_percent)
+{
+	g_autoptr(GError) error = NULL;
+	g_autoptr(machine) m = machine_load("h200-x2", NULL, &error);
+	cr_assert(m, "%s", error ? error->message : "");
+	for (int row = 0; row < 9; row++) {
+		g_autoptr(resources) r = resources_new(m, (int)MAX(threads[row], 1));
+		for (size_t i = 0; i < G_N_ELEMENTS(mixes); i++) {
+			double rate[3];
+			run_on(m, r, row > 0, mixes[i].up, mixes[i].down, rate);
+			check_mix(i, row, rate);
+		}
+	}
 }
 
 Test(share, measured_rule_never_speeds_anyone_up_and_never_passes_the_measured_traffic)

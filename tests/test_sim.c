@@ -1,6 +1,7 @@
 /* The simulator: the backend's promises, times to the nanosecond where they follow by hand, and two naive simulators that know nothing of its tricks.
  */
 #include "by_hand.h"
+#include "contract.h"
 #include "model/error.h"
 #include "sim/events.h"
 #include "sim/sim.h"
@@ -81,6 +82,22 @@ static void spans(const struct bed *bed, stage_id id, nsec_t start_ns, nsec_t en
 {
 	cr_assert_eq(sim_start_ns(bed->b, id), start_ns, "stage %u starts at %ld, not %ld", id, (long)sim_start_ns(bed->b, id), (long)start_ns);
 	cr_assert_eq(sim_end_ns(bed->b, id), end_ns, "stage %u ends at %ld, not %ld", id, (long)sim_end_ns(bed->b, id), (long)end_ns);
+}
+
+static struct backend *sim_make(const struct ground *ground)
+{
+	return sim_new(&ground->machine, ground->resources, ground->routing, &(struct sim_options){0});
+}
+
+static void sim_times(struct backend *b, stage_id id, nsec_t *start_ns, nsec_t *end_ns)
+{
+	*start_ns = sim_start_ns(b, id);
+	*end_ns = sim_end_ns(b, id);
+}
+
+Test(sim, keeps_the_contract)
+{
+	contract_check(&(struct world){"sim", sim_make, sim_times});
 }
 
 Test(sim, events_come_in_order_of_time_then_stream)
