@@ -3,7 +3,6 @@
 #include "sim/share.h"
 
 #include <criterion/criterion.h>
-#include <criterion/new/assert.h>
 #include <math.h>
 
 static struct ini_doubles column(const double *v)

@@ -7,7 +7,6 @@
 #include "sim/sim.h"
 
 #include <criterion/criterion.h>
-#include <criterion/new/assert.h>
 #include <math.h>
 
 static const struct sim_options bare = {.no_launch = true, .no_sync = true, .no_event = true};
