@@ -68,7 +68,7 @@ static void append_table(GString *out, const struct scenario *s, const struct ro
 	const struct prediction *p = &row->prediction;
 	bool measured = s->machine->contention == CONTENTION_MEASURED;
 	g_string_append_printf(out, "%s trains %s on %s\n", row->policy, row->model, row->machine);
-	g_string_append_printf(out, "GPUs: %d, experts: %d, %d sequences of %d tokens a GPU and step, routing: %s\n\n", row->gpus, row->experts,
+	g_string_append_printf(out, "%d GPUs, %d experts a layer, %d sequences of %d tokens a GPU, routing %s\n\n", row->gpus, row->experts,
 	                       s->sequences, s->seq_len, s->routing_spec);
 	g_string_append_printf(out, "%-17s %.0f tokens/s, %.2f ms a step\n", "speed", p->tokens_per_s, p->step_ms);
 	g_string_append_printf(out, "%-17s %.2f ms a step: %.0f %% of it reached\n", "speed of light", p->speed_of_light_ms,

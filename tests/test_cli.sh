@@ -70,9 +70,9 @@ for info in info critical-path; do
 done
 
 # does not fit: tier, need, room
-expect 4 predict -m gpt-moe-l -M a100-40g-x4 -p tutel --experts 64
-says GiB
-absent .json
+expect 4 predict -m gpt-moe-l -M a100-40g-x4 -p tutel --experts 64 --trace none --memory none.csv
+says HBM GiB 'at most'
+absent none
 
 # compare
 expect 0 compare $small -p es-moe,tutel
