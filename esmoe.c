@@ -25,6 +25,7 @@ static const struct command commands[] = {
     {"predict", cmd_predict, "one configuration: tokens/s, what bounds it, memory"},
     {"compare", cmd_compare, "several policies side by side"},
     {"sweep", cmd_sweep, "a what-if grid over GPUs and experts, to a CSV"},
+    {"plot", cmd_plot, "timeline, throughput, breakdown and memory figures"},
 };
 
 /* fprintf errors are sticky in the stream, so one look at the very end sees a full disk, also after GOption has printed a --help and called exit. */

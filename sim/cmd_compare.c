@@ -24,6 +24,7 @@ static bool parse(struct options *o, int argc, char **argv, GError **error)
 {
 	const GOptionEntry entries[] = {
 	    {"format", 0, 0, G_OPTION_ARG_STRING, &o->format, "table, csv or json", "WORD"},
+	    {"plot", 0, 0, G_OPTION_ARG_FILENAME, &o->plot, "draw the throughput, .png, .svg or .pdf", "FILE"},
 	    {NULL},
 	};
 	g_autoptr(GOptionContext) context = g_option_context_new(NULL);
@@ -102,5 +103,5 @@ bool cmd_compare(int argc, char **argv, GError **error)
 	fputs(text, stdout);
 	if (format == FORMAT_TABLE)
 		print_reasons(rows, (int)rows->len == grid_policies(grid));
-	return true;
+	return !o.plot || figure_throughput_text(csv, o.plot, error);
 }

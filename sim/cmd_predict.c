@@ -31,6 +31,7 @@ static bool parse(struct options *o, int argc, char **argv, GError **error)
 	const GOptionEntry entries[] = {
 	    {"format", 0, 0, G_OPTION_ARG_STRING, &o->format, "table, csv or json", "WORD"},
 	    {"trace", 0, 0, G_OPTION_ARG_FILENAME, &o->trace, "write the last step as PREFIX.rank<N>.json and PREFIX.host.json", "PREFIX"},
+	    {"plot", 0, 0, G_OPTION_ARG_FILENAME, &o->plot, "draw the last step's timeline, .png, .svg or .pdf", "FILE"},
 	    {"memory", 0, 0, G_OPTION_ARG_FILENAME, &o->memory, "write the bytes of each tier and class as CSV", "FILE"},
 	    {NULL},
 	};
@@ -91,7 +92,8 @@ static bool write_files(const struct options *o, const struct row *row, const st
 {
 	g_autoptr(GString) memory = g_string_new(NULL);
 	report_memory_csv(memory, &row->prediction.memory);
-	return (!o->memory || write_file(o->memory, memory->str, error)) && (!o->trace || kineto_write(trace, o->trace, false, error));
+	return (!o->memory || write_file(o->memory, memory->str, error)) && (!o->trace || kineto_write(trace, o->trace, false, error)) &&
+	       (!o->plot || figure_timeline(trace, o->plot, error));
 }
 
 static void print(enum format format, const struct scenario *s, const struct row *row)

@@ -49,6 +49,7 @@ static bool parse(struct options *o, int argc, char **argv, GError **error)
 {
 	const GOptionEntry entries[] = {
 	    {"output", 'o', 0, G_OPTION_ARG_FILENAME, &o->out, "the CSV; one that is there is continued", "FILE"},
+	    {"plot", 0, 0, G_OPTION_ARG_FILENAME, &o->plot, "draw the throughput, .png, .svg or .pdf", "FILE"},
 	    {NULL},
 	};
 	g_autoptr(GOptionContext) context = g_option_context_new(NULL);
@@ -190,5 +191,5 @@ bool cmd_sweep(int argc, char **argv, GError **error)
 	if (table.regular && fsync(table.fd) != 0)
 		return fail(&table, "cannot be written", error);
 	print_summary(&table, resumed);
-	return true;
+	return !o.plot || figure_throughput(o.out, o.plot, error);
 }
