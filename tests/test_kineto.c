@@ -275,7 +275,7 @@ Test(kineto, what_is_no_trace_is_refused)
 	    {"", "byte 0"},
 	    {"\x7f"
 	     "ELF\x02\x01",
-	     "byte 0"},
+	     "byte 1"},
 	    {"{}", "no \"traceEvents\""},
 	    {"[1, 2]", "no \"traceEvents\""},
 	    {"{\"traceEvents\": {}}", "no \"traceEvents\""},
