@@ -348,6 +348,7 @@ static bool read_key(const struct reader *r, const struct ini_key *k, void *out,
 	const char *override = overridden(r->overrides, k->section, k->key);
 	int line = line_of(r, k->section, k->key);
 	g_autofree char *text = NULL, *word = NULL, *expected = NULL;
+	g_autoptr(GError) escape = NULL;
 
 	if (override)
 		text = g_strdup(override);
@@ -356,15 +357,15 @@ static bool read_key(const struct reader *r, const struct ini_key *k, void *out,
 	else if (!line)
 		text = g_strdup(k->fallback);
 	else if (k->type == INI_STRING)
-		text = g_key_file_get_string(r->values, k->section, k->key, NULL);
+		text = g_key_file_get_string(r->values, k->section, k->key, &escape);
 	else
 		text = g_key_file_get_value(r->values, k->section, k->key, NULL);
-	if (text && parse(k, g_strstrip(text), out))
+	if (escape)
+		return fail(error, r->file, line, "%s.%s: unknown escape after a backslash; \\s \\n \\t \\r \\\\ are accepted", k->section, k->key);
+	if (parse(k, g_strstrip(text), out))
 		return true;
 	g_assert(override || line); /* a fallback that its own key refuses */
 	expected = accepted(k);
-	if (!text)
-		return fail(error, r->file, line, "%s.%s: unknown escape after a backslash; \\s \\n \\t \\r \\\\ are accepted", k->section, k->key);
 	word = quoted(text);
 	if (override)
 		return fail(error, NULL, 0, "--set %s.%s: %s; expected %s", k->section, k->key, word, expected);
