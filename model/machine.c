@@ -125,7 +125,7 @@ static bool check_table(const struct machine *m, const struct origin *o, GError 
 	bool measured = m->contention == CONTENTION_MEASURED;
 
 	if (measured && !rows->n)
-		return REFUSE(o, "contention", "rule", error, "'measured' needs a table; expected contention.threads and its columns, or max-min");
+		return REFUSE(o, "contention", "threads", error, "none; expected the rows of the table, or contention.rule = max-min");
 	for (int i = 0; i < rows->n; i++)
 		if (i ? rows->v[i] <= rows->v[i - 1] : rows->v[0] != 0)
 			return REFUSE(o, "contention", "threads", error, "%g in place %d; expected ascending numbers from 0", rows->v[i], i + 1);

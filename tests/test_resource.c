@@ -1,0 +1,242 @@
+/* Demands against capacities, through a naive max-min of rates: what a machine's numbers promise must come out when its stages share. */
+#include "model/resource.h"
+
+#include <criterion/criterion.h>
+#include <math.h>
+#include <string.h>
+
+#define NEAR 1e-9
+
+static struct machine *machine_of(const char *source, const char *const *overrides)
+{
+	g_autoptr(GError) error = NULL;
+	struct machine *m = machine_load(source, overrides, &error);
+
+	cr_assert_not_null(m, "%s", error ? error->message : "");
+	return m;
+}
+
+static double demand_of(const struct profile *p, uint32_t resource)
+{
+	for (int i = 0; i < p->n_demands; i++)
+		if (p->demand[i].resource == resource)
+			return p->demand[i].amount;
+	return 0;
+}
+
+/* Raises all rates together to the first saturated resource, freezes who touches it, goes on. rate (n). */
+static void max_min(const struct resources *r, const uint32_t *profile, int n, double *rate)
+{
+	bool frozen[16] = {false};
+	double level = 0;
+
+	for (int left = n; left > 0;) {
+		double room = 1 - level;
+		int at = -1;
+
+		for (int k = 0; k < r->n_resources; k++) {
+			double used = 0, growing = 0;
+
+			for (int i = 0; i < n; i++) {
+				double amount = demand_of(&r->profile[profile[i]], (uint32_t)k);
+
+				used += amount * (frozen[i] ? rate[i] : level);
+				growing += frozen[i] ? 0 : amount;
+			}
+			if (growing > 0 && (r->capacity[k] - used) / growing < room) {
+				room = (r->capacity[k] - used) / growing;
+				at = k;
+			}
+		}
+		level += room;
+		for (int i = 0; i < n; i++)
+			if (!frozen[i] && (at < 0 || demand_of(&r->profile[profile[i]], (uint32_t)at) > 0)) {
+				frozen[i] = true;
+				rate[i] = level;
+				left--;
+			}
+	}
+}
+
+Test(resource, ids_are_dense_and_names_tell_them_apart)
+{
+	/* two nodes, the second half full: 6 GPUs, 2 x 2 roots */
+	g_autoptr(machine) m = machine_of("h100-x8", (const char *const[]){"machine.gpus_per_node=4", "machine.gpus=6", NULL});
+	g_autoptr(resources) r = resources_new(m, 0);
+	g_autoptr(GHashTable) seen = g_hash_table_new_full(g_str_hash, g_str_equal, g_free, NULL);
+
+	cr_assert_eq(r->n_resources, 6 * GPU_RESOURCES + 4 * ROOT_RESOURCES + 2 * NODE_RESOURCES);
+	cr_assert_eq(r->n_profiles, 6 * GPU_PROFILES + 2 * NODE_PROFILES);
+	for (int i = 0; i < r->n_resources; i++)
+		cr_assert(g_hash_table_add(seen, resource_name(m, (uint32_t)i)));
+	cr_assert(g_hash_table_contains(seen, "pcie up of gpu 0"));
+	cr_assert(g_hash_table_contains(seen, "dram of node 1"));
+	cr_assert(g_hash_table_contains(seen, "root down 3"));
+	cr_assert_eq(r->profile[profile_of_gpu(5, PROFILE_UP)].gpu, 5);
+	cr_assert_eq(r->profile[profile_of_gpu(5, PROFILE_UP)].node, 1);
+	cr_assert_eq(r->profile[profile_of_node(m, 1, PROFILE_ADAM)].gpu, -1);
+	cr_assert_eq(r->profile[profile_of_node(m, 1, PROFILE_ADAM)].node, 1);
+}
+
+Test(resource, every_stage_of_every_preset_runs_alone_at_its_solo_speed)
+{
+	g_auto(GStrv) names = preset_names("machines");
+
+	for (int i = 0; names[i]; i++) {
+		g_autoptr(machine) m = machine_of(names[i], NULL);
+		g_autoptr(resources) r = resources_new(m, 0);
+
+		for (int p = 0; p < r->n_profiles; p++)
+			for (int d = 0; d < r->profile[p].n_demands; d++) {
+				const struct demand *demand = &r->profile[p].demand[d];
+				g_autofree char *name = resource_name(m, demand->resource);
+
+				cr_assert_leq(demand->amount, r->capacity[demand->resource] * (1 + NEAR), "%s: profile %d, %s", names[i], p, name);
+			}
+	}
+}
+
+Test(resource, copies_both_ways_share_the_duplex_rate)
+{
+	g_autoptr(machine) m = machine_of("h200-x2", NULL);
+	g_autoptr(resources) r = resources_new(m, 0);
+	const uint32_t both[] = {profile_of_gpu(1, PROFILE_UP), profile_of_gpu(1, PROFILE_DOWN)};
+	double rate[2];
+
+	max_min(r, both, 2, rate);
+	/* measured: 50.7 each of 55.3 and 55.1 */
+	cr_assert_float_eq(rate[0] * 55.3, 50.7, 0.1);
+	cr_assert_float_eq(rate[1] * 55.1, 50.7, 0.1);
+}
+
+Test(resource, gemm_under_copies_both_ways_slows_as_measured)
+{
+	const char *const presets[] = {"h200-x1", "h200-x2", "a100-40g-x4", NULL};
+
+	for (int i = 0; presets[i]; i++) {
+		g_autoptr(machine) m = machine_of(presets[i], NULL);
+		g_autoptr(resources) r = resources_new(m, 0);
+		const uint32_t three[] = {profile_of_gpu(0, PROFILE_COMPUTE), profile_of_gpu(0, PROFILE_UP), profile_of_gpu(0, PROFILE_DOWN)};
+		double rate[3];
+
+		max_min(r, three, 3, rate);
+		cr_assert_float_eq(rate[0], 1 / m->copy_gemm_slowdown, NEAR, "%s: %g", presets[i], rate[0]);
+		cr_assert_float_eq(rate[1], m->duplex_gbps / (m->h2d_gbps + m->d2h_gbps), NEAR, "the copies are not slowed");
+	}
+}
+
+Test(resource, gemm_under_copies_slows_as_asked_on_a_full_duplex_link_too)
+{
+	const char *const overrides[] = {"pcie.duplex_gbps=110.4", "gpu.copy_gemm_slowdown=1.1", NULL};
+	g_autoptr(machine) m = machine_of("h200-x2", overrides);
+	g_autoptr(resources) r = resources_new(m, 0);
+	const uint32_t three[] = {profile_of_gpu(0, PROFILE_COMPUTE), profile_of_gpu(0, PROFILE_UP), profile_of_gpu(0, PROFILE_DOWN)};
+	double rate[3];
+
+	max_min(r, three, 3, rate);
+	cr_assert_float_eq(rate[0], 1 / 1.1, NEAR);
+}
+
+Test(resource, two_uploads_of_one_root_share_it_and_others_do_not_notice)
+{
+	const char *const overrides[] = {"pcie.root_gbps=60", NULL};
+	g_autoptr(machine) m = machine_of("h100-x8", overrides); /* two GPUs a root */
+	g_autoptr(resources) r = resources_new(m, 0);
+	const uint32_t three[] = {profile_of_gpu(0, PROFILE_UP), profile_of_gpu(1, PROFILE_UP), profile_of_gpu(2, PROFILE_UP)};
+	double rate[3];
+
+	max_min(r, three, 3, rate);
+	cr_assert_float_eq(rate[0], 30 / m->h2d_gbps, NEAR);
+	cr_assert_float_eq(rate[1], 30 / m->h2d_gbps, NEAR);
+	cr_assert_float_eq(rate[2], 1, NEAR);
+}
+
+Test(resource, reads_and_writes_of_the_ssd_end_at_the_mixed_rate)
+{
+	const char *const overrides[] = {"ssd.read_gbps=7", "ssd.write_gbps=5", "ssd.mixed_gbps=6.6", NULL};
+	g_autoptr(machine) m = machine_of("a100-40g-x4", overrides);
+	g_autoptr(resources) r = resources_new(m, 0);
+	const uint32_t both[] = {profile_of_node(m, 0, PROFILE_READ), profile_of_node(m, 0, PROFILE_WRITE)};
+	double rate[2];
+
+	max_min(r, both, 2, rate);
+	cr_assert_float_eq(rate[0] * 7 + rate[1] * 5, 6.6, NEAR);
+	max_min(r, both, 1, rate);
+	cr_assert_float_eq(rate[0], 1, NEAR);
+}
+
+Test(resource, adam_asks_the_dram_for_its_traffic)
+{
+	const char *const overrides[] = {"host.adam_gparams_per_s=2", "host.adam_bytes_per_param=30", "host.adam_threads=32", NULL};
+	g_autoptr(machine) m = machine_of("a100-40g-x4", overrides);
+	g_autoptr(resources) r = resources_new(m, 0), few = resources_new(m, 8);
+	const struct profile *p = &r->profile[profile_of_node(m, 0, PROFILE_ADAM)], *q = &few->profile[profile_of_node(m, 0, PROFILE_ADAM)];
+
+	cr_assert_eq(p->flow_class, FLOW_ADAM);
+	cr_assert_eq(p->n_demands, 1);
+	cr_assert_float_eq(p->dram, 60, NEAR);
+	cr_assert_float_eq(p->demand[0].amount, 60, NEAR);
+	cr_assert_eq(p->threads, 32);
+	cr_assert_eq(q->threads, 8);
+	cr_assert_float_eq(q->dram, machine_adam_gparams_per_s(m, 8) * 30, NEAR);
+}
+
+Test(resource, copies_are_of_their_class_and_use_dram_and_hbm_once)
+{
+	g_autoptr(machine) m = machine_of("h200-x2", NULL);
+	g_autoptr(resources) r = resources_new(m, 0);
+	const struct profile *up = &r->profile[profile_of_gpu(1, PROFILE_UP)], *down = &r->profile[profile_of_gpu(1, PROFILE_DOWN)];
+
+	cr_assert_eq(up->flow_class, FLOW_UP);
+	cr_assert_eq(down->flow_class, FLOW_DOWN);
+	cr_assert_float_eq(up->dram, 55.3, NEAR);
+	cr_assert_float_eq(down->dram, 55.1, NEAR);
+	cr_assert_float_eq(demand_of(up, 1 * GPU_RESOURCES + RES_HBM), 55.3, NEAR);
+	cr_assert_float_eq(demand_of(up, 1 * GPU_RESOURCES + RES_PCIE_DOWN), 0, NEAR);
+}
+
+Test(resource, collectives_go_over_nvlink_or_through_host_memory)
+{
+	g_autoptr(machine) with = machine_of("a100-40g-x4", (const char *const[]){"nvlink.gbps=300", "nvlink.efficiency=0.75", NULL});
+	g_autoptr(machine) without = machine_of("rtx4090-x8", NULL);
+	g_autoptr(resources) over = resources_new(with, 0), through = resources_new(without, 0);
+	const struct profile *p = &over->profile[profile_of_gpu(2, PROFILE_COLLECTIVE)],
+	                     *q = &through->profile[profile_of_gpu(2, PROFILE_COLLECTIVE)];
+	double rate = fmin(fmin(without->h2d_gbps, without->d2h_gbps), without->duplex_gbps / 2);
+
+	cr_assert_float_eq(demand_of(p, 2 * GPU_RESOURCES + RES_NVLINK), 225, NEAR);
+	cr_assert_float_eq(demand_of(p, 2 * GPU_RESOURCES + RES_HBM), 450, NEAR);
+	cr_assert_float_eq(demand_of(p, 2 * GPU_RESOURCES + RES_SM), with->nccl_sm_share, NEAR);
+	cr_assert_eq(p->dram, 0);
+	cr_assert_float_eq(demand_of(q, 2 * GPU_RESOURCES + RES_PCIE_UP), rate, NEAR);
+	cr_assert_float_eq(demand_of(q, 2 * GPU_RESOURCES + RES_PCIE_DOWN), rate, NEAR);
+	cr_assert_float_eq(q->dram, 2 * rate, NEAR);
+}
+
+Test(resource, gpus_of_a_node_share_its_adapters)
+{
+	g_autoptr(machine) m = machine_of("v100-x16", NULL);
+	g_autoptr(resources) r = resources_new(m, 0);
+	uint32_t all[9];
+	double rate[9];
+
+	for (int i = 0; i < 9; i++)
+		all[i] = profile_of_gpu(i, PROFILE_INTERNODE);
+	max_min(r, all, 9, rate);
+	for (int i = 0; i < 9; i++)
+		cr_assert_float_eq(rate[i], 1, NEAR);
+	cr_assert_float_eq(demand_of(&r->profile[all[0]], (uint32_t)(r->n_resources - 2 * NODE_RESOURCES + RES_NIC)), m->nic_gbps / 8, NEAR);
+}
+
+Test(resource, what_a_machine_lacks_is_not_asked_for)
+{
+	g_autoptr(machine) m = machine_of("h200-x1", (const char *const[]){"nic.gbps=0", NULL});
+	g_autoptr(resources) r = resources_new(m, 0);
+
+	cr_assert_eq(m->ssd_gb, 0);
+	cr_assert_eq(r->profile[profile_of_node(m, 0, PROFILE_READ)].n_demands, 0);
+	cr_assert_eq(r->profile[profile_of_node(m, 0, PROFILE_WRITE)].n_demands, 0);
+	for (int p = 0; p < r->n_profiles; p++)
+		for (int d = 0; d < r->profile[p].n_demands; d++)
+			cr_assert_gt(r->capacity[r->profile[p].demand[d].resource], 0);
+}
