@@ -6,29 +6,38 @@
 #include <glib.h>
 #include <stdbool.h>
 
-enum expert_home { HOME_HBM, HOME_DRAM, HOME_SSD, HOME_AUTO };       /* where idle experts live; auto: the cheapest that fits */
+enum expert_home { HOME_HBM, HOME_DRAM, HOME_SSD, HOME_AUTO }; /* where idle experts live; auto: the cheapest that fits */
 enum placement_rule { PLACEMENT_FIXED, PLACEMENT_LPT, PLACEMENT_STICKY };
-enum dispatch { DISPATCH_EXACT, DISPATCH_PADDED, DISPATCH_MASK };    /* exact token counts; zero padding to the capacity; padding and a dense tokens x experts x capacity mask */
+enum dispatch {
+	DISPATCH_EXACT,
+	DISPATCH_PADDED,
+	DISPATCH_MASK
+}; /* exact token counts; zero padding to the capacity; padding and a dense tokens x experts x capacity mask */
 enum expert_compute { EXPERTS_SEQUENTIAL, EXPERTS_GROUPED };
 enum upload_scope { UPLOAD_LAYER, UPLOAD_NEXT_LAYER };
-enum optimizer { OPTIMIZER_GPU, OPTIMIZER_CPU_STEP, OPTIMIZER_CPU_LAYER, OPTIMIZER_CPU_EXPERT }; /* where Adam of the experts runs, and when it may start */
+enum optimizer {
+	OPTIMIZER_GPU,
+	OPTIMIZER_CPU_STEP,
+	OPTIMIZER_CPU_LAYER,
+	OPTIMIZER_CPU_EXPERT
+};                                                                               /* where Adam of the experts runs, and when it may start */
 enum all_to_all { ALL_TO_ALL_LINEAR, ALL_TO_ALL_HIERARCHICAL, ALL_TO_ALL_AUTO }; /* auto: the faster of the two */
 enum checkpoint { CHECKPOINT_NONE, CHECKPOINT_FULL, CHECKPOINT_KEEP_COLLECTIVES };
-enum expert_split { SPLIT_AUTO, SPLIT_DATA, SPLIT_MODEL };           /* fewer experts than GPUs: replicate them (EP+DP) or cut them (EP+MP) */
+enum expert_split { SPLIT_AUTO, SPLIT_DATA, SPLIT_MODEL }; /* fewer experts than GPUs: replicate them (EP+DP) or cut them (EP+MP) */
 enum ssd_cache { CACHE_LRU, CACHE_LFU_DECAY, CACHE_BELADY };
 
 struct policy {
 	char *name;
 	int expert_home, placement, dispatch, expert_compute, upload_scope, optimizer, all_to_all, checkpoint, expert_split, ssd_cache;
-	double pinned_share;      /* busiest experts of the last step kept in HBM, 0..1 */
-	double capacity_factor;   /* 0: dropless (padded: to the largest load); > 0: capacity over the mean, overflow dropped */
-	int upload_ahead;         /* expert slots in HBM beyond the one in use */
-	int pipeline_degree;      /* chunks of tokens, all-to-all of one under the experts of another; 0: auto */
-	int microbatch;           /* sequences a micro-batch; 0: auto, the largest that fits */
-	int expert_parallel;      /* GPUs that share one set of experts; 0: derived; 1: every GPU computes every expert on its own tokens */
+	double pinned_share;    /* busiest experts of the last step kept in HBM, 0..1 */
+	double capacity_factor; /* 0: dropless (padded: to the largest load); > 0: capacity over the mean, overflow dropped */
+	int upload_ahead;       /* expert slots in HBM beyond the one in use */
+	int pipeline_degree;    /* chunks of tokens, all-to-all of one under the experts of another; 0: auto */
+	int microbatch;         /* sequences a micro-batch; 0: auto, the largest that fits */
+	int expert_parallel;    /* GPUs that share one set of experts; 0: derived; 1: every GPU computes every expert on its own tokens */
 	int tensor_parallel, data_parallel, zero_stage;
-	int gradient_bytes;       /* of an expert gradient element on its way down, 2 or 4 */
-	int adam_threads;         /* CPU threads of one node's optimizer; 0: the machine's */
+	int gradient_bytes; /* of an expert gradient element on its way down, 2 or 4 */
+	int adam_threads;   /* CPU threads of one node's optimizer; 0: the machine's */
 };
 
 /* Reads a preset or a file; `overrides` as in ini_read. NULL on error. Owned by the caller. */

@@ -15,15 +15,32 @@ typedef uint32_t stream_id; /* see stream_of_gpu, stream_of_node */
 
 enum stage_kind {
 	/* compute stream */
-	STAGE_EMBED, STAGE_MIXER, STAGE_GATE, STAGE_PERMUTE, STAGE_EXPERT, STAGE_COMBINE, STAGE_FFN, STAGE_SHARED, STAGE_HEAD, STAGE_ADAM_GPU, STAGE_ACCUMULATE_GPU,
+	STAGE_EMBED,
+	STAGE_MIXER,
+	STAGE_GATE,
+	STAGE_PERMUTE,
+	STAGE_EXPERT,
+	STAGE_COMBINE,
+	STAGE_FFN,
+	STAGE_SHARED,
+	STAGE_HEAD,
+	STAGE_ADAM_GPU,
+	STAGE_ACCUMULATE_GPU,
 	/* collective stream */
-	STAGE_COUNTS, STAGE_ALL_TO_ALL, STAGE_ALL_REDUCE, STAGE_REDUCE_SCATTER, STAGE_ALL_GATHER,
+	STAGE_COUNTS,
+	STAGE_ALL_TO_ALL,
+	STAGE_ALL_REDUCE,
+	STAGE_REDUCE_SCATTER,
+	STAGE_ALL_GATHER,
 	/* copy streams */
-	STAGE_UPLOAD, STAGE_DOWNLOAD,
+	STAGE_UPLOAD,
+	STAGE_DOWNLOAD,
 	/* optimizer stream of a node */
-	STAGE_ADAM, STAGE_ACCUMULATE,
+	STAGE_ADAM,
+	STAGE_ACCUMULATE,
 	/* SSD streams of a node */
-	STAGE_SSD_READ, STAGE_SSD_WRITE,
+	STAGE_SSD_READ,
+	STAGE_SSD_WRITE,
 	N_STAGE_KINDS,
 };
 
@@ -35,30 +52,34 @@ enum node_stream { STREAM_OPTIMIZER, STREAM_SSD_READ, STREAM_SSD_WRITE, NODE_STR
 
 struct stage {
 	stage_id id;
-	uint8_t kind, pass;      /* enum stage_kind, enum stage_pass */
+	uint8_t kind, pass; /* enum stage_kind, enum stage_pass */
 	uint8_t n_preds;
-	uint8_t step_parity;     /* lowest bit of the step's number, so that readers can tell steps apart */
+	uint8_t step_parity; /* lowest bit of the step's number, so that readers can tell steps apart */
 	uint16_t layer, microbatch;
-	int32_t expert;          /* -1: none, or all of the layer's on this GPU (grouped) */
-	int32_t rank;            /* GPU whose launcher thread launches it, also for stages of a node */
+	int32_t expert; /* -1: none, or all of the layer's on this GPU (grouped) */
+	int32_t rank;   /* GPU whose launcher thread launches it, also for stages of a node */
 	stream_id stream;
-	uint32_t group;          /* collectives: id of the rendezvous, 0: none; all members start together */
-	uint32_t group_size;     /* members of the group */
-	uint32_t profile;        /* what it asks of the shared resources (resource.h) */
+	uint32_t group;      /* collectives: id of the rendezvous, 0: none; all members start together */
+	uint32_t group_size; /* members of the group */
+	uint32_t profile;    /* what it asks of the shared resources (resource.h) */
 	uint32_t tokens;
-	uint32_t n_kernels;      /* launches it needs; 0: free for the host */
-	uint64_t bytes;          /* moved by copies and collectives, touched by optimizers; 0 otherwise */
-	nsec_t cost_ns;          /* solo duration */
+	uint32_t n_kernels;                 /* launches it needs; 0: free for the host */
+	uint64_t bytes;                     /* moved by copies and collectives, touched by optimizers; 0 otherwise */
+	nsec_t cost_ns;                     /* solo duration */
 	stage_id preds[STAGE_PREDECESSORS]; /* own stream order comes on top of these */
 };
 
-const char *stage_kind_name(int kind);   /* "expert", "all_to_all", ... */
-const char *stage_pass_name(int pass);   /* "forward", "recompute", "backward", "update" */
-int stage_kind_parse(const char *name);  /* -1: unknown */
-int stage_pass_parse(const char *name);  /* -1: unknown */
+const char *stage_kind_name(int kind);  /* "expert", "all_to_all", ... */
+const char *stage_pass_name(int pass);  /* "forward", "recompute", "backward", "update" */
+int stage_kind_parse(const char *name); /* -1: unknown */
+int stage_pass_parse(const char *name); /* -1: unknown */
 
-static inline stream_id stream_of_gpu(int gpu, enum gpu_stream s) { return (stream_id)gpu * GPU_STREAMS + s; }
-static inline stream_id stream_of_node(const struct machine *m, int node, enum node_stream s) {
+static inline stream_id stream_of_gpu(int gpu, enum gpu_stream s)
+{
+	return (stream_id)gpu * GPU_STREAMS + s;
+}
+static inline stream_id stream_of_node(const struct machine *m, int node, enum node_stream s)
+{
 	return (stream_id)m->gpus * GPU_STREAMS + (stream_id)node * NODE_STREAMS + s;
 }
 int stream_count(const struct machine *m);
