@@ -59,7 +59,8 @@ static void expect_same(const struct trace *a, const struct trace *b)
 	for (guint i = 0; i < a->spans->len; i++)
 		expect_same_span(&g_array_index(a->spans, struct span, i), &g_array_index(b->spans, struct span, i));
 	cr_assert_eq(a->step_end_ns->len, b->step_end_ns->len);
-	cr_expect_arr_eq(a->step_end_ns->data, b->step_end_ns->data, a->step_end_ns->len * sizeof(nsec_t));
+	for (guint i = 0; i < a->step_end_ns->len; i++)
+		cr_expect_eq(g_array_index(a->step_end_ns, nsec_t, i), g_array_index(b->step_end_ns, nsec_t, i));
 	cr_assert_eq(a->counters->len, b->counters->len);
 	for (guint i = 0; i < a->counters->len; i++) {
 		const struct counter *x = g_ptr_array_index(a->counters, i), *y = g_ptr_array_index(b->counters, i);

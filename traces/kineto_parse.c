@@ -285,8 +285,9 @@ static const yajl_callbacks callbacks = {
 static bool stopped(struct parser *p, yajl_handle yajl, int64_t at, GError **error)
 {
 	unsigned char *said = yajl_get_error(yajl, 0, NULL, 0);
-	const char *why = p->error ? p->error->message : g_strchomp((char *)said);
+	g_autofree char *why = g_utf8_make_valid(p->error ? p->error->message : g_strchomp((char *)said), -1);
 
+	g_strdelimit(why, "\n\r", ' ');
 	g_set_error(error, ESMOE_ERROR, ESMOE_ERROR_INPUT, "%s: byte %" G_GINT64_FORMAT ": %s", p->file->name, at, why);
 	yajl_free_error(yajl, said);
 	g_clear_error(&p->error);
