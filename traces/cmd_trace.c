@@ -46,7 +46,7 @@ static struct trace *read_one(const char *path, GError **error)
 
 static void print_streams(const struct trace *trace, const struct trace_info *info, enum table_form form, GString *out)
 {
-	static const char *const columns[] = {"stream", "spans", "busy_ms", "idle_ms", "busy_pct", "under_compute_ms", "under_compute_pct", NULL};
+	static const char *const columns[] = {"stream", "spans", "busy_ms", "idle_ms", "busy_pct", "hidden_ms", "hidden_pct", NULL};
 	g_autoptr(table) table = table_new(columns);
 
 	for (int s = 0; s < info->n_streams; s++) {
@@ -60,6 +60,12 @@ static void print_streams(const struct trace *trace, const struct trace_info *in
 		table_ms(table, stream->busy_ns);
 		table_ms(table, stream->idle_ns);
 		table_percent(table, stream->busy_ns, info->run_ns);
+		/* Compute is what hides the others. */
+		if (trace_stream_kind(trace, (stream_id)s) == STREAM_COMPUTE) {
+			table_nothing(table);
+			table_nothing(table);
+			continue;
+		}
 		table_ms(table, stream->under_compute_ns);
 		table_percent(table, stream->under_compute_ns, stream->busy_ns);
 	}
@@ -69,7 +75,7 @@ static void print_streams(const struct trace *trace, const struct trace_info *in
 static void print_gpus(const struct trace_info *info, enum table_form form, GString *out)
 {
 	static const char *const columns[] = {
-	    "gpu", "window_ms", "compute_ms", "other_ms", "idle_ms", ".collective_ms", "collective_hidden_pct", ".copy_ms", "copy_hidden_pct", NULL};
+	    "gpu", ".window_ms", "compute_ms", "other_ms", "idle_ms", ".collective_ms", "collective_hidden_pct", ".copy_ms", "copy_hidden_pct", NULL};
 	g_autoptr(table) table = table_new(columns);
 
 	for (int gpu = 0; gpu < info->n_gpus; gpu++) {

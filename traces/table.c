@@ -104,10 +104,15 @@ static char *quotient(double part, double whole, int decimals)
 	return g_strdup(g_ascii_formatd(number, sizeof(number), format, part / whole));
 }
 
+void table_nothing(struct table *table)
+{
+	add(table, g_strdup("-"), NULL, false);
+}
+
 void table_percent(struct table *table, nsec_t part, nsec_t whole)
 {
 	if (whole == 0)
-		add(table, g_strdup("-"), NULL, false);
+		table_nothing(table);
 	else
 		add(table, quotient(100.0 * (double)part, (double)whole, 1), quotient(100.0 * (double)part, (double)whole, 4), false);
 }
@@ -115,7 +120,7 @@ void table_percent(struct table *table, nsec_t part, nsec_t whole)
 void table_ratio(struct table *table, nsec_t part, nsec_t whole)
 {
 	if (whole == 0)
-		add(table, g_strdup("-"), NULL, false);
+		table_nothing(table);
 	else
 		add(table, quotient((double)part, (double)whole, 3), quotient((double)part, (double)whole, 6), false);
 }

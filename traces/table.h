@@ -24,6 +24,7 @@ void table_text(struct table *table, const char *text);
 void table_count(struct table *table, uint64_t n);
 void table_ms(struct table *table, nsec_t ns);
 void table_percent(struct table *table, nsec_t part, nsec_t whole);
+void table_nothing(struct table *table);
 void table_ratio(struct table *table, nsec_t part, nsec_t whole);
 
 /* Appends the whole; JSON is an array of objects without a line end. */
