@@ -1,8 +1,9 @@
-/* Fuzzes the .ini readers with text as a user's file would hold it: a machine, a policy, and a table with every type of key. Whatever is accepted
- * must be written to a text that reads back to the same text. */
+/* Fuzzes the .ini readers with text as a user's file would hold it: a machine, a network, a policy, and a table with every type of key. Whatever is
+ * accepted must be written to a text that reads back to the same text. */
 #include "fuzz.h"
 #include "model/ini.h"
 #include "model/machine.h"
+#include "model/network.h"
 #include "model/policy.h"
 
 #include <string.h>
@@ -34,6 +35,13 @@ static char *machine_again(const char *text, GError **error)
 	g_autoptr(machine) m = machine_load(text, NULL, error);
 
 	return m ? machine_ini(m) : NULL;
+}
+
+static char *network_again(const char *text, GError **error)
+{
+	g_autoptr(network) n = network_load(text, NULL, error);
+
+	return n ? network_ini(n) : NULL;
 }
 
 static char *policy_again(const char *text, GError **error)
@@ -75,6 +83,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 	g_autofree char *bytes = g_strndup(size ? (const char *)data : "", size), *text = g_strconcat(bytes, "\n", NULL);
 
 	check(machine_again, text);
+	check(network_again, text);
 	check(policy_again, text);
 	check(every_again, text);
 	return 0;
