@@ -1,10 +1,14 @@
 /* Errors that reach the user, and the suggestion that goes with a misspelt word: the known word with the smallest Levenshtein distance, upper and
- * lower case taken as equal, as long as about two letters in three are right. */
+ * lower case taken as equal, as long as about two letters in three are right; failing that, a known word that begins
+ * with it. */
 #include "error.h"
 
 #include <string.h>
 
-enum { WORD_LONGEST = 64 }; /* anything longer is no misspelling of ours */
+enum {
+	WORD_LONGEST = 64,   /* anything longer is no misspelling of ours */
+	PREFIX_SHORTEST = 3, /* letters of an unfinished word */
+};
 
 GQuark esmoe_error_quark(void)
 {
@@ -41,13 +45,16 @@ const char *nearest_word(const char *word, const char *const *known)
 
 	if (length > WORD_LONGEST)
 		return NULL;
-	for (; *known; known++) {
-		size_t distance = strlen(*known) > WORD_LONGEST ? least : edit_distance(word, *known);
+	for (const char *const *k = known; *k; k++) {
+		size_t distance = strlen(*k) > WORD_LONGEST ? least : edit_distance(word, *k);
 
 		if (distance < least) {
 			least = distance;
-			nearest = *known;
+			nearest = *k;
 		}
 	}
+	for (; *known && !nearest && length >= PREFIX_SHORTEST; known++)
+		if (g_ascii_strncasecmp(word, *known, length) == 0)
+			nearest = *known;
 	return nearest;
 }

@@ -352,6 +352,8 @@ Test(error, nearest_word_takes_typing_slips_and_nothing_far)
 	cr_assert_str_eq(nearest_word("uplaod", known), "upload");
 	cr_assert_str_eq(nearest_word("Optimiser", known), "optimizer");
 	cr_assert_str_eq(nearest_word("dwnload", known), "download");
+	cr_assert_str_eq(nearest_word("opt", known), "optimizer");
+	cr_assert_null(nearest_word("op", known));
 	cr_assert_null(nearest_word("gpu", known));
 	cr_assert_null(nearest_word("", known));
 }
