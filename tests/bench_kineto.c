@@ -39,7 +39,7 @@ int main(void)
 	g_autofree char *folder = g_dir_make_tmp("bench_kineto_XXXXXX", &error);
 	g_autofree char *prefix = folder ? g_build_filename(folder, "trace", NULL) : NULL;
 	const char *const paths[] = {prefix, NULL};
-	double write_s = 0, read_s = 0, bytes;
+	double write_s = 0, read_s = 0, bytes = 0;
 	gint64 start = g_get_monotonic_time();
 	bool ok = folder && kineto_write(trace, prefix, false, &error);
 
