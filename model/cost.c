@@ -282,10 +282,16 @@ nsec_t cost_accumulate(const struct cost *c, uint64_t params)
 	return whole((double)params / c->adam_params_per_ns * 10.0 / c->m->adam_bytes_per_param);
 }
 
-/* Reads gradient, master, both moments; writes master, moments and the half copy: 28 bytes, 36 when an fp32 gradient is made first. */
-nsec_t cost_adam_gpu(const struct cost *c, uint64_t params)
+/* Fused: reads gradient, master, both moments; writes master, moments and the half copy: 28 bytes. Eager, counted from FairSeq's FP16Optimizer and Adam without
+ * flattening: fp32 copy of the gradient 6, unscaling 8, norm 4, clipping 8, Adam 80 in ten operators, copy back 6. */
+#define EAGER_ADAM_BYTES 112
+#define EAGER_ADAM_KERNELS 15 /* operators a tensor */
+
+nsec_t cost_adam_gpu(const struct cost *c, uint64_t params, uint64_t tensors, uint32_t *n_kernels)
 {
-	return whole((double)params * (c->m->state_bytes_gpu >= 20 ? 36.0 : 28.0) / c->hbm + c->kernel_ns);
+	bool eager = c->m->kernels == KERNELS_EAGER;
+	*n_kernels = eager ? (uint32_t)(tensors * EAGER_ADAM_KERNELS) : 1;
+	return whole(fmax((double)params * (eager ? EAGER_ADAM_BYTES : 28.0) / c->hbm, *n_kernels * c->kernel_ns));
 }
 
 nsec_t cost_accumulate_gpu(const struct cost *c, uint64_t params)

@@ -86,6 +86,7 @@ static const struct ini_key keys[] = {
     FLAG("software", "pinned_master", pinned_master, "false", "fp32 master weights are pinned too"),
     WHOLE("software", "mask_microbatch", mask_microbatch, "0", 0, 65536, "sequences a micro-batch of mask dispatch at most; 0: what fits"),
     WHOLE("software", "padded_microbatch", padded_microbatch, "0", 0, 65536, "sequences a micro-batch of padded dispatch at most; 0: what fits"),
+    WHOLE("software", "offload_microbatch", offload_microbatch, "0", 0, 65536, "either, with experts outside HBM; 0: what fits"),
     CHOICE("contention", "rule", contention, "max-min", contention_words, "how users of host DRAM share it"),
     {"contention", "threads", INI_DOUBLE_LIST, FIELD(table.threads), "", 0, 65536, NULL, "rows: Adam threads, ascending from 0"},
     COLUMN(adam, "Adam alone, GB/s of DRAM traffic"),

@@ -67,8 +67,8 @@ struct machine {
 	int state_bytes_gpu;   /* bytes of state a parameter in HBM under the GPU optimizer: 16, or 20 with fp32 gradients kept */
 	bool pinned_pow2;      /* the allocator rounds each pinned block up to a power of two */
 	bool pinned_master;    /* fp32 master weights in pinned memory too */
-	int mask_microbatch;   /* sequences a micro-batch that mask dispatch ran with on this testbed at most; 0: what fits */
-	int padded_microbatch; /* the same of padded dispatch */
+	/* sequences a micro-batch at most that the padded systems were run with on this testbed, 0: what fits; by mask, padding, and offloaded with either */
+	int mask_microbatch, padded_microbatch, offload_microbatch;
 	/* [contention] */
 	int contention; /* enum contention */
 	struct contention_table table;

@@ -17,11 +17,13 @@ static int expert_parallel(const struct scenario *s)
 static int smallest_count(const struct scenario *s)
 {
 	const struct machine *m = s->machine;
+	const struct policy *p = s->policy;
 	if (s->microbatches)
 		return s->microbatches;
-	int most = s->policy->microbatch ? s->policy->microbatch : s->sequences;
-	int limit = s->policy->dispatch == DISPATCH_MASK ? m->mask_microbatch : s->policy->dispatch == DISPATCH_PADDED ? m->padded_microbatch : 0;
-	if (limit && !s->policy->microbatch)
+	int most = p->microbatch ? MIN(p->microbatch, s->sequences) : s->sequences, limit = 0;
+	if (p->dispatch != DISPATCH_EXACT && !p->microbatch)
+		limit = p->expert_home != HOME_HBM ? m->offload_microbatch : p->dispatch == DISPATCH_MASK ? m->mask_microbatch : m->padded_microbatch;
+	if (limit)
 		most = MIN(most, limit);
 	return (s->sequences + most - 1) / most;
 }

@@ -251,13 +251,27 @@ static void backward_layer(struct schedule *s, int layer, int microbatch)
 		reduce_gradients(s, layer, microbatch, dense);
 }
 
+/* Weight tensors of a layer in HBM with their biases: projections 8, norms 4, gate 1; two a matrix of each FFN and expert. */
+static uint64_t resident_tensors(const struct schedule *s, int layer)
+{
+	const struct moe_layer *moe = &s->moe[layer];
+	uint64_t ffns = (s->n->layer[layer].d_ff > 0) + (uint64_t)s->n->layer[layer].shared;
+	if (moe->experts && !offloaded(s))
+		ffns += (uint64_t)((moe->experts + s->plan.expert_parallel - 1) / s->plan.expert_parallel);
+	return 13 + 2 * ffns * (uint64_t)activation_matrices(s->n->activation);
+}
+
 static void update_resident(struct schedule *s)
 {
-	uint64_t params = network_embedding_params(s->n);
-	for (int layer = 0; layer < s->n->layers; layer++)
+	uint64_t params = network_embedding_params(s->n), tensors = 1;
+	uint32_t kernels;
+	for (int layer = 0; layer < s->n->layers; layer++) {
 		params += resident_params(s, layer);
+		tensors += resident_tensors(s, layer);
+	}
 	reduce_gradients(s, 0, s->plan.microbatches - 1, network_embedding_params(s->n));
-	stream_params(s, STAGE_ADAM_GPU, PASS_UPDATE, 0, 0, params, cost_adam_gpu(s->cost, params), (uint32_t)s->n->layers, s->gpus > 1 ? s->reduced : NULL);
+	nsec_t cost_ns = cost_adam_gpu(s->cost, params, tensors, &kernels);
+	stream_params(s, STAGE_ADAM_GPU, PASS_UPDATE, 0, 0, params, cost_ns, kernels, s->gpus > 1 ? s->reduced : NULL);
 }
 
 /* ZeRO-Offload's step returns when all updates have been made; the next step starts behind it. */
