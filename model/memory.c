@@ -71,10 +71,15 @@ static void add_resident(struct memory *out, const struct machine *m, uint64_t p
 	out->bytes[TIER_HBM][CLASS_OPTIMIZER] += 12 * params;
 }
 
+int memory_pinned_experts(double share, int experts, int gpus)
+{
+	return (int)(share * (experts / gpus));
+}
+
 static void add_offloaded(const struct network *n, const struct machine *m, const struct policy *p, const struct memory_case *k, struct memory *out)
 {
 	uint64_t widest = 0;
-	int nodes = machine_nodes(m), local = machine_node_gpus(m, 0);
+	int nodes = machine_nodes(m);
 	for (int i = 0; i < n->layers; i++) {
 		const struct layer *l = &n->layer[i];
 		if (!l->experts)
@@ -82,7 +87,7 @@ static void add_offloaded(const struct network *n, const struct machine *m, cons
 		uint64_t experts = (uint64_t)(l->experts + nodes - 1) / nodes, params = network_expert_params(n, l);
 		struct expert_bytes e = memory_expert(n, m, p, l);
 		widest = MAX(widest, params);
-		uint64_t pinned = (uint64_t)(p->pinned_share * (double)(experts / local));
+		uint64_t pinned = (uint64_t)memory_pinned_experts(k->pinned_share, l->experts, m->gpus);
 		out->bytes[TIER_HBM][CLASS_PARAMETERS] += pinned * params * 2;
 		if (k->home == HOME_SSD) {
 			out->bytes[TIER_SSD][CLASS_OPTIMIZER] += experts * params * SSD_STATE_BYTES;

@@ -27,10 +27,16 @@ int memory_overflow(const struct memory *m);
 /* Bytes asked of a tier as memory_overflow sees it. */
 uint64_t memory_need(const struct memory *m, int tier);
 
-/* What a training step keeps: `home` never auto, `expert_parallel` GPUs share one set of experts, `sequences` of `seq_len` a micro-batch, `accumulates` when a step
- * has several. */
-struct memory_case { int home, expert_parallel, sequences, seq_len; bool accumulates; };
+/* What a training step keeps: `home` never auto, `expert_parallel` GPUs share one set of experts, `sequences` of `seq_len` a micro-batch, `pinned_share` of a
+ * GPU's experts in HBM. */
+struct memory_case {
+	int home, expert_parallel, sequences, seq_len;
+	double pinned_share;
+};
 void memory_plan(const struct network *n, const struct machine *m, const struct policy *p, const struct memory_case *k, struct memory *out);
+
+/* Experts of one layer that a GPU keeps in HBM. */
+int memory_pinned_experts(double share, int experts, int gpus);
 
 /* The least bytes in DRAM (pinned and pageable) of one expert of P parameters, and its blocks in the cache over the SSD: parameters with their gradient, and the
  * optimizer's state. Pinned blocks are rounded as the machine's allocator does. */

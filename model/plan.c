@@ -46,15 +46,27 @@ static int split(const struct scenario *s, const struct plan *plan)
 	return SPLIT_DATA;
 }
 
-static void try(const struct scenario *s, const struct network *n, int home, int count, struct plan *out)
+static void try_share(const struct scenario *s, const struct network *n, double share, struct plan *out)
 {
-	struct memory_case k = {.home = home, .expert_parallel = out->expert_parallel, .sequences = s->sequences / count, .seq_len = s->seq_len};
+	struct memory_case k = {.home = out->home, .expert_parallel = out->expert_parallel, .sequences = out->microbatch, .seq_len = s->seq_len, .pinned_share = share};
 	memory_plan(n, s->machine, s->policy, &k, &out->memory);
 	out->overflow = memory_overflow(&out->memory);
+	out->pinned_share = share;
+}
+
+/* Pinned experts yield to activations: a larger micro-batch saves an upload of every expert, a pinned one only its own. */
+static void try(const struct scenario *s, const struct network *n, int home, int count, struct plan *out)
+{
+	double wanted = home == HOME_HBM ? 0 : s->policy->pinned_share;
 	out->home = home;
 	out->microbatches = count;
 	out->microbatch = s->sequences / count;
 	out->tokens = (uint32_t)(out->microbatch * s->seq_len);
+	for (int eighths = 8; eighths >= 0; eighths--) {
+		try_share(s, n, wanted * eighths / 8, out);
+		if (out->overflow != TIER_HBM || wanted == 0)
+			return;
+	}
 }
 
 static bool fit_home(const struct scenario *s, const struct network *n, int home, struct plan *out)

@@ -11,6 +11,7 @@ struct plan {
 	uint32_t tokens;     /* of one GPU in one micro-batch */
 	int expert_parallel; /* GPUs that share one set of experts */
 	int split;           /* SPLIT_DATA or SPLIT_MODEL, where a layer has fewer experts than that */
+	double pinned_share; /* the policy's, or the part of it that HBM holds */
 	int overflow;        /* enum memory_tier that is too small, -1: it fits */
 	struct memory memory;
 };

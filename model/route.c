@@ -193,7 +193,7 @@ static void route_one(struct schedule *s, int layer, int microbatch)
 	struct block *b = &s->moe[layer].block[microbatch];
 	b->capacity = capacity(s, l);
 	list_work(s, b, l);
-	if (s->p->pinned_share > 0 && offloaded(s))
+	if (s->plan.pinned_share > 0 && offloaded(s))
 		pinned_first(s, b, &s->moe[layer]);
 	for (int i = 0; i < b->first[s->gpus]; i++)
 		s->moe[layer].expert[b->work[i].expert].tokens += b->work[i].tokens;

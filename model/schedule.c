@@ -348,7 +348,7 @@ static int moe_layer_init(struct moe_layer *moe, const struct schedule *s, const
 	moe->params = network_expert_params(s->n, l);
 	moe->upload_ns = cost_upload(s->cost, 2 * moe->params);
 	moe->bytes = memory_expert(s->n, s->m, s->p, l);
-	moe->pinned_slots = (int)(s->p->pinned_share * (l->experts / s->gpus));
+	moe->pinned_slots = memory_pinned_experts(s->plan.pinned_share, l->experts, s->gpus);
 	moe->expert = g_new(struct expert_state, l->experts);
 	for (int e = 0; e < l->experts; e++)
 		moe->expert[e] = (struct expert_state){.updated = STAGE_NONE, .refreshed = STAGE_NONE, .written = STAGE_NONE, .pinned = -1, .last = -1};
