@@ -84,7 +84,6 @@ bool memory_of_trace(const struct trace *trace, const char *file, struct memory 
 {
 	g_autoptr(scenario) scenario = NULL;
 	g_autoptr(schedule) schedule = NULL;
-	int overflow;
 
 	if (!trace->description || !*trace->description) {
 		g_set_error(error, ESMOE_ERROR, ESMOE_ERROR_INPUT, "%s: the trace does not describe its run, so its memory is unknown", file);
@@ -93,7 +92,7 @@ bool memory_of_trace(const struct trace *trace, const char *file, struct memory 
 	scenario = scenario_from_ini(trace->description, file, error);
 	if (!scenario)
 		return false;
-	schedule = schedule_new(scenario, &overflow, error);
+	schedule = schedule_new(scenario, NULL, error);
 	if (!schedule)
 		return false;
 	*memory = *schedule_memory(schedule);

@@ -38,7 +38,7 @@ struct point {
 	enum status status;
 };
 
-struct chart {
+struct throughput {
 	GPtrArray *policies, *panels; /* names, in order of first appearance, owned */
 	GArray *points;               /* struct point, by panel, policy, x */
 	bool over_gpus;
@@ -152,7 +152,7 @@ static int compare_points(gconstpointer a, gconstpointer b)
 	return (p->x > q->x) - (p->x < q->x);
 }
 
-static bool sizes_check(const struct chart *chart, GError **error)
+static bool sizes_check(const struct throughput *chart, GError **error)
 {
 	if (chart->panels->len > MOST_PANELS)
 		g_set_error(error, ESMOE_ERROR, ESMOE_ERROR_INPUT,
@@ -163,7 +163,7 @@ static bool sizes_check(const struct chart *chart, GError **error)
 	return chart->panels->len <= MOST_PANELS && chart->policies->len <= MOST_POLICIES;
 }
 
-static bool points_check(const struct chart *chart, GError **error)
+static bool points_check(const struct throughput *chart, GError **error)
 {
 	for (guint i = 1; i < chart->points->len; i++) {
 		const struct point *p = &g_array_index(chart->points, struct point, i);
@@ -178,7 +178,7 @@ static bool points_check(const struct chart *chart, GError **error)
 	return true;
 }
 
-static void oom_lines(struct chart *chart)
+static void oom_lines(struct throughput *chart)
 {
 	chart->oom_line = g_new(int, chart->policies->len);
 	for (guint policy = 0; policy < chart->policies->len; policy++) {
@@ -197,7 +197,7 @@ static void oom_lines(struct chart *chart)
 	}
 }
 
-static bool chart_fill(struct chart *chart, const GArray *records, enum throughput_x x, GError **error)
+static bool chart_fill(struct throughput *chart, const GArray *records, enum throughput_x x, GError **error)
 {
 	struct variety v;
 
@@ -261,7 +261,7 @@ static void scale_ticks(struct scale *scale, GArray *xs, double width)
 	}
 }
 
-static void scale_fit(const struct chart *chart, int panel, double width, struct scale *scale)
+static void scale_fit(const struct throughput *chart, int panel, double width, struct scale *scale)
 {
 	g_autoptr(GArray) xs = g_array_new(FALSE, FALSE, sizeof(int));
 	double most = 0, least_x = HUGE_VAL, most_x = -HUGE_VAL, edge;
@@ -285,7 +285,7 @@ static void scale_fit(const struct chart *chart, int panel, double width, struct
 }
 
 /* One index a panel and policy: the line's points, broken where memory ran out; and the crosses. Never empty, because gnuplot refuses that. */
-static void series_rows(const struct chart *chart, int panel, int policy, const struct scale *scale, GString *lines, GString *crosses)
+static void series_rows(const struct throughput *chart, int panel, int policy, const struct scale *scale, GString *lines, GString *crosses)
 {
 	double per_point = scale->y_to / PANEL_HEIGHT;
 
@@ -309,7 +309,7 @@ static void series_rows(const struct chart *chart, int panel, int policy, const 
 }
 
 /* Thousands when every panel has them, so that all panels share one unit. */
-static double unit_of(const struct chart *chart)
+static double unit_of(const struct throughput *chart)
 {
 	for (guint panel = 0; panel < chart->panels->len; panel++) {
 		double most = 0;
@@ -326,7 +326,7 @@ static double unit_of(const struct chart *chart)
 	return 1000;
 }
 
-static void panels_write(const struct chart *chart, struct figure *f, const struct panel_place *places)
+static void panels_write(const struct throughput *chart, struct figure *f, const struct panel_place *places)
 {
 	int n = (int)chart->panels->len;
 	g_autofree double *x_from = g_new(double, n), *x_to = g_new(double, n), *y_to = g_new(double, n), *y_step = g_new(double, n),
@@ -364,7 +364,7 @@ static void panels_write(const struct chart *chart, struct figure *f, const stru
 	figure_data(f, "crosses", crosses->str);
 }
 
-static void series_write(const struct chart *chart, struct figure *f)
+static void series_write(const struct throughput *chart, struct figure *f)
 {
 	int n = (int)chart->policies->len;
 	g_autofree double *colours = g_new(double, n), *markers = g_new(double, n);
@@ -380,7 +380,7 @@ static void series_write(const struct chart *chart, struct figure *f)
 	figure_string(f, "y_label", chart->unit > 1 ? "thousand tokens/s" : "tokens/s");
 }
 
-static bool chart_draw(const struct chart *chart, const char *out, GError **error)
+static bool chart_draw(const struct throughput *chart, const char *out, GError **error)
 {
 	int n = (int)chart->panels->len, columns = n == 4 ? 2 : MIN(n, PANEL_COLUMNS), rows = (n + columns - 1) / columns;
 	double whole = n > 1 ? FIGURE_WIDTH : LONE_WIDTH, width = whole - 2 * FIGURE_MARGIN,
@@ -410,27 +410,40 @@ static bool chart_draw(const struct chart *chart, const char *out, GError **erro
 	return figure_write(f, "throughput", out, error);
 }
 
+struct throughput *throughput_new(struct csv *const *files, int n_files, enum throughput_x x, GError **error)
+{
+	g_autoptr(GArray) records = g_array_new(FALSE, FALSE, sizeof(struct record));
+	g_autoptr(throughput) chart = g_new0(struct throughput, 1);
+
+	chart->policies = g_ptr_array_new_with_free_func(g_free);
+	chart->panels = g_ptr_array_new_with_free_func(g_free);
+	chart->points = g_array_new(FALSE, FALSE, sizeof(struct point));
+	for (int i = 0; i < n_files; i++)
+		if (!records_read(files[i], records, error))
+			return NULL;
+	if (!chart_fill(chart, records, x, error))
+		return NULL;
+	chart->unit = unit_of(chart);
+	return g_steal_pointer(&chart);
+}
+
+void throughput_free(struct throughput *chart)
+{
+	if (!chart)
+		return;
+	g_ptr_array_unref(chart->policies);
+	g_ptr_array_unref(chart->panels);
+	g_array_unref(chart->points);
+	g_free(chart->oom_line);
+	g_free(chart);
+}
+
 bool plot_throughput(struct csv *const *files, int n_files, enum throughput_x x, const char *out, GError **error)
 {
-	struct chart chart = {0};
-	g_autoptr(GArray) records = g_array_new(FALSE, FALSE, sizeof(struct record));
-	bool ok = figure_name_check(out, error);
+	g_autoptr(throughput) chart = NULL;
 
-	for (int i = 0; i < n_files && ok; i++)
-		ok = records_read(files[i], records, error);
-	if (!ok)
+	if (!figure_name_check(out, error))
 		return false;
-	chart.policies = g_ptr_array_new_with_free_func(g_free);
-	chart.panels = g_ptr_array_new_with_free_func(g_free);
-	chart.points = g_array_new(FALSE, FALSE, sizeof(struct point));
-	ok = chart_fill(&chart, records, x, error);
-	if (ok) {
-		chart.unit = unit_of(&chart);
-		ok = chart_draw(&chart, out, error);
-	}
-	g_ptr_array_unref(chart.policies);
-	g_ptr_array_unref(chart.panels);
-	g_array_unref(chart.points);
-	g_free(chart.oom_line);
-	return ok;
+	chart = throughput_new(files, n_files, x, error);
+	return chart && chart_draw(chart, out, error);
 }
