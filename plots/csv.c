@@ -73,15 +73,16 @@ static bool field_read(struct reader *r, bool *last, GError **error)
 {
 	char *field = r->at, *field_end;
 	bool ok = r->at < r->end && *r->at == '"' ? quoted_field(r, &field_end, error) : plain_field(r, &field_end, error);
+	bool carriage_return;
 
 	if (!ok)
 		return false;
-	if (r->at < r->end && *r->at == '\r')
-		r->at++;
+	carriage_return = r->at < r->end && *r->at == '\r';
+	r->at += carriage_return;
 	if (r->at == r->end)
 		return fail(r, "the file is cut off: its last line has no end", error);
 	*last = *r->at == '\n';
-	if (!*last && (*r->at != ',' || r->at[-1] == '\r'))
+	if (!*last && (*r->at != ',' || carriage_return))
 		return fail(r, "something stands between the end of the field and the comma", error);
 	r->at++;
 	*field_end = '\0';
