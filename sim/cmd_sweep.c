@@ -185,7 +185,7 @@ bool cmd_sweep(int argc, char **argv, GError **error)
 		return false;
 	int resumed = rows;
 	if (!grid_run(grid, rows, deliver, &table, error)) {
-		g_prefix_error(error, "%s holds whole rows, the same command goes on: ", o.out);
+		g_prefix_error(error, "%s holds whole rows and can be continued: ", o.out);
 		return false;
 	}
 	if (table.regular && fsync(table.fd) != 0)

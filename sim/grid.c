@@ -273,13 +273,6 @@ int grid_policies(const struct grid *g)
 	return (int)g_strv_length(g->policies);
 }
 
-struct work {
-	const struct grid *grid;
-	GAsyncQueue *done; /* struct numbered_row * */
-	int next;          /* atomic */
-	int stop;          /* atomic */
-};
-
 struct numbered_row {
 	int number;
 	struct row row;
@@ -292,6 +285,12 @@ static void numbered_row_free(struct numbered_row *r)
 	g_free(r);
 }
 
+struct work {
+	const struct grid *grid;
+	GAsyncQueue *done; /* struct numbered_row *, as they are ready */
+	int next, stop;    /* atomic */
+};
+
 static gpointer predict_rows(gpointer data)
 {
 	struct work *work = data;
@@ -301,13 +300,39 @@ static gpointer predict_rows(gpointer data)
 			break;
 		struct numbered_row *r = g_new0(struct numbered_row, 1);
 		g_autoptr(scenario) s = identify(work->grid, i, &r->row);
-		r->number = i;
 		g_autoptr(GError) error = NULL;
+		r->number = i;
 		if (s && !row_predict(&r->row, s, work->grid->how, NULL, &error))
 			r->row.why = g_strdup(error->message);
 		g_async_queue_push(work->done, r);
 	}
 	return NULL;
+}
+
+/* Rows that have arrived wait here for those before them. */
+struct delivery {
+	struct numbered_row **arrived; /* (rows) */
+	int next, rows;
+	bool (*deliver)(struct row *row, void *user, GError **error);
+	void *user;
+};
+
+static bool deliver_ready(struct delivery *d, GError **error)
+{
+	for (; d->next < d->rows && d->arrived[d->next]; d->next++) {
+		bool ok = d->deliver(&d->arrived[d->next]->row, d->user, error);
+		g_clear_pointer(&d->arrived[d->next], numbered_row_free);
+		if (!ok)
+			return false;
+	}
+	return true;
+}
+
+static void delivery_clear(struct delivery *d)
+{
+	for (int i = 0; i < d->rows; i++)
+		numbered_row_free(d->arrived[i]);
+	g_free(d->arrived);
 }
 
 /* The signal that waits to be taken, or 0. */
@@ -318,37 +343,21 @@ static int pending_signal(const sigset_t *signals)
 	return taken > 0 ? taken : 0;
 }
 
-/* Delivers in order what has arrived; the results of later rows wait in `arrived` (rows). */
-static bool deliver_ready(struct numbered_row **arrived, int rows, int *next, bool (*deliver)(struct row *, void *, GError **), void *user,
-                          GError **error)
-{
-	for (; *next < rows && arrived[*next]; ++*next) {
-		bool ok = deliver(&arrived[*next]->row, user, error);
-		g_clear_pointer(&arrived[*next], numbered_row_free);
-		if (!ok)
-			return false;
-	}
-	return true;
-}
-
-/* Takes results until all rows are delivered, a delivery fails or a signal comes. */
-static bool collect(struct work *work, struct numbered_row **arrived, int *next, const sigset_t *signals,
-                    bool (*deliver)(struct row *, void *, GError **), void *user, GError **error)
+/* Takes results until all rows are delivered, a delivery fails or a signal comes: then *signal. */
+static bool collect(struct work *work, struct delivery *d, const sigset_t *signals, int *signal, GError **error)
 {
 	autoclear(progress) progress = {0};
-	progress_init(&progress, *next, work->grid->rows);
-	while (*next < work->grid->rows) {
-		int signal = pending_signal(signals);
-		if (signal) {
-			g_set_error(error, ESMOE_ERROR, ESMOE_ERROR_SIGNAL + signal, "interrupted");
-			return false;
-		}
+	progress_init(&progress, d->next, d->rows);
+	while (d->next < d->rows) {
+		*signal = pending_signal(signals);
+		if (*signal)
+			return true;
 		struct numbered_row *r = g_async_queue_timeout_pop(work->done, POLL_USEC);
 		if (!r)
 			continue;
-		arrived[r->number] = r;
+		d->arrived[r->number] = r;
 		progress_step(&progress);
-		if (!deliver_ready(arrived, work->grid->rows, next, deliver, user, error))
+		if (!deliver_ready(d, error))
 			return false;
 	}
 	return true;
@@ -357,8 +366,8 @@ static bool collect(struct work *work, struct numbered_row **arrived, int *next,
 bool grid_run(const struct grid *g, int first, bool (*deliver)(struct row *, void *, GError **), void *user, GError **error)
 {
 	struct work work = {g, g_async_queue_new(), first, 0};
-	g_autofree struct numbered_row **arrived = g_new0(struct numbered_row *, g->rows);
-	int n_threads = MIN(g->how->threads, g->rows - first), next = first;
+	autoclear(delivery) delivery = {g_new0(struct numbered_row *, g->rows), first, g->rows, deliver, user};
+	int n_threads = MIN(g->how->threads, g->rows - first), signal = 0;
 	g_autofree GThread **threads = g_new0(GThread *, MAX(n_threads, 1));
 	sigset_t signals, before;
 	sigemptyset(&signals);
@@ -367,20 +376,17 @@ bool grid_run(const struct grid *g, int first, bool (*deliver)(struct row *, voi
 	pthread_sigmask(SIG_BLOCK, &signals, &before);
 	for (int i = 0; i < n_threads; i++)
 		threads[i] = g_thread_new("predict", predict_rows, &work);
-	g_autoptr(GError) failure = NULL;
-	bool ok = collect(&work, arrived, &next, &signals, deliver, user, &failure);
+	bool ok = collect(&work, &delivery, &signals, &signal, error);
 	pthread_sigmask(SIG_SETMASK, &before, NULL);
 	g_atomic_int_set(&work.stop, 1);
 	for (int i = 0; i < n_threads; i++)
 		g_thread_join(threads[i]);
 	for (struct numbered_row *r; (r = g_async_queue_try_pop(work.done));)
-		arrived[r->number] = r;
-	bool interrupted = !ok && failure->domain == ESMOE_ERROR && failure->code > ESMOE_ERROR_SIGNAL;
-	bool kept = !interrupted || deliver_ready(arrived, g->rows, &next, deliver, user, error);
-	for (int i = 0; i < g->rows; i++)
-		numbered_row_free(arrived[i]);
+		delivery.arrived[r->number] = r;
 	g_async_queue_unref(work.done);
-	if (!ok && kept)
-		g_propagate_error(error, g_steal_pointer(&failure));
-	return ok && kept;
+	if (!ok || !signal)
+		return ok;
+	if (deliver_ready(&delivery, error))
+		g_set_error(error, ESMOE_ERROR, ESMOE_ERROR_SIGNAL + signal, "interrupted after %d of %d rows", delivery.next, g->rows);
+	return false;
 }
