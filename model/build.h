@@ -17,11 +17,11 @@ struct work {
 
 /* One MoE layer of one micro-batch as it was routed and placed; its backward runs on the same. */
 struct block {
-	struct work *work; /* by GPU, first[g] .. first[g + 1] */
-	int *first;        /* (G + 1) */
-	uint64_t *sent;    /* (G) bytes of one all-to-all */
+	struct work *work;        /* by GPU, first[g] .. first[g + 1] */
+	int *first;               /* (G + 1) */
+	uint64_t *sent;           /* (G) bytes of one all-to-all */
 	struct exchange exchange; /* bytes of a whole all-to-all */
-	nsec_t exchange_ns; /* time of one chunk of it */
+	nsec_t exchange_ns;       /* time of one chunk of it */
 	int chunks;
 	uint32_t capacity; /* tokens of one GPU for one expert, padded; 0: exact */
 };
@@ -38,19 +38,19 @@ struct expert_state {
 
 struct moe_layer {
 	int experts;
-	uint64_t params;       /* of one expert */
-	nsec_t upload_ns;      /* of one expert */
+	uint64_t params;  /* of one expert */
+	nsec_t upload_ns; /* of one expert */
 	struct expert_bytes bytes;
-	int pinned_slots;      /* experts a GPU keeps in HBM */
-	int first_id;          /* of its experts over all layers, for the cache */
+	int pinned_slots;            /* experts a GPU keeps in HBM */
+	int first_id;                /* of its experts over all layers, for the cache */
 	struct expert_state *expert; /* (E) */
 	struct block *block;         /* (micro-batches) */
 };
 
 struct gpu_state {
-	stage_id *slot_user;        /* (slots) last stage that read the slot */
+	stage_id *slot_user; /* (slots) last stage that read the slot */
 	int slot_next;
-	stage_id gradient_user[2];  /* downloads that free a gradient slot */
+	stage_id gradient_user[2]; /* downloads that free a gradient slot */
 	int gradient_next;
 	stage_id last_compute;
 	/* uploads of the next layer's first experts, before it was routed */
@@ -79,20 +79,20 @@ struct schedule {
 	struct cache **cache;  /* (nodes) over the SSD, NULL elsewhere */
 	int *evicted, *layer_of_block;
 	stage_id *round, *returned, *reduced; /* (G) members of the last round, all-to-all, all-reduce */
-	uint8_t *chosen;       /* (E) */
-	stage_id *dispatched;  /* (micro-batches, chunks, G) all-to-alls that bring tokens */
-	stage_id *adam_last;   /* (nodes) */
-	struct work *work;     /* scratch of list_work, with the GPU of each entry and where the next one of each GPU goes */
+	uint8_t *chosen;                      /* (E) */
+	stage_id *dispatched;                 /* (micro-batches, chunks, G) all-to-alls that bring tokens */
+	stage_id *adam_last;                  /* (nodes) */
+	struct work *work;                    /* scratch of list_work, with the GPU of each entry and where the next one of each GPU goes */
 	int *place_of, *cursor;
-	uint32_t *loads;       /* (G, E) */
-	uint32_t *totals;      /* (G / P, E) tokens of each expert in each set */
+	uint32_t *loads;         /* (G, E) */
+	uint32_t *totals;        /* (G / P, E) tokens of each expert in each set */
 	int *place, *last_place; /* (E) */
-	nsec_t *time_ns;       /* (E) */
-	nsec_t *load_ns;       /* (G) */
-	uint64_t *received;    /* (G) */
-	uint64_t *node_bytes;  /* (2, nodes) */
-	int *node_of;          /* (G) */
-	GArray *late;          /* struct late */
+	nsec_t *time_ns;         /* (E) */
+	nsec_t *load_ns;         /* (G) */
+	uint64_t *received;      /* (G) */
+	uint64_t *node_bytes;    /* (2, nodes) */
+	int *node_of;            /* (G) */
+	GArray *late;            /* struct late */
 
 	struct backend *backend;
 	GError **error;
@@ -108,8 +108,10 @@ struct schedule {
 };
 
 /* A stage of the schedule before it is launched; `after` adds a predecessor. */
-struct stage stage_on_gpu(const struct schedule *s, int kind, int pass, int layer, int microbatch, int gpu, enum gpu_stream stream, enum gpu_profile profile);
-struct stage stage_on_node(const struct schedule *s, int kind, int pass, int layer, int microbatch, int gpu, enum node_stream stream, enum node_profile profile);
+struct stage stage_on_gpu(const struct schedule *s, int kind, int pass, int layer, int microbatch, int gpu, enum gpu_stream stream,
+                          enum gpu_profile profile);
+struct stage stage_on_node(const struct schedule *s, int kind, int pass, int layer, int microbatch, int gpu, enum node_stream stream,
+                           enum node_profile profile);
 void after(struct stage *stage, stage_id predecessor);
 
 /* Gives the stage its id and launches it. After a failure nothing is launched any more and ids are STAGE_NONE. */

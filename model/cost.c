@@ -11,44 +11,57 @@
 #include <string.h>
 
 /* Bytes through HBM per token: per element of D, per element of the inner size F, per attention score of a head, per logit; and launches. */
-struct traffic { double d, f, score, logit; int kernels; };
+struct traffic {
+	double d, f, score, logit;
+	int kernels;
+};
 
 /* [kernels][kind][backward] */
-static const struct traffic traffic[2][N_STAGE_KINDS][2] = {
-	[KERNELS_FUSED] = {
-		[STAGE_EMBED] = {{.d = 4, .kernels = 1}, {.d = 8, .kernels = 1}},
-		[STAGE_MIXER] = {{.d = 24, .kernels = 6}, {.d = 48, .kernels = 12}},
-		[STAGE_GATE] = {{.d = 4, .kernels = 2}, {.d = 8, .kernels = 4}},
-		[STAGE_PERMUTE] = {{.d = 4, .kernels = 1}, {.d = 4, .kernels = 1}},
-		[STAGE_EXPERT] = {{.f = 4, .kernels = 3}, {.f = 8, .kernels = 6}},
-		[STAGE_COMBINE] = {{.d = 8, .kernels = 1}, {.d = 8, .kernels = 1}},
-		[STAGE_FFN] = {{.d = 10, .f = 4, .kernels = 4}, {.d = 20, .f = 8, .kernels = 8}},
-		[STAGE_SHARED] = {{.f = 4, .kernels = 3}, {.f = 8, .kernels = 6}},
-		[STAGE_HEAD] = {{.d = 4, .logit = 12, .kernels = 24}, {0}},
-	},
-	[KERNELS_EAGER] = {
-		/* mixer: layer norm 4, q scaling and head transposes 16, dropout 10, residual 6, biases 12, values 10. Scores: QK' 2, mask 4, fp32 softmax 6,
-		 * cast 6, dropout 5, PV 2 forward; the same chain backward 35. */
-		[STAGE_EMBED] = {{.d = 14, .kernels = 5}, {.d = 16, .kernels = 6}},
-		[STAGE_MIXER] = {{.d = 58, .score = 25, .kernels = 20}, {.d = 90, .score = 35, .kernels = 40}},
-		[STAGE_GATE] = {{.d = 14, .kernels = 22}, {.d = 20, .kernels = 30}},
-		[STAGE_PERMUTE] = {{.d = 8, .kernels = 5}, {.d = 8, .kernels = 5}},
-		/* expert: GELU in fp32 between two casts 20, dropout 5 */
-		[STAGE_EXPERT] = {{.d = 10, .f = 25, .kernels = 7}, {.d = 10, .f = 35, .kernels = 14}},
-		[STAGE_COMBINE] = {{.d = 20, .kernels = 5}, {.d = 24, .kernels = 8}},
-		[STAGE_FFN] = {{.d = 24, .f = 25, .kernels = 10}, {.d = 36, .f = 35, .kernels = 20}},
-		[STAGE_SHARED] = {{.d = 10, .f = 25, .kernels = 7}, {.d = 10, .f = 35, .kernels = 14}},
-		/* head: logits 2, fp32 copy 6, log-softmax 8 and its gradient 12, cast 6, two GEMMs read it 4 */
-		[STAGE_HEAD] = {{.d = 12, .logit = 38, .kernels = 20}, {0}},
-	},
+static const struct traffic traffic[2][N_STAGE_KINDS][2] =
+    {
+        [KERNELS_FUSED] =
+            {
+                [STAGE_EMBED] = {{.d = 4, .kernels = 1}, {.d = 8, .kernels = 1}},
+                [STAGE_MIXER] = {{.d = 24, .kernels = 6}, {.d = 48, .kernels = 12}},
+                [STAGE_GATE] = {{.d = 4, .kernels = 2}, {.d = 8, .kernels = 4}},
+                [STAGE_PERMUTE] = {{.d = 4, .kernels = 1}, {.d = 4, .kernels = 1}},
+                [STAGE_EXPERT] = {{.f = 4, .kernels = 3}, {.f = 8, .kernels = 6}},
+                [STAGE_COMBINE] = {{.d = 8, .kernels = 1}, {.d = 8, .kernels = 1}},
+                [STAGE_FFN] = {{.d = 10, .f = 4, .kernels = 4}, {.d = 20, .f = 8, .kernels = 8}},
+                [STAGE_SHARED] = {{.f = 4, .kernels = 3}, {.f = 8, .kernels = 6}},
+                [STAGE_HEAD] = {{.d = 4, .logit = 12, .kernels = 24}, {0}},
+            },
+        [KERNELS_EAGER] =
+            {
+                /* mixer: layer norm 4, q scaling and head transposes 16, dropout 10, residual 6, biases 12, values 10. Scores: QK' 2, mask 4, fp32
+                 * softmax 6, cast 6, dropout 5, PV 2 forward; the same chain backward 35. */
+                [STAGE_EMBED] = {{.d = 14, .kernels = 5}, {.d = 16, .kernels = 6}},
+                [STAGE_MIXER] = {{.d = 58, .score = 25, .kernels = 20}, {.d = 90, .score = 35, .kernels = 40}},
+                [STAGE_GATE] = {{.d = 14, .kernels = 22}, {.d = 20, .kernels = 30}},
+                [STAGE_PERMUTE] = {{.d = 8, .kernels = 5}, {.d = 8, .kernels = 5}},
+                /* expert: GELU in fp32 between two casts 20, dropout 5 */
+                [STAGE_EXPERT] = {{.d = 10, .f = 25, .kernels = 7}, {.d = 10, .f = 35, .kernels = 14}},
+                [STAGE_COMBINE] = {{.d = 20, .kernels = 5}, {.d = 24, .kernels = 8}},
+                [STAGE_FFN] = {{.d = 24, .f = 25, .kernels = 10}, {.d = 36, .f = 35, .kernels = 20}},
+                [STAGE_SHARED] = {{.d = 10, .f = 25, .kernels = 7}, {.d = 10, .f = 35, .kernels = 14}},
+                /* head: logits 2, fp32 copy 6, log-softmax 8 and its gradient 12, cast 6, two GEMMs read it 4 */
+                [STAGE_HEAD] = {{.d = 12, .logit = 38, .kernels = 20}, {0}},
+            },
 };
 
 /* Tile shapes a BLAS chooses from, with the share of the tensor cores' rate each reaches beside the largest. */
-static const struct { int m, n; double rate; } tiles[] = {{256, 128, 1.0}, {128, 128, 0.97}, {128, 64, 0.85}, {64, 64, 0.65}};
+static const struct {
+	int m, n;
+	double rate;
+} tiles[] = {{256, 128, 1.0}, {128, 128, 0.97}, {128, 64, 0.85}, {64, 64, 0.65}};
 
 #define MEMO 4096 /* costs remembered; a power of two */
 
-struct memo { uint64_t key; nsec_t ns; uint32_t kernels; };
+struct memo {
+	uint64_t key;
+	nsec_t ns;
+	uint32_t kernels;
+};
 
 struct cost {
 	const struct network *n;
@@ -130,8 +143,8 @@ static double attention_ns(const struct cost *c, bool backward, double tokens)
 	double scores = gemm_ns(c, batch, t, t, n->d_head) + gemm_ns(c, batch, t, n->d_head, t);
 	if (c->m->attention == ATTENTION_MATERIALISED)
 		return ns + (backward ? 2 : 1) * scores;
-	/* one kernel, causal: half the products; its softmax keeps the tensor cores at about 60 % of a GEMM (FlashAttention-2, arXiv 2307.08691, section 4);
-	 * the backward recomputes the scores: five products for two */
+	/* one kernel, causal: half the products; its softmax keeps the tensor cores at about 60 % of a GEMM (FlashAttention-2, arXiv 2307.08691,
+	 * section 4); the backward recomputes the scores: five products for two */
 	double flops = 4.0 * batch * t * t * n->d_head / 2;
 	return ns + (backward ? 2.5 : 1.0) * fmax(flops / (c->flops_per_ns_sm * c->m->sms * 0.6), c->kernel_ns);
 }
@@ -224,7 +237,8 @@ static double group_gemms_ns(const struct cost *c, bool backward, const struct l
 	double each = tokens / experts;
 	if (!backward)
 		return gemm_ns(c, experts, each, up * f, d) + gemm_ns(c, experts, each, d, f);
-	return gemm_ns(c, experts, each, d, up * f) + gemm_ns(c, experts, d, up * f, each) + gemm_ns(c, experts, each, f, d) + gemm_ns(c, experts, f, d, each);
+	return gemm_ns(c, experts, each, d, up * f) + gemm_ns(c, experts, d, up * f, each) + gemm_ns(c, experts, each, f, d) +
+	       gemm_ns(c, experts, f, d, each);
 }
 
 static double grouped_once_ns(const struct cost *c, bool backward, const struct layer *l, int experts, double tokens, uint32_t *n_kernels)
@@ -282,8 +296,8 @@ nsec_t cost_accumulate(const struct cost *c, uint64_t params)
 	return whole((double)params / c->adam_params_per_ns * 10.0 / c->m->adam_bytes_per_param);
 }
 
-/* Fused: reads gradient, master, both moments; writes master, moments and the half copy: 28 bytes. Eager, counted from FairSeq's FP16Optimizer and Adam without
- * flattening: fp32 copy of the gradient 6, unscaling 8, norm 4, clipping 8, Adam 80 in ten operators, copy back 6. */
+/* Fused: reads gradient, master, both moments; writes master, moments and the half copy: 28 bytes. Eager, counted from FairSeq's FP16Optimizer and
+ * Adam without flattening: fp32 copy of the gradient 6, unscaling 8, norm 4, clipping 8, Adam 80 in ten operators, copy back 6. */
 #define EAGER_ADAM_BYTES 112
 #define EAGER_ADAM_KERNELS 15 /* operators a tensor */
 
@@ -322,7 +336,8 @@ nsec_t cost_all_gather(const struct cost *c, uint64_t bytes, int gpus)
 	return whole(ring_ns(c, (double)bytes, gpus, 1));
 }
 
-/* Linear: one message to each peer. Hierarchical (Tutel, arXiv 2206.03382, section 4.3): gather by local rank inside the node, then one message to each node. */
+/* Linear: one message to each peer. Hierarchical (Tutel, arXiv 2206.03382, section 4.3): gather by local rank inside the node, then one message to
+ * each node. */
 nsec_t cost_all_to_all(const struct cost *c, const struct exchange *x, int algorithm)
 {
 	const struct machine *m = c->m;

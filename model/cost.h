@@ -1,10 +1,11 @@
-/* Solo durations: what each stage takes when nothing else runs. A roofline over GEMM tiles, HBM passes and link rates, with the machine's efficiencies. */
+/* Solo durations: what each stage takes when nothing else runs. A roofline over GEMM tiles, HBM passes and link rates, with the machine's
+ * efficiencies. */
 #pragma once
 
 #include "autoptr.h"
+#include "machine.h"
 #include "network.h"
 #include "policy.h"
-#include "machine.h"
 #include "stage.h"
 
 struct cost;
@@ -14,8 +15,8 @@ struct cost *cost_new(const struct network *n, const struct machine *m, const st
 void cost_free(struct cost *c);
 AUTOPTR(cost)
 
-/* A stage of the compute stream on `tokens` tokens of one GPU. The backward pass of STAGE_EXPERT includes its recomputation when the policy checkpoints.
- * *n_kernels receives the launches it needs. */
+/* A stage of the compute stream on `tokens` tokens of one GPU. The backward pass of STAGE_EXPERT includes its recomputation when the policy
+ * checkpoints. *n_kernels receives the launches it needs. */
 nsec_t cost_compute(struct cost *c, int kind, int pass, const struct layer *l, uint32_t tokens, uint32_t *n_kernels);
 
 /* All experts of one GPU at once: `experts` of them, `tokens` together, the busiest `most` (padded: each counts as `most`). */
@@ -37,7 +38,9 @@ nsec_t cost_all_reduce(const struct cost *c, uint64_t bytes, int gpus);
 nsec_t cost_all_gather(const struct cost *c, uint64_t bytes, int gpus); /* and reduce-scatter */
 
 /* All-to-all-v: the most bytes one GPU sends or receives inside its node, and one node sends or receives over its NIC. */
-struct exchange { uint64_t intra_bytes, inter_bytes; };
+struct exchange {
+	uint64_t intra_bytes, inter_bytes;
+};
 nsec_t cost_all_to_all(const struct cost *c, const struct exchange *x, int algorithm);
 
 /* Bytes of HBM a stage needs beside its inputs and outputs while it runs, on `tokens` tokens. */

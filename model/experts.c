@@ -6,8 +6,9 @@
  *     optimizer stream                      [Adam e0][Adam e1]  CPU threads of the node
  *     SSD streams      state and parameters that the DRAM cache lacks come before, evicted state leaves after
  *
- * An upload waits for its slot in HBM (the expert computed `slots` uploads before) and for the expert's last update; a backward waits for its gradient
- * slot. The GPUs are interleaved expert by expert, so that the node's optimizer serves them in turn. Experts at home in HBM need no chain. */
+ * An upload waits for its slot in HBM (the expert computed `slots` uploads before) and for the expert's last update; a backward waits for its
+ * gradient slot. The GPUs are interleaved expert by expert, so that the node's optimizer serves them in turn. Experts at home in HBM need no chain.
+ */
 #include "build.h"
 #include "placement.h"
 
@@ -94,9 +95,11 @@ static stage_id compute(struct schedule *s, int pass, int layer, int microbatch,
 }
 
 /* An update, or the addition of a micro-batch's gradient, on the node's CPU threads; `params` of them (a shard when every GPU brings its own). */
-static stage_id host_work(struct schedule *s, int kind, int layer, int microbatch, int e, int gpu, uint64_t params, stage_id gradient, stage_id fetched)
+static stage_id host_work(struct schedule *s, int kind, int layer, int microbatch, int e, int gpu, uint64_t params, stage_id gradient,
+                          stage_id fetched)
 {
-	struct stage st = stage_on_node(s, kind, kind == STAGE_ADAM ? PASS_UPDATE : PASS_BACKWARD, layer, microbatch, gpu, STREAM_OPTIMIZER, PROFILE_ADAM);
+	struct stage st =
+	    stage_on_node(s, kind, kind == STAGE_ADAM ? PASS_UPDATE : PASS_BACKWARD, layer, microbatch, gpu, STREAM_OPTIMIZER, PROFILE_ADAM);
 	st.expert = e;
 	st.bytes = (uint64_t)((double)params * (kind == STAGE_ADAM ? s->m->adam_bytes_per_param : 10.0));
 	st.cost_ns = kind == STAGE_ADAM ? cost_adam(s->cost, params) : cost_accumulate(s->cost, params);
@@ -149,7 +152,8 @@ void experts_update_late(struct schedule *s)
 	g_array_set_size(s->late, 0);
 }
 
-/* Gradient of one expert: down to the host, there added or used. With every GPU computing every expert, the GPUs first reduce-scatter and each brings its shard. */
+/* Gradient of one expert: down to the host, there added or used. With every GPU computing every expert, the GPUs first reduce-scatter and each brings
+ * its shard. */
 static void retire(struct schedule *s, int layer, int microbatch, int e, int gpu, stage_id done, int slot)
 {
 	struct moe_layer *moe = &s->moe[layer];
@@ -349,7 +353,8 @@ static void backward_round(struct schedule *s, int layer, int microbatch, int i)
 			retire(s, layer, microbatch, w->expert, g, done[g], x->gradient_next);
 			x->gradient_next ^= 1;
 		} else if (w && last) {
-			update_or_defer(s, &(struct late){.layer = layer, .expert = w->expert, .gpu = g, .params = s->moe[layer].params, .gradient = STAGE_NONE});
+			update_or_defer(
+			    s, &(struct late){.layer = layer, .expert = w->expert, .gpu = g, .params = s->moe[layer].params, .gradient = STAGE_NONE});
 		}
 	}
 }

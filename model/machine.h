@@ -59,15 +59,16 @@ struct machine {
 	double ssd_mixed_gbps; /* reads and writes together */
 	double ssd_latency_us;
 	/* [software] */
-	double launch_us;      /* host time to launch one kernel */
-	double sync_us;        /* host waits for a stream: from the end of the stage to the host going on */
-	double event_us;       /* a stream waits for another's event */
-	int kernels;           /* enum kernels: eager or fused */
-	int attention;         /* enum attention */
-	int state_bytes_gpu;   /* bytes of state a parameter in HBM under the GPU optimizer: 16, or 20 with fp32 gradients kept */
-	bool pinned_pow2;      /* the allocator rounds each pinned block up to a power of two */
-	bool pinned_master;    /* fp32 master weights in pinned memory too */
-	/* sequences a micro-batch at most that the padded systems were run with on this testbed, 0: what fits; by mask, padding, and offloaded with either */
+	double launch_us;    /* host time to launch one kernel */
+	double sync_us;      /* host waits for a stream: from the end of the stage to the host going on */
+	double event_us;     /* a stream waits for another's event */
+	int kernels;         /* enum kernels: eager or fused */
+	int attention;       /* enum attention */
+	int state_bytes_gpu; /* bytes of state a parameter in HBM under the GPU optimizer: 16, or 20 with fp32 gradients kept */
+	bool pinned_pow2;    /* the allocator rounds each pinned block up to a power of two */
+	bool pinned_master;  /* fp32 master weights in pinned memory too */
+	/* sequences a micro-batch at most that the padded systems were run with on this testbed, 0: what fits; by mask, padding, and offloaded with
+	 * either */
 	int mask_microbatch, padded_microbatch, offload_microbatch;
 	/* [contention] */
 	int contention; /* enum contention */

@@ -1,5 +1,6 @@
 /* Memory follows from the schedule's own rules: dense parameters with their optimizer live in HBM; experts where their home is; activations are the
- * checkpoints of every layer plus the workspace of the stage that runs; buffers are the expert slots, gradient slots and the all-to-all's two ends. */
+ * checkpoints of every layer plus the workspace of the stage that runs; buffers are the expert slots, gradient slots and the all-to-all's two ends.
+ */
 #include "memory.h"
 
 #include "cost.h"
@@ -56,14 +57,15 @@ struct expert_bytes memory_expert(const struct network *n, const struct machine 
 	uint64_t gradient = pinned_block(m, params * p->gradient_bytes), half = pinned_block(m, params * 2);
 	uint64_t master = m->pinned_master ? pinned_block(m, params * 4) : params * 4;
 	return (struct expert_bytes){
-		.pinned = half + gradient + (m->pinned_master ? master : 0),
-		.pageable = params * 8 + (m->pinned_master ? 0 : master),
-		.parameter_block = half + gradient,
-		.state_block = master + params * 8,
+	    .pinned = half + gradient + (m->pinned_master ? master : 0),
+	    .pageable = params * 8 + (m->pinned_master ? 0 : master),
+	    .parameter_block = half + gradient,
+	    .state_block = master + params * 8,
 	};
 }
 
-/* Parameters, gradients and optimizer state of `params` parameters under the GPU's Adam: 2 + 2 + 12 bytes, 2 + 6 + 12 where an fp32 gradient is kept too. */
+/* Parameters, gradients and optimizer state of `params` parameters under the GPU's Adam: 2 + 2 + 12 bytes, 2 + 6 + 12 where an fp32 gradient is kept
+ * too. */
 static void add_resident(struct memory *out, const struct machine *m, uint64_t params)
 {
 	out->bytes[TIER_HBM][CLASS_PARAMETERS] += 2 * params;
@@ -128,7 +130,8 @@ static void add_activations(const struct network *n, const struct machine *m, co
 	}
 	out->workspace[STAGE_HEAD] = cost_workspace(c, STAGE_HEAD, NULL, tokens);
 	double capacity = p->dispatch == DISPATCH_EXACT ? 1 : MAX(1.0, p->capacity_factor);
-	if (p->dispatch == DISPATCH_MASK) /* tokens x (experts x capacity): fp32 weights, their half copy, the boolean and its half copy, gradients of both: 15 bytes */
+	if (p->dispatch == DISPATCH_MASK) /* tokens x (experts x capacity): fp32 weights, their half copy, the boolean and its half copy, gradients of
+	                                     both: 15 bytes */
 		out->workspace[STAGE_PERMUTE] = (uint64_t)(15.0 * tokens * tokens * capacity);
 	bool keeps_all = p->checkpoint == CHECKPOINT_NONE;
 	out->checkpoint_bytes = keeps_all ? saved : hidden;
@@ -145,11 +148,12 @@ static void add_activations(const struct network *n, const struct machine *m, co
 void memory_plan(const struct network *n, const struct machine *m, const struct policy *p, const struct memory_case *k, struct memory *out)
 {
 	*out = (struct memory){
-		.room = {
-			[TIER_HBM] = (uint64_t)((m->hbm_gib - m->reserved_gib) * GIB),
-			[TIER_DRAM] = (uint64_t)((m->dram_gib - m->dram_reserved_gib) * GIB),
-			[TIER_SSD] = (uint64_t)(m->ssd_gb * GB),
-		},
+	    .room =
+	        {
+	            [TIER_HBM] = (uint64_t)((m->hbm_gib - m->reserved_gib) * GIB),
+	            [TIER_DRAM] = (uint64_t)((m->dram_gib - m->dram_reserved_gib) * GIB),
+	            [TIER_SSD] = (uint64_t)(m->ssd_gb * GB),
+	        },
 	};
 	out->room[TIER_PINNED] = out->room[TIER_DRAM];
 	uint64_t resident = network_embedding_params(n);

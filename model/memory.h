@@ -27,8 +27,8 @@ int memory_overflow(const struct memory *m);
 /* Bytes asked of a tier as memory_overflow sees it. */
 uint64_t memory_need(const struct memory *m, int tier);
 
-/* What a training step keeps: `home` never auto, `expert_parallel` GPUs share one set of experts, `sequences` of `seq_len` a micro-batch, `pinned_share` of a
- * GPU's experts in HBM. */
+/* What a training step keeps: `home` never auto, `expert_parallel` GPUs share one set of experts, `sequences` of `seq_len` a micro-batch,
+ * `pinned_share` of a GPU's experts in HBM. */
 struct memory_case {
 	int home, expert_parallel, sequences, seq_len;
 	double pinned_share;
@@ -38,13 +38,18 @@ void memory_plan(const struct network *n, const struct machine *m, const struct 
 /* Experts of one layer that a GPU keeps in HBM. */
 int memory_pinned_experts(double share, int experts, int gpus);
 
-/* The least bytes in DRAM (pinned and pageable) of one expert of P parameters, and its blocks in the cache over the SSD: parameters with their gradient, and the
- * optimizer's state. Pinned blocks are rounded as the machine's allocator does. */
-struct expert_bytes { uint64_t pinned, pageable, parameter_block, state_block; };
+/* The least bytes in DRAM (pinned and pageable) of one expert of P parameters, and its blocks in the cache over the SSD: parameters with their
+ * gradient, and the optimizer's state. Pinned blocks are rounded as the machine's allocator does. */
+struct expert_bytes {
+	uint64_t pinned, pageable, parameter_block, state_block;
+};
 struct expert_bytes memory_expert(const struct network *n, const struct machine *m, const struct policy *p, const struct layer *l);
 
 /* How a stage changes the HBM of its GPU: bytes while it runs, and bytes its end leaves behind (+) or gives back (-). */
-struct memory_change { uint64_t while_running; int64_t at_end; };
+struct memory_change {
+	uint64_t while_running;
+	int64_t at_end;
+};
 struct memory_change memory_of_stage(const struct memory *m, const struct stage *s);
 
 #define SSD_STATE_BYTES 12 /* fp32 master and both moments; the half-precision copy is cast from the master on the way up */

@@ -48,7 +48,8 @@ static int split(const struct scenario *s, const struct plan *plan)
 
 static void try_share(const struct scenario *s, const struct network *n, double share, struct plan *out)
 {
-	struct memory_case k = {.home = out->home, .expert_parallel = out->expert_parallel, .sequences = out->microbatch, .seq_len = s->seq_len, .pinned_share = share};
+	struct memory_case k = {
+	    .home = out->home, .expert_parallel = out->expert_parallel, .sequences = out->microbatch, .seq_len = s->seq_len, .pinned_share = share};
 	memory_plan(n, s->machine, s->policy, &k, &out->memory);
 	out->overflow = memory_overflow(&out->memory);
 	out->pinned_share = share;
@@ -130,7 +131,8 @@ static bool check(const struct scenario *s, GError **error)
 	const struct machine *m = s->machine;
 	const char *wrong = NULL;
 	if (s->microbatches && s->sequences % s->microbatches) {
-		g_set_error(error, ESMOE_ERROR, ESMOE_ERROR_INPUT, "%d micro-batches do not divide %d sequences: choose a divisor", s->microbatches, s->sequences);
+		g_set_error(error, ESMOE_ERROR, ESMOE_ERROR_INPUT, "%d micro-batches do not divide %d sequences: choose a divisor", s->microbatches,
+		            s->sequences);
 		return false;
 	}
 	if (p->expert_parallel && m->gpus % MIN(p->expert_parallel, m->gpus))
@@ -163,8 +165,8 @@ bool plan_make(const struct scenario *s, struct plan *out, GError **error)
 		return true;
 	int most = plan_most_experts(s), tier = out->overflow;
 	g_autofree char *advice = most ? g_strdup_printf("at most %d experts a layer fit", most) : g_strdup("not even one expert a layer fits");
-	g_set_error(error, ESMOE_ERROR, ESMOE_ERROR_FIT, "%s with %d experts a layer does not fit policy %s on %s: %s needs %.1f GiB of %.1f GiB; %s", s->network->name,
-	            network_experts(s->network), s->policy->name, s->machine->name, memory_tier_name(tier), (double)memory_need(&out->memory, tier) / GIB,
-	            (double)out->memory.room[tier] / GIB, advice);
+	g_set_error(error, ESMOE_ERROR, ESMOE_ERROR_FIT, "%s with %d experts a layer does not fit policy %s on %s: %s needs %.1f GiB of %.1f GiB; %s",
+	            s->network->name, network_experts(s->network), s->policy->name, s->machine->name, memory_tier_name(tier),
+	            (double)memory_need(&out->memory, tier) / GIB, (double)out->memory.room[tier] / GIB, advice);
 	return false;
 }

@@ -5,7 +5,7 @@
 #include "scenario.h"
 
 struct plan {
-	int home;            /* enum expert_home, never auto */
+	int home; /* enum expert_home, never auto */
 	int microbatches;
 	int microbatch;      /* sequences of one */
 	uint32_t tokens;     /* of one GPU in one micro-batch */
@@ -16,8 +16,8 @@ struct plan {
 	struct memory memory;
 };
 
-/* ESMOE_ERROR_FIT names tier, need, room and the most experts that would fit; ESMOE_ERROR_INPUT a combination of knobs that has no meaning. *out is filled in
- * both cases as far as it goes. */
+/* ESMOE_ERROR_FIT names tier, need, room and the most experts that would fit; ESMOE_ERROR_INPUT a combination of knobs that has no meaning. *out is
+ * filled in both cases as far as it goes. */
 bool plan_make(const struct scenario *s, struct plan *out, GError **error) G_GNUC_WARN_UNUSED_RESULT;
 
 /* The most experts a layer with which the scenario fits, 0: not even one. */

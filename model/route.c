@@ -2,8 +2,9 @@
  *
  *     loads (G, E)  ->  tokens of each expert  ->  placement  ->  work of each GPU, bytes between GPUs
  *
- * With expert parallelism over P GPUs there are G / P sets; set q serves the tokens of its own GPUs. P = 1 keeps all tokens at home. Where a layer has fewer
- * experts than a set has GPUs, each expert is spread over P / E of them: replicas that share its tokens (EP+DP) or slices that all see them (EP+MP). */
+ * With expert parallelism over P GPUs there are G / P sets; set q serves the tokens of its own GPUs. P = 1 keeps all tokens at home. Where a layer
+ * has fewer experts than a set has GPUs, each expert is spread over P / E of them: replicas that share its tokens (EP+DP) or slices that all see them
+ * (EP+MP). */
 #include "build.h"
 #include "placement.h"
 
@@ -98,7 +99,9 @@ static void list_work(struct schedule *s, struct block *b, const struct layer *l
 			uint32_t tokens = b->capacity ? padded : s->totals[(size_t)q * (size_t)e_count + (size_t)e];
 			for (int r = 0; r < spread; r++) {
 				int gpu = q * set + (e_count >= set ? s->place[e] : e * spread + r);
-				uint32_t share = s->plan.split == SPLIT_MODEL ? tokens : (tokens * (uint32_t)(r + 1)) / (uint32_t)spread - (tokens * (uint32_t)r) / (uint32_t)spread;
+				uint32_t share = s->plan.split == SPLIT_MODEL
+				                     ? tokens
+				                     : (tokens * (uint32_t)(r + 1)) / (uint32_t)spread - (tokens * (uint32_t)r) / (uint32_t)spread;
 				s->place_of[n] = gpu;
 				s->work[n++] = (struct work){.expert = e, .tokens = share};
 				b->first[gpu + 1]++;
@@ -206,7 +209,13 @@ static void route_one(struct schedule *s, int layer, int microbatch)
 void route(struct schedule *s, int layer, int microbatch, stage_id counts)
 {
 	const struct layer *l = &s->n->layer[layer];
-	struct gate gate = {.counts = counts, .step = s->step, .microbatch = microbatch, .layer = layer, .experts = l->experts, .top_k = l->top_k, .tokens_per_gpu = s->plan.tokens};
+	struct gate gate = {.counts = counts,
+	                    .step = s->step,
+	                    .microbatch = microbatch,
+	                    .layer = layer,
+	                    .experts = l->experts,
+	                    .top_k = l->top_k,
+	                    .tokens_per_gpu = s->plan.tokens};
 	/* a fixed capacity needs no counts: the host runs on */
 	bool waits = s->p->dispatch == DISPATCH_EXACT || s->p->capacity_factor <= 0;
 	if (s->failed)

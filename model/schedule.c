@@ -14,17 +14,33 @@
 
 #include <string.h>
 
-struct stage stage_on_gpu(const struct schedule *s, int kind, int pass, int layer, int microbatch, int gpu, enum gpu_stream stream, enum gpu_profile profile)
+struct stage stage_on_gpu(const struct schedule *s, int kind, int pass, int layer, int microbatch, int gpu, enum gpu_stream stream,
+                          enum gpu_profile profile)
 {
-	return (struct stage){.kind = (uint8_t)kind, .pass = (uint8_t)pass, .step_parity = s->step & 1, .layer = (uint16_t)layer, .microbatch = (uint16_t)microbatch,
-	                      .expert = -1, .rank = gpu, .stream = stream_of_gpu(gpu, stream), .profile = profile_of_gpu(gpu, profile)};
+	return (struct stage){.kind = (uint8_t)kind,
+	                      .pass = (uint8_t)pass,
+	                      .step_parity = s->step & 1,
+	                      .layer = (uint16_t)layer,
+	                      .microbatch = (uint16_t)microbatch,
+	                      .expert = -1,
+	                      .rank = gpu,
+	                      .stream = stream_of_gpu(gpu, stream),
+	                      .profile = profile_of_gpu(gpu, profile)};
 }
 
-struct stage stage_on_node(const struct schedule *s, int kind, int pass, int layer, int microbatch, int gpu, enum node_stream stream, enum node_profile profile)
+struct stage stage_on_node(const struct schedule *s, int kind, int pass, int layer, int microbatch, int gpu, enum node_stream stream,
+                           enum node_profile profile)
 {
 	int node = s->node_of[gpu];
-	return (struct stage){.kind = (uint8_t)kind, .pass = (uint8_t)pass, .step_parity = s->step & 1, .layer = (uint16_t)layer, .microbatch = (uint16_t)microbatch,
-	                      .expert = -1, .rank = gpu, .stream = stream_of_node(s->m, node, stream), .profile = profile_of_node(s->m, node, profile)};
+	return (struct stage){.kind = (uint8_t)kind,
+	                      .pass = (uint8_t)pass,
+	                      .step_parity = s->step & 1,
+	                      .layer = (uint16_t)layer,
+	                      .microbatch = (uint16_t)microbatch,
+	                      .expert = -1,
+	                      .rank = gpu,
+	                      .stream = stream_of_node(s->m, node, stream),
+	                      .profile = profile_of_node(s->m, node, profile)};
 }
 
 void after(struct stage *stage, stage_id predecessor)
@@ -58,7 +74,8 @@ static bool bound_by_memory(int kind)
 stage_id emit_compute(struct schedule *s, int kind, int pass, int layer, int microbatch, int gpu, stage_id predecessor)
 {
 	const struct layer *l = kind == STAGE_EMBED || kind == STAGE_HEAD ? NULL : &s->n->layer[layer];
-	struct stage st = stage_on_gpu(s, kind, pass, layer, microbatch, gpu, STREAM_COMPUTE, bound_by_memory(kind) ? PROFILE_MEMORY : PROFILE_COMPUTE);
+	struct stage st =
+	    stage_on_gpu(s, kind, pass, layer, microbatch, gpu, STREAM_COMPUTE, bound_by_memory(kind) ? PROFILE_MEMORY : PROFILE_COMPUTE);
 	st.tokens = s->plan.tokens;
 	st.cost_ns = cost_compute(s->cost, kind, pass, l, st.tokens, &st.n_kernels);
 	after(&st, predecessor);
@@ -109,7 +126,8 @@ void emit_all_to_all(struct schedule *s, int pass, int layer, int microbatch, st
 		}
 		if (g % set == 0)
 			s->group++;
-		struct stage st = stage_on_gpu(s, STAGE_ALL_TO_ALL, pass, layer, microbatch, g, STREAM_COLLECTIVE, s->nodes > 1 ? PROFILE_INTERNODE : PROFILE_COLLECTIVE);
+		struct stage st = stage_on_gpu(s, STAGE_ALL_TO_ALL, pass, layer, microbatch, g, STREAM_COLLECTIVE,
+		                               s->nodes > 1 ? PROFILE_INTERNODE : PROFILE_COLLECTIVE);
 		st.group = s->group;
 		st.group_size = (uint32_t)set;
 		st.bytes = b->sent[g] / (uint64_t)b->chunks;
@@ -191,7 +209,8 @@ static uint64_t resident_params(const struct schedule *s, int layer)
 	return params;
 }
 
-static void stream_params(struct schedule *s, int kind, int pass, int layer, int microbatch, uint64_t params, nsec_t cost_ns, uint32_t kernels, const stage_id *preds)
+static void stream_params(struct schedule *s, int kind, int pass, int layer, int microbatch, uint64_t params, nsec_t cost_ns, uint32_t kernels,
+                          const stage_id *preds)
 {
 	for (int g = 0; g < s->gpus; g++) {
 		struct stage st = stage_on_gpu(s, kind, pass, layer, microbatch, g, STREAM_COMPUTE, PROFILE_MEMORY);
@@ -208,7 +227,8 @@ static void reduce_gradients(struct schedule *s, int layer, int microbatch, uint
 {
 	if (s->gpus == 1)
 		return;
-	struct collective c = {.kind = STAGE_ALL_REDUCE, .pass = PASS_BACKWARD, .layer = layer, .microbatch = microbatch, .expert = -1, .bytes = 2 * dense};
+	struct collective c = {
+	    .kind = STAGE_ALL_REDUCE, .pass = PASS_BACKWARD, .layer = layer, .microbatch = microbatch, .expert = -1, .bytes = 2 * dense};
 	c.cost_ns = cost_all_reduce(s->cost, c.bytes, s->gpus);
 	emit_collective(s, &c, NULL, s->reduced);
 	const struct moe_layer *moe = &s->moe[layer];
@@ -351,7 +371,8 @@ static int moe_layer_init(struct moe_layer *moe, const struct schedule *s, const
 	moe->pinned_slots = memory_pinned_experts(s->plan.pinned_share, l->experts, s->gpus);
 	moe->expert = g_new(struct expert_state, l->experts);
 	for (int e = 0; e < l->experts; e++)
-		moe->expert[e] = (struct expert_state){.updated = STAGE_NONE, .refreshed = STAGE_NONE, .written = STAGE_NONE, .pinned = -1, .last = -1};
+		moe->expert[e] =
+		    (struct expert_state){.updated = STAGE_NONE, .refreshed = STAGE_NONE, .written = STAGE_NONE, .pinned = -1, .last = -1};
 	moe->block = g_new0(struct block, s->plan.microbatches);
 	for (int mb = 0; mb < s->plan.microbatches; mb++)
 		block_init(&moe->block[mb], s, l->experts);
@@ -417,7 +438,8 @@ struct schedule *schedule_new(const struct scenario *sc, int *overflow, GError *
 	if (!fits)
 		return NULL;
 	struct schedule *s = g_new0(struct schedule, 1);
-	*s = (struct schedule){.sc = sc, .n = sc->network, .m = sc->machine, .p = sc->policy, .plan = plan, .gpus = sc->machine->gpus, .last = STAGE_NONE};
+	*s = (struct schedule){
+	    .sc = sc, .n = sc->network, .m = sc->machine, .p = sc->policy, .plan = plan, .gpus = sc->machine->gpus, .last = STAGE_NONE};
 	bool eager = s->m->kernels == KERNELS_EAGER;
 	s->nodes = machine_nodes(s->m);
 	s->slots = 1 + s->p->upload_ahead;
@@ -459,8 +481,10 @@ void schedule_free(struct schedule *s)
 		g_free(s->gpu[g].slot_user);
 	for (int node = 0; s->cache && node < s->nodes; node++)
 		cache_free(s->cache[node]);
-	void *scratch[] = {s->moe, s->gpu, s->node_of, s->cache, s->dispatched, s->returned, s->reduced, s->round, s->adam_last, s->work, s->place_of, s->cursor, s->loads, s->totals,
-	                   s->place, s->last_place, s->time_ns, s->load_ns, s->received, s->node_bytes, s->chosen, s->evicted, s->layer_of_block, s->stream_ns, s->profile_ns, s->launches};
+	void *scratch[] = {s->moe,        s->gpu,     s->node_of,  s->cache,      s->dispatched, s->returned, s->reduced,        s->round,
+	                   s->adam_last,  s->work,    s->place_of, s->cursor,     s->loads,      s->totals,   s->place,          s->last_place,
+	                   s->time_ns,    s->load_ns, s->received, s->node_bytes, s->chosen,     s->evicted,  s->layer_of_block, s->stream_ns,
+	                   s->profile_ns, s->launches};
 	for (size_t i = 0; i < G_N_ELEMENTS(scratch); i++)
 		g_free(scratch[i]);
 	g_array_free(s->late, TRUE);

@@ -9,9 +9,9 @@
 
 struct schedule;
 
-/* Chooses what the policy leaves open (expert home, micro-batch, split, pipeline degree) and checks that it fits: ESMOE_ERROR_FIT names tier, need, room
- * and the most experts that would fit, and *overflow (may be NULL) receives the enum memory_tier that is too small, otherwise -1. The scenario must
- * outlive the schedule. Owned by the caller. */
+/* Chooses what the policy leaves open (expert home, micro-batch, split, pipeline degree) and checks that it fits: ESMOE_ERROR_FIT names tier, need,
+ * room and the most experts that would fit, and *overflow (may be NULL) receives the enum memory_tier that is too small, otherwise -1. The scenario
+ * must outlive the schedule. Owned by the caller. */
 struct schedule *schedule_new(const struct scenario *scenario, int *overflow, GError **error) G_GNUC_WARN_UNUSED_RESULT;
 void schedule_free(struct schedule *schedule);
 AUTOPTR(schedule)

@@ -1,5 +1,5 @@
-/* What stays in HBM all the time is the plan less its activations and workspace; on top come the changes at each span's start and end, in order of time.
- * Within one instant what is freed goes first: a stage that starts where another ends reuses its room. */
+/* What stays in HBM all the time is the plan less its activations and workspace; on top come the changes at each span's start and end, in order of
+ * time. Within one instant what is freed goes first: a stage that starts where another ends reuses its room. */
 #include "occupancy.h"
 
 struct change {
@@ -44,7 +44,8 @@ void occupancy_add(struct trace *trace, const struct memory *memory)
 	for (int gpu = 0; gpu < trace->gpus; gpu++) {
 		g_autoptr(GArray) changes = changes_of(trace, memory, gpu);
 		struct counter *counter = g_new0(struct counter, 1);
-		*counter = (struct counter){.name = g_strdup("HBM bytes"), .gpu = gpu, .node = -1, .samples = g_array_new(FALSE, FALSE, sizeof(struct sample))};
+		*counter = (struct counter){
+		    .name = g_strdup("HBM bytes"), .gpu = gpu, .node = -1, .samples = g_array_new(FALSE, FALSE, sizeof(struct sample))};
 		struct sample now = {0, always};
 		g_array_append_val(counter->samples, now);
 		for (guint i = 0; i < changes->len; i++) {

@@ -1,5 +1,5 @@
-/* A prediction runs a few steps one behind the other, as training does, and measures the last: pinning, the cache over the SSD and placements have then
- * settled, and what one step leaves to the next (optimizer tails) is counted where it is paid. */
+/* A prediction runs a few steps one behind the other, as training does, and measures the last: pinning, the cache over the SSD and placements have
+ * then settled, and what one step leaves to the next (optimizer tails) is counted where it is paid. */
 #include "predict.h"
 
 #include "occupancy.h"
@@ -24,7 +24,8 @@ static nsec_t end_of(const struct backend *b, stage_id from, stage_id to)
 	return end;
 }
 
-static void name_bound(const struct scenario *s, const struct schedule *schedule, const struct backend *b, nsec_t from, nsec_t to, struct prediction *out)
+static void name_bound(const struct scenario *s, const struct schedule *schedule, const struct backend *b, nsec_t from, nsec_t to,
+                       struct prediction *out)
 {
 	int streams = stream_count(s->machine), busiest = 0;
 	g_autofree nsec_t *busy = g_new0(nsec_t, streams);
