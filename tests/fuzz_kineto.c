@@ -18,6 +18,7 @@ static void ask(const struct trace *trace)
 	g_autoptr(GString) csv = g_string_new(NULL);
 	g_autoptr(GError) error = NULL;
 
+	g_assert_cmpint(info->run_ns, >=, 0);
 	for (guint i = 0; i < rows->len; i++)
 		g_assert_cmpuint(g_array_index(rows, struct diff_row, i).only_a, ==, 0);
 	for (int step = 0; step < MAX((int)trace->step_end_ns->len, 1); step++) {

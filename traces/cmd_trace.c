@@ -259,7 +259,7 @@ static bool convert(struct ask *ask, enum table_form form, GString *out, GError 
 }
 
 static const struct question questions[] = {
-    {"info", "FILE...", "Busy, idle and overlap of each stream; the share of copies hidden under compute.", "esmoe trace info runs/a", show_info},
+    {"info", "FILE...", "Busy and idle time per stream, and what is hidden under compute.", "esmoe trace info runs/a", show_info},
     {"convert", "FILE...", "The spans as CSV, one a line.", "esmoe trace convert runs/a -o spans.csv", convert},
     {"diff", "A B", "Two traces per stream and stage kind: B against A.", "esmoe trace diff runs/a runs/b", show_diff},
     {"critical-path", "FILE...", "Which resource bounds a step, and by how much.", "esmoe trace critical-path runs/a --step 0", show_critical_path},

@@ -324,6 +324,18 @@ static void put_rows_of_host(struct writer *w)
 	put_process(w, KINETO_LAUNCHER_PID + w->trace->gpus, "steps", "CPU", 0);
 }
 
+/* Holistic Trace Analysis takes each file of a folder for a rank and fails on one without GPU work: one kernel of no length lets it read the host's.
+ */
+static void put_placeholder(struct writer *w)
+{
+	static const char event[] =
+	    "{\"ph\":\"X\",\"cat\":\"%s\",\"name\":\"%s\",\"args\":{%s\"correlation\":1},\"pid\":%d,\"tid\":1,\"ts\":0.000,\"dur\":0.000},\n";
+	int gpus = w->trace->gpus;
+
+	json_print(&w->json, event, "cuda_runtime", "cudaLaunchKernel", "", KINETO_LAUNCHER_PID + gpus);
+	json_print(&w->json, event, "kernel", "none", "\"stream\":1,", KINETO_LAUNCHER_PID + gpus);
+}
+
 /* Line by line as the profiler writes it: tools look for the rank with a pattern that wants the space behind the colon. The host's file has the
  * number after the last GPU's. */
 static void put_file_head(struct writer *w, int file)
@@ -354,10 +366,12 @@ static bool write_file(struct writer *w, int file, struct outfile *out, GError *
 	w->json.file = out;
 	w->json.at = w->json.buffer;
 	put_file_head(w, file);
-	if (file < trace->gpus)
+	if (file < trace->gpus) {
 		put_rows_of_rank(w, file);
-	else
+	} else {
 		put_rows_of_host(w);
+		put_placeholder(w);
+	}
 	put_steps(w, KINETO_LAUNCHER_PID + file);
 	put_spans(w, file);
 	for (guint i = 0; i < trace->counters->len; i++) {
