@@ -6,6 +6,10 @@
 enum { KINETO_LAUNCHER_PID = 1000000, KINETO_NODE_PID = 2000000, KINETO_MOST_GPUS = 1000000 };
 enum { KINETO_LAUNCH_TID = 1, KINETO_STEP_TID = 2 };
 
+/* Correlations are stage ids from here: Holistic Trace Analysis keeps row numbers in the type that just holds the correlations, so that these may not
+ * be small. */
+enum { KINETO_FIRST_CORRELATION = 1 << 20 };
+
 #define KINETO_STEP_NAME "ProfilerStep#"
 #define KINETO_UPLOAD_NAME "Memcpy HtoD (Pinned -> Device)"
 #define KINETO_DOWNLOAD_NAME "Memcpy DtoH (Device -> Pinned)"

@@ -1,8 +1,8 @@
 /* One file per rank and one for the host. Every span is one event, its launch a second one, and two flow events draw the arrow between them:
  *
- *     rank file   launcher  |launch 7|          (cuda_runtime, correlation 8)
+ *     rank file   launcher  |launch 7|          (cuda_runtime, correlation c)
  *                              \ ac2g
- *                 compute       |expert_forward| (kernel, correlation 8, args: stage 7, layer, expert, predecessors, ...)
+ *                 compute       |expert_forward| (kernel, correlation c, args: stage 7, layer, expert, predecessors, ...)
  *     host file   optimizer           |adam_update|
  *
  * A million spans are some 600 MB of text, so that events are put together by hand in a buffer: what depends only on kind and pass is formatted once,
@@ -163,8 +163,8 @@ static char *put_work(struct writer *w, char *p, const struct span *s, int gpu)
 	if (gpu >= 0) {
 		p = put_unsigned(PUT(p, ",\"device\":"), (uint64_t)gpu);
 		p = put_unsigned(PUT(p, ",\"context\":1,\"stream\":"), tid);
-		p = put_unsigned(PUT(p, ",\"correlation\":"), (uint64_t)s->id + 1);
-		p = put_unsigned(PUT(p, ",\"External id\":"), (uint64_t)s->id + 1);
+		p = put_unsigned(PUT(p, ",\"correlation\":"), KINETO_FIRST_CORRELATION + (uint64_t)s->id);
+		p = put_unsigned(PUT(p, ",\"External id\":"), KINETO_FIRST_CORRELATION + (uint64_t)s->id);
 	}
 	if (s->kind == STAGE_UPLOAD || s->kind == STAGE_DOWNLOAD) {
 		uint64_t ns = (uint64_t)(s->end_ns - s->start_ns);
@@ -193,8 +193,8 @@ static char *put_launch(char *p, const struct span *s, bool of_gpu)
 		p = PUT(p, "{\"ph\":\"X\",\"cat\":\"cuda_runtime\",\"name\":\"cudaLaunchKernel\",\"args\":{\"stage\":");
 	p = put_unsigned(p, s->id);
 	if (of_gpu) {
-		p = put_unsigned(PUT(p, ",\"correlation\":"), (uint64_t)s->id + 1);
-		p = put_unsigned(PUT(p, ",\"External id\":"), (uint64_t)s->id + 1);
+		p = put_unsigned(PUT(p, ",\"correlation\":"), KINETO_FIRST_CORRELATION + (uint64_t)s->id);
+		p = put_unsigned(PUT(p, ",\"External id\":"), KINETO_FIRST_CORRELATION + (uint64_t)s->id);
 	}
 	if (!known)
 		p = PUT(p, ",\"unknown\":1");
@@ -208,11 +208,11 @@ static char *put_launch(char *p, const struct span *s, bool of_gpu)
 static char *put_flow(char *p, const struct span *s, int gpu)
 {
 	p = PUT(p, "{\"ph\":\"s\",\"cat\":\"ac2g\",\"name\":\"ac2g\",\"id\":");
-	*(p = put_unsigned(p, (uint64_t)s->id + 1)) = ',';
+	*(p = put_unsigned(p, KINETO_FIRST_CORRELATION + (uint64_t)s->id)) = ',';
 	p = put_row(p + 1, KINETO_LAUNCHER_PID + (uint64_t)s->rank, KINETO_LAUNCH_TID);
 	p = put_milli(p, s->launch_ns != -1 ? s->launch_ns : s->start_ns);
 	p = PUT(p, "},\n{\"ph\":\"f\",\"bp\":\"e\",\"cat\":\"ac2g\",\"name\":\"ac2g\",\"id\":");
-	*(p = put_unsigned(p, (uint64_t)s->id + 1)) = ',';
+	*(p = put_unsigned(p, KINETO_FIRST_CORRELATION + (uint64_t)s->id)) = ',';
 	p = put_row(p + 1, (uint64_t)gpu, s->stream % GPU_STREAMS + 1);
 	p = put_milli(p, s->start_ns);
 	return PUT(p, "},\n");
@@ -329,11 +329,11 @@ static void put_rows_of_host(struct writer *w)
 static void put_placeholder(struct writer *w)
 {
 	static const char event[] =
-	    "{\"ph\":\"X\",\"cat\":\"%s\",\"name\":\"%s\",\"args\":{%s\"correlation\":1},\"pid\":%d,\"tid\":1,\"ts\":0.000,\"dur\":0.000},\n";
+	    "{\"ph\":\"X\",\"cat\":\"%s\",\"name\":\"%s\",\"args\":{%s\"correlation\":%d},\"pid\":%d,\"tid\":1,\"ts\":0.000,\"dur\":0.000},\n";
 	int gpus = w->trace->gpus;
 
-	json_print(&w->json, event, "cuda_runtime", "cudaLaunchKernel", "", KINETO_LAUNCHER_PID + gpus);
-	json_print(&w->json, event, "kernel", "none", "\"stream\":1,", KINETO_LAUNCHER_PID + gpus);
+	json_print(&w->json, event, "cuda_runtime", "cudaLaunchKernel", "", KINETO_FIRST_CORRELATION, KINETO_LAUNCHER_PID + gpus);
+	json_print(&w->json, event, "kernel", "none", "\"stream\":1,", KINETO_FIRST_CORRELATION, KINETO_LAUNCHER_PID + gpus);
 }
 
 /* Line by line as the profiler writes it: tools look for the rank with a pattern that wants the space behind the colon. The host's file has the
