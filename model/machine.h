@@ -26,6 +26,7 @@ struct machine {
 	/* [machine] */
 	int gpus, gpus_per_node;
 	char *gpu_name;
+	char *routing; /* of what is trained here, when none is asked for; as in routing.h */
 	/* [gpu] */
 	int sms;
 	double hbm_gib, reserved_gib; /* reserved: context, NCCL, allocator */
@@ -67,9 +68,8 @@ struct machine {
 	int state_bytes_gpu; /* bytes of state a parameter in HBM under the GPU optimizer: 16, or 20 with fp32 gradients kept */
 	bool pinned_pow2;    /* the allocator rounds each pinned block up to a power of two */
 	bool pinned_master;  /* fp32 master weights in pinned memory too */
-	/* sequences a micro-batch at most that the padded systems were run with on this testbed, 0: what fits; by mask, padding, and offloaded with
-	 * either */
-	int mask_microbatch, padded_microbatch, offload_microbatch;
+	/* sequences a micro-batch at most that the padded systems were run with on this testbed: experts in HBM, and outside it; 0: what fits */
+	int baseline_microbatch, offload_microbatch;
 	/* [contention] */
 	int contention; /* enum contention */
 	struct contention_table table;

@@ -22,7 +22,7 @@ static int smallest_count(const struct scenario *s)
 		return s->microbatches;
 	int most = p->microbatch ? MIN(p->microbatch, s->sequences) : s->sequences, limit = 0;
 	if (p->dispatch != DISPATCH_EXACT && !p->microbatch)
-		limit = p->expert_home != HOME_HBM ? m->offload_microbatch : p->dispatch == DISPATCH_MASK ? m->mask_microbatch : m->padded_microbatch;
+		limit = p->expert_home == HOME_HBM ? m->baseline_microbatch : m->offload_microbatch;
 	if (limit)
 		most = MIN(most, limit);
 	return (s->sequences + most - 1) / most;

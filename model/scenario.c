@@ -25,7 +25,7 @@ static const struct ini_key keys[] = {
     {"scenario", "seq_len", INI_INT, offsetof(struct fields, seq_len), "0", 0, 1 << 20, NULL, "tokens a sequence; 0: as the network says"},
     {"scenario", "microbatches", INI_INT, offsetof(struct fields, microbatches), "0", 0, 1 << 20, NULL,
      "micro-batches a step; 0: the fewest that fit"},
-    {"scenario", "routing", INI_STRING, offsetof(struct fields, routing), "uniform", 0, 0, NULL,
+    {"scenario", "routing", INI_STRING, offsetof(struct fields, routing), "", 0, 0, NULL,
      "uniform, zipf:S, zipf:S:DRIFT, expert-choice, hash, or the path of a CSV of loads"},
     {"scenario", "seed", INI_STRING, offsetof(struct fields, seed), "0", 0, 0, NULL, "seed of the routing, from 0 to 2^64-1"},
 };
@@ -113,6 +113,8 @@ static struct scenario *assemble(const char *text, const struct scenario_options
 	s->sequences = s->network->sequences;
 	s->seq_len = s->network->seq_len;
 	s->microbatches = f.microbatches;
+	if (!*f.routing)
+		f.routing = (g_free(f.routing), g_strdup(s->machine->routing));
 	s->routing = routing_new(f.routing, s->seed, error);
 	if (!s->routing || !check(s, error))
 		return NULL;

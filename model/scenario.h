@@ -10,7 +10,7 @@
 struct scenario_options {
 	const char *model, *machine, *policy; /* preset names or paths */
 	int gpus, experts, top_k, sequences, seq_len, microbatches; /* 0: as the files say */
-	const char *routing;                  /* NULL: "uniform" or what the machine's testbed states */
+	const char *routing;                  /* NULL: the machine's */
 	uint64_t seed;
 	const char *const *set;               /* "section.key=value", NULL-terminated; may be NULL */
 };

@@ -78,9 +78,6 @@ static const struct knob knobs[] = {
     KNOB("expert_split", "auto", expert_split, SPLIT_AUTO),
     KNOB("expert_split", "data", expert_split, SPLIT_DATA),
     KNOB("expert_split", "model", expert_split, SPLIT_MODEL),
-    KNOB("tensor_parallel", "2", tensor_parallel, 2),
-    KNOB("data_parallel", "8", data_parallel, 8),
-    KNOB("zero_stage", "3", zero_stage, 3),
     KNOB("ssd_cache", "lru", ssd_cache, CACHE_LRU),
     KNOB("ssd_cache", "lfu-decay", ssd_cache, CACHE_LFU_DECAY),
     KNOB("ssd_cache", "belady", ssd_cache, CACHE_BELADY),
@@ -134,7 +131,7 @@ Test(policy, values_out_of_range_are_refused)
 {
 	refused("[policy]\npinned_share = 1.01\n", NULL, "line 2: policy.pinned_share = '1.01'; expected a number from 0 to 1");
 	refused("[policy]\noptimizer = cpu\n", NULL, "line 2: policy.optimizer = 'cpu'; expected gpu | cpu-step | cpu-layer | cpu-expert");
-	refused("[policy]\npipeline_degree = -1\n", NULL, "line 2: policy.pipeline_degree = '-1'; expected auto | a whole number from 0 to 64");
+	refused("[policy]\npipeline_degree = -1\n", NULL, "line 2: policy.pipeline_degree = '-1'; expected auto | a whole number from 0 to 8");
 }
 
 Test(policy, every_preset_reads_and_round_trips)
