@@ -213,10 +213,25 @@ static bool breakdown_run(const struct request *r, GError **error)
 
 static void memory_offer(struct request *r, GOptionContext *context)
 {
-	const GOptionEntry entries[] = {{"over-time", 0, 0, G_OPTION_ARG_NONE, &r->over_time, "of one trace: the HBM in use over time", NULL},
-	                                G_OPTION_ENTRY_NULL};
+	const GOptionEntry entries[] = {
+	    {"over-time", 0, 0, G_OPTION_ARG_NONE, &r->over_time, "of one trace: the HBM in use over the last step", NULL},
+	    {"gpu", 0, 0, G_OPTION_ARG_STRING, &r->gpus, "with --over-time: the GPUs shown (default: the first four)", "N[,N...]"},
+	    G_OPTION_ENTRY_NULL};
 
 	g_option_context_add_main_entries(context, entries, NULL);
+}
+
+static bool memory_over_time_run(const struct request *r, GError **error)
+{
+	g_autoptr(GArray) gpus = g_array_new(FALSE, FALSE, sizeof(int));
+	g_autoptr(trace) trace = NULL;
+	struct gpu_choice choice;
+
+	if (!gpus_parse(r->gpus, gpus, error))
+		return false;
+	trace = kineto_read((const char *const *)r->inputs, error);
+	choice = (struct gpu_choice){.gpus = (const int *)(const void *)gpus->data, .n = (int)gpus->len};
+	return trace && plot_memory_over_time(trace, &choice, r->out, error);
 }
 
 static bool memory_bar_read(const char *input, struct memory_bar *bar, GError **error)
@@ -257,11 +272,10 @@ static bool memory_run(const struct request *r, GError **error)
 	bool ok = true;
 	int n = 0;
 
-	if (r->over_time) {
-		g_autoptr(trace) trace = kineto_read((const char *const *)r->inputs, error);
-
-		return trace && plot_memory_over_time(trace, r->out, error);
-	}
+	if (r->over_time)
+		return memory_over_time_run(r, error);
+	if (r->gpus)
+		return usage(error, "--gpu goes with --over-time: the bars show the fullest GPU");
 	bars = g_new0(struct memory_bar, r->n_inputs);
 	for (int i = 0; i < r->n_inputs && ok; i++)
 		if (!seen_before(r, i))

@@ -339,3 +339,10 @@ char *text_fit(const char *text, double size, double width)
 	}
 	return g_strdup("…");
 }
+
+double tick_step(double most, int n)
+{
+	double rough = most / n, power = pow(10, floor(log10(rough)));
+
+	return rough > 5 * power ? 10 * power : rough > 2 * power ? 5 * power : rough > power ? 2 * power : power;
+}

@@ -10,6 +10,7 @@
 
 #define FIGURE_WIDTH 720.0 /* points: a page's text width at 9 point letters when scaled to 7 inches */
 #define FIGURE_MARGIN 8.0
+#define FIGURE_TICK_MARGIN 20.0 /* right of a panel: half the number of a tick that stands at its end */
 #define TEXT_SIZE 9.0
 #define TEXT_SMALL 7.5
 
@@ -54,5 +55,7 @@ bool figure_name_check(const char *out, GError **error) G_GNUC_WARN_UNUSED_RESUL
 double text_width(const char *text, double size);
 /* The text, or its two ends around an ellipsis when it is wider than `width`. Owned by the caller. */
 char *text_fit(const char *text, double size, double width);
+/* 1, 2 or 5 times a power of ten: the distance of at most about n ticks from 0 to `most`. */
+double tick_step(double most, int n);
 /* Appends text as one quoted field of a data row. */
 void text_field(GString *rows, const char *text);

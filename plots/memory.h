@@ -3,7 +3,7 @@
 
 #include "csv.h"
 #include "model/memory.h"
-#include "traces/trace.h"
+#include "rows.h"
 
 /* One bar in each panel: what it is called and the peak bytes. */
 struct memory_bar {
@@ -22,5 +22,6 @@ bool memory_of_trace(const struct trace *trace, const char *file, struct memory 
  */
 bool plot_memory(const struct memory_bar *bars, int n, const char *out, GError **error) G_GNUC_WARN_UNUSED_RESULT;
 
-/* Draws the trace's counters "HBM bytes" over time, a line a GPU, with the GPU's capacity. ESMOE_ERROR_INPUT: it has none. */
-bool plot_memory_over_time(const struct trace *trace, const char *out, GError **error) G_GNUC_WARN_UNUSED_RESULT;
+/* Draws the trace's counters "HBM bytes" over its last step, a panel for each chosen GPU, with the GPU's capacity. ESMOE_ERROR_INPUT: it has none.
+ * ESMOE_ERROR_USAGE: a GPU that the trace has not. */
+bool plot_memory_over_time(const struct trace *trace, const struct gpu_choice *choice, const char *out, GError **error) G_GNUC_WARN_UNUSED_RESULT;

@@ -229,13 +229,6 @@ struct scale {
 	GString *ticks;
 };
 
-static double nice_step(double most, int ticks)
-{
-	double rough = most / ticks, power = pow(10, floor(log10(rough)));
-
-	return rough > 5 * power ? 10 * power : rough > 2 * power ? 5 * power : rough > power ? 2 * power : power;
-}
-
 static int compare_ints(gconstpointer a, gconstpointer b)
 {
 	return *(const int *)a - *(const int *)b;
@@ -279,7 +272,7 @@ static void scale_fit(const struct throughput *chart, int panel, double width, s
 	most = most > 0 ? most : 1;
 	edge = MAX(0.25, (most_x - least_x) * 0.06);
 	*scale = (struct scale){
-	    .x_from = least_x - edge, .x_to = most_x + edge, .y_to = most * 1.06, .y_step = nice_step(most, 5), .ticks = g_string_new(NULL)};
+	    .x_from = least_x - edge, .x_to = most_x + edge, .y_to = most * 1.06, .y_step = tick_step(most, 5), .ticks = g_string_new(NULL)};
 	scale->band = scale->y_to * chart->band / PANEL_HEIGHT;
 	scale_ticks(scale, xs, width);
 }
@@ -384,7 +377,7 @@ static bool chart_draw(const struct throughput *chart, const char *out, GError *
 {
 	int n = (int)chart->panels->len, columns = n == 4 ? 2 : MIN(n, PANEL_COLUMNS), rows = (n + columns - 1) / columns;
 	double whole = n > 1 ? FIGURE_WIDTH : LONE_WIDTH, width = whole - 2 * FIGURE_MARGIN,
-	       plot_width = (width - AXIS_LEFT - (columns - 1) * COLUMN_GAP) / columns;
+	       plot_width = (width - AXIS_LEFT - (FIGURE_TICK_MARGIN - FIGURE_MARGIN) - (columns - 1) * COLUMN_GAP) / columns;
 	double plot_height = PANEL_HEIGHT + chart->band, key;
 	g_autofree struct panel_place *places = g_new(struct panel_place, n);
 	g_autoptr(legend) legend = legend_new();

@@ -235,7 +235,7 @@ static char *window_title(const struct timeline_window *window)
 /* Panels side by side, as wide as they are long, so that a millisecond is the same length in both. */
 static void scale_panels(struct drawing *d, double left)
 {
-	double room = FIGURE_WIDTH - FIGURE_MARGIN - left - (d->n_panels - 1) * PANEL_GAP, total = 0;
+	double room = FIGURE_WIDTH - FIGURE_TICK_MARGIN - left - (d->n_panels - 1) * PANEL_GAP, total = 0;
 
 	for (int i = 0; i < d->n_panels; i++)
 		total += ms(d->panel[i].window.to_ns - d->panel[i].window.from_ns);
@@ -325,7 +325,7 @@ bool plot_timeline(const struct trace *trace, const struct timeline_options *opt
 		return false;
 	d.label_width = rows_label_width(d.rows);
 	left = FIGURE_MARGIN + d.label_width;
-	if (!timeline_windows(trace, options, FIGURE_WIDTH - FIGURE_MARGIN - left - PANEL_GAP, windows, &d.n_panels, error)) {
+	if (!timeline_windows(trace, options, FIGURE_WIDTH - FIGURE_TICK_MARGIN - left - PANEL_GAP, windows, &d.n_panels, error)) {
 		g_array_unref(d.rows);
 		return false;
 	}

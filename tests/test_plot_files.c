@@ -214,6 +214,31 @@ static struct trace *small_trace(void)
 	return trace;
 }
 
+Test(files, memory_over_time_shows_the_last_step_of_each_gpu)
+{
+	g_autoptr(trace) trace = small_trace();
+	struct counter *counter = g_new0(struct counter, 1);
+	struct gpu_choice choice = {0};
+	const struct sample samples[] = {{0, 3 * GIB}, {10 * NSEC_PER_MSEC, 5 * GIB}, {30 * NSEC_PER_MSEC, 4 * GIB}};
+	g_autofree char *path = in_folder("m.svg"), *svg = NULL;
+	g_autoptr(GError) error = NULL;
+	g_autoptr(GArray) words = NULL;
+
+	cr_expect_not(plot_memory_over_time(trace, &choice, path, &error));
+	cr_expect(g_error_matches(error, ESMOE_ERROR, ESMOE_ERROR_INPUT));
+	counter->name = g_strdup("HBM bytes");
+	counter->node = -1;
+	counter->samples = g_array_new(FALSE, FALSE, sizeof(struct sample));
+	g_array_append_vals(counter->samples, samples, G_N_ELEMENTS(samples));
+	g_ptr_array_add(trace->counters, counter);
+	trace->hbm_bytes = UINT64_C(8) << 30;
+	cr_assert(plot_memory_over_time(trace, &choice, path, NULL));
+	svg = contents(path);
+	words = words_of(svg);
+	cr_expect(says(words, "GPU 0") && says(words, "capacity") && says(words, "GiB") && says(words, "60"));
+	check_no_overlap(words, "memory over time");
+}
+
 Test(files, same_input_gives_same_bytes_a_second_later)
 {
 	static const char *const names[] = {"a.png", "a.svg", "a.pdf"};

@@ -215,6 +215,7 @@ Test(figures, hairs_keep_the_busy_share)
 	g_autoptr(trace) trace = trace_of(1);
 	struct timeline_options o = {.zoom = TIMELINE_ALL};
 	g_autofree char *path = in_folder("t.svg"), *svg = NULL;
+	g_autoptr(GArray) words = NULL;
 	double ink = 0, first = HUGE_VAL, last = 0, left, right;
 
 	for (int i = 0; i < 50000; i++)
@@ -228,6 +229,9 @@ Test(figures, hairs_keep_the_busy_share)
 		last = fmax(last, right);
 	}
 	cr_expect_float_eq(ink / (last - first), 0.5, 0.03);
+	words = words_of(svg);
+	cr_expect(says(words, "100000"));
+	check_no_overlap(words, "timeline with a tick at its end");
 }
 
 Test(breakdown, busy_time_is_clipped_to_the_period)
