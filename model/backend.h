@@ -1,5 +1,6 @@
 /* The backend contract: who executes stages. Promises: every launched stage completes once; stages of one stream run in launch order and do not
- * overlap; none starts before its predecessors end; the members of a group start together; time never goes back; after an error the backend can only be freed. */
+ * overlap; none starts before its predecessors end; the members of a group start together; time never goes back; after an error the backend can only
+ * be freed. */
 #pragma once
 
 #include "autoptr.h"

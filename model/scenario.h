@@ -8,11 +8,11 @@
 #include "routing.h"
 
 struct scenario_options {
-	const char *model, *machine, *policy; /* preset names or paths */
+	const char *model, *machine, *policy;                       /* preset names or paths */
 	int gpus, experts, top_k, sequences, seq_len, microbatches; /* 0: as the files say */
-	const char *routing;                  /* NULL: the machine's */
+	const char *routing;                                        /* NULL: the machine's */
 	uint64_t seed;
-	const char *const *set;               /* "section.key=value", NULL-terminated; may be NULL */
+	const char *const *set; /* "section.key=value", NULL-terminated; may be NULL */
 };
 
 struct scenario {
@@ -22,7 +22,7 @@ struct scenario {
 	struct routing *routing;
 	char *routing_spec;
 	uint64_t seed;
-	int sequences;    /* a GPU and step */
+	int sequences; /* a GPU and step */
 	int seq_len;
 	int microbatches; /* 0: chosen so that each is the largest that fits */
 };

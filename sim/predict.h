@@ -10,12 +10,13 @@ struct prediction {
 	double speed_of_light_ms; /* the largest of: each stream's solo work, each resource's bytes over its capacity */
 	char bound_by[48];        /* the stream busiest in the step, or "host launch" */
 	double hbm_gib, dram_gib, ssd_gib;
-	double dropped_share;     /* of routed tokens */
+	double dropped_share; /* of routed tokens */
 	int microbatches, expert_home;
-	int oom_tier;             /* with ESMOE_ERROR_FIT: the enum memory_tier that is too small; -1: it fits */
+	int oom_tier; /* with ESMOE_ERROR_FIT: the enum memory_tier that is too small; -1: it fits */
 	uint64_t n_stages;
 	struct memory memory;
 };
 
 /* Runs 1 + warmup steps. `trace` may be NULL; otherwise it receives the last step. ESMOE_ERROR_FIT when it does not fit. */
-bool predict(const struct scenario *scenario, const struct sim_options *o, int warmup, struct prediction *out, struct trace *trace, GError **error) G_GNUC_WARN_UNUSED_RESULT;
+bool predict(const struct scenario *scenario, const struct sim_options *o, int warmup, struct prediction *out, struct trace *trace,
+             GError **error) G_GNUC_WARN_UNUSED_RESULT;
