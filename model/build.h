@@ -128,6 +128,7 @@ void experts_forward(struct schedule *s, int layer, int microbatch);
 void experts_backward(struct schedule *s, int layer, int microbatch);
 void experts_prefetch(struct schedule *s, int layer); /* uploads the first experts of a layer that has not been routed yet */
 void experts_update_late(struct schedule *s);         /* the updates put off so far */
+void experts_refresh(struct schedule *s);             /* brings the pinned copies up to date */
 
 /* One chunk's all-to-all of a routed layer; out (G), or NULL, receives the members' ids. */
 void emit_all_to_all(struct schedule *s, int pass, int layer, int microbatch, stage_id *out);

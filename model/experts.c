@@ -147,7 +147,6 @@ void experts_update_late(struct schedule *s)
 	for (guint i = 0; i < s->late->len; i++) {
 		struct late *u = &g_array_index(s->late, struct late, i);
 		update(s, u);
-		refresh(s, u->layer, u->expert);
 	}
 	g_array_set_size(s->late, 0);
 }
@@ -273,6 +272,14 @@ void experts_forward(struct schedule *s, int layer, int microbatch)
 	emit_all_to_all(s, PASS_FORWARD, layer, microbatch, NULL);
 }
 
+/* In the order in which the updates end, behind all uploads of the backward: a refresh that waits for its update must not stand before them. */
+void experts_refresh(struct schedule *s)
+{
+	for (int layer = s->n->layers - 1; layer >= 0; layer--)
+		for (int e = 0; e < s->moe[layer].experts; e++)
+			refresh(s, layer, e);
+}
+
 void experts_prefetch(struct schedule *s, int layer)
 {
 	const struct moe_layer *moe = &s->moe[layer];
@@ -376,6 +383,4 @@ void experts_backward(struct schedule *s, int layer, int microbatch)
 		choose_pinned(s, layer);
 	if (s->p->optimizer == OPTIMIZER_CPU_LAYER)
 		experts_update_late(s);
-	for (int e = 0; s->p->optimizer == OPTIMIZER_CPU_EXPERT && e < moe->experts; e++)
-		refresh(s, layer, e);
 }

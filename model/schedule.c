@@ -320,6 +320,7 @@ bool schedule_step(struct schedule *s, struct backend *backend, GError **error)
 	}
 	update_resident(s);
 	experts_update_late(s);
+	experts_refresh(s);
 	s->step++;
 	s->error = NULL;
 	return !s->failed;

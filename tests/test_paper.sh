@@ -38,9 +38,9 @@ awk -F'|' '/^\| [0-9]/ && NF > 12 {
 awk -F'|' '/^\| gpt-moe/ { n++; e = $5; gsub(/[^0-9]/, "", e); if (e + 0 > 10) { print; bad = 1 } } END { exit bad || n != 5 }' <<<"$made" ||
 	fail "the most experts that fit, past 10 %"
 
-# the first row is ES-MoE itself; no mechanism's absence makes it faster
+# the first row is ES-MoE itself; no mechanism's absence makes it faster (copies and Adam share the DRAM: which overlap moves a step by a few tenths of a per cent)
 awk -F'|' '/words\/s/ { on = 1; next } on && NF == 5 && $3 ~ /[0-9]/ {
-	if (!a) { a = $3; b = $4 } else { n++; if ($3 + 0 > a + 0 || $4 + 0 > b + 0) { print; bad = 1 } }
+	if (!a) { a = $3; b = $4 } else { n++; if ($3 > 1.005 * a || $4 > 1.005 * b) { print; bad = 1 } }
 } END { exit bad || n < 4 }' <<<"$made" || fail "an ablation that makes ES-MoE faster"
 
 exit $failed
