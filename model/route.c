@@ -115,14 +115,27 @@ static void list_work(struct schedule *s, struct block *b, const struct layer *l
 		b->work[s->cursor[s->place_of[i]]++] = s->work[i];
 }
 
-/* Pinned experts first: their computation hides the upload of the first that is not. */
-static void pinned_first(struct schedule *s, struct block *b, const struct moe_layer *moe)
+enum turn { TURN_PINNED, TURN_PREFETCHED, TURN_UPLOADED, N_TURNS };
+
+static enum turn turn_of(const struct schedule *s, const struct moe_layer *moe, int gpu, int e)
+{
+	const struct gpu_state *g = &s->gpu[gpu];
+	if (moe->expert[e].pinned == gpu)
+		return TURN_PINNED;
+	for (int i = 0; i < g->n_prefetched; i++)
+		if (g->prefetched_expert[i] == e)
+			return TURN_PREFETCHED;
+	return TURN_UPLOADED;
+}
+
+/* Pinned experts first: their computation hides the upload of the first that is not. Then those that wait in their slots, which the others need. */
+static void take_turns(struct schedule *s, struct block *b, const struct moe_layer *moe)
 {
 	for (int g = 0; g < s->gpus; g++) {
 		int n = 0, from = b->first[g], to = b->first[g + 1];
-		for (int pass = 0; pass < 2; pass++)
+		for (int turn = 0; turn < N_TURNS; turn++)
 			for (int i = from; i < to; i++)
-				if ((moe->expert[b->work[i].expert].pinned == g) == (pass == 0))
+				if ((int)turn_of(s, moe, g, b->work[i].expert) == turn)
 					s->work[n++] = b->work[i];
 		memcpy(b->work + from, s->work, sizeof(struct work) * (size_t)n);
 	}
@@ -196,8 +209,8 @@ static void route_one(struct schedule *s, int layer, int microbatch)
 	struct block *b = &s->moe[layer].block[microbatch];
 	b->capacity = capacity(s, l);
 	list_work(s, b, l);
-	if (s->plan.pinned_share > 0 && offloaded(s))
-		pinned_first(s, b, &s->moe[layer]);
+	if (offloaded(s) && (s->plan.pinned_share > 0 || s->p->upload_scope == UPLOAD_NEXT_LAYER))
+		take_turns(s, b, &s->moe[layer]);
 	for (int i = 0; i < b->first[s->gpus]; i++)
 		s->moe[layer].expert[b->work[i].expert].tokens += b->work[i].tokens;
 	count_bytes(s, b, l);
