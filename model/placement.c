@@ -155,7 +155,7 @@ void placement_sticky(int experts, const nsec_t *time_ns, const int *last, doubl
 
 void placement_busiest(int experts, const uint32_t *tokens, int n, uint8_t *pinned)
 {
-	g_assert(n >= 0);
+	g_assert(experts >= 0 && n >= 0);
 	g_autofree struct job *scratch = g_new(struct job, 2 * (size_t)experts);
 	for (int e = 0; e < experts; e++)
 		scratch[e] = (struct job){tokens[e], e};

@@ -35,8 +35,8 @@ struct policy {
 	int pipeline_degree;    /* chunks of tokens, all-to-all of one under the experts of another; 0: auto */
 	int microbatch;         /* sequences a micro-batch; 0: auto, the largest that fits */
 	int expert_parallel;    /* GPUs that share one set of experts; 0: derived; 1: every GPU computes every expert on its own tokens */
-	int gradient_bytes; /* of an expert gradient element on its way down, 2 or 4 */
-	int adam_threads;   /* CPU threads of one node's optimizer; 0: the machine's */
+	int gradient_bytes;     /* of an expert gradient element on its way down, 2 or 4 */
+	int adam_threads;       /* CPU threads of one node's optimizer; 0: the machine's */
 };
 
 /* Reads a preset or a file; `overrides` as in ini_read. NULL on error. Owned by the caller. */

@@ -35,7 +35,7 @@ Test(scenario, without_options_is_as_the_files_say)
 	cr_expect(eq(int, s->seq_len, 1024));
 	cr_expect(eq(int, s->microbatches, 0));
 	cr_expect(eq(u64, s->seed, 0));
-	cr_expect(eq(str, s->routing_spec, "uniform"));
+	cr_expect(eq(str, s->routing_spec, s->machine->routing));
 	cr_expect(eq(str, s->network->name, "gpt-moe-s"));
 }
 
@@ -178,7 +178,8 @@ Test(scenario, broken_text_is_refused_with_its_file)
 		g_autoptr(GError) error = NULL;
 		g_autoptr(scenario) s = scenario_from_ini(texts[i], "trace.rank0.json", &error);
 		cr_assert(s == NULL);
-		cr_expect(g_str_has_prefix(error->message, "trace.rank0.json: "), "%s", error->message);
+		bool named = g_str_has_prefix(error->message, "trace.rank0.json: "); /* a macro in newer GLib, which Criterion's macros do not take */
+		cr_expect(named, "%s", error->message);
 		cr_expect(g_error_matches(error, ESMOE_ERROR, ESMOE_ERROR_INPUT));
 	}
 }
