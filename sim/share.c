@@ -39,18 +39,32 @@ struct pool {
 	int64_t load; /* of all users at their caps */
 	struct user *users;
 	uint32_t n, room;
-	uint32_t gathered; /* the last gathering that met it */
+	uint32_t gathered, basin; /* the last gathering that met it, and its place there */
 	bool dirty;
-	uint32_t n_rising;
-	double taken, rising; /* while filling: by users that stay, per rate by users that rise */
 };
 
 struct flow {
 	double rate, cap, told;
 	uint32_t profile;
 	uint32_t seat[PROFILE_DEMANDS + 1]; /* its place among the users; the last one among the node's users of DRAM */
-	uint32_t gathered;
-	bool running, leaving, fresh, listed, rising;
+	uint32_t gathered, riser;           /* as a pool */
+	bool running, leaving, fresh, listed;
+};
+
+/* A pool while the water rises: taken by users that stay, asked per rate by users that rise. */
+struct basin {
+	double taken, rising;
+	uint32_t n_rising, pool;
+	bool crowded; /* a gathering may begin where nobody is crowded any more */
+};
+
+/* A flow while the water rises, and what it asks of crowded pools. */
+struct riser {
+	double cap;
+	uint32_t flow, n;
+	bool rising;
+	uint32_t basin[PROFILE_DEMANDS];
+	double share[PROFILE_DEMANDS];
 };
 
 /* Users of one node's DRAM, under the measured rule. */
@@ -74,7 +88,11 @@ struct share {
 	struct flow *flows;
 	uint32_t n_flows, n_pools, n_drams, n_profiles, gathering;
 	double copy_solo[4]; /* by flow_class: GB/s alone, by the table */
-	struct list leaving, dirty_pools, dirty_drams, candidates, changed, part, crowded;
+	struct list leaving, dirty_pools, dirty_drams, candidates, changed;
+	/* the part of the machine that is being filled */
+	struct basin *basins;
+	struct riser *risers;
+	uint32_t n_basins, n_risers, riser_room;
 };
 
 static inline void list_add(struct list *list, uint32_t value)
@@ -118,6 +136,7 @@ struct share *share_new(const struct machine *m, const struct resources *r)
 	share->pools = g_new0(struct pool, share->n_pools);
 	share->drams = g_new0(struct dram, share->n_drams);
 	share->asks = g_new0(struct ask, share->n_profiles);
+	share->basins = g_new(struct basin, share->n_pools);
 	if (share->contention) {
 		share->copy_solo[FLOW_UP] = contention_rates(share->contention, 0, 1, 0).up;
 		share->copy_solo[FLOW_DOWN] = contention_rates(share->contention, 0, 0, 1).down;
@@ -139,8 +158,7 @@ void share_free(struct share *share)
 		g_free(share->pools[i].users);
 	for (uint32_t i = 0; i < share->n_drams; i++)
 		g_free(share->drams[i].users.users);
-	struct list *lists[] = {&share->leaving, &share->dirty_pools, &share->dirty_drams, &share->candidates,
-	                        &share->changed, &share->part,        &share->crowded};
+	struct list *lists[] = {&share->leaving, &share->dirty_pools, &share->dirty_drams, &share->candidates, &share->changed};
 	for (size_t i = 0; i < G_N_ELEMENTS(lists); i++)
 		g_free(lists[i]->v);
 	contention_free(share->contention);
@@ -148,6 +166,8 @@ void share_free(struct share *share)
 	g_free(share->pools);
 	g_free(share->drams);
 	g_free(share->flows);
+	g_free(share->basins);
+	g_free(share->risers);
 	g_free(share);
 }
 
@@ -313,95 +333,113 @@ static void recap(struct share *share, uint32_t node)
 	}
 }
 
-/* The part of the machine that a dirty pool reaches through crowded pools. */
-static void gather(struct share *share, uint32_t seed)
+static void basin_add(struct share *share, uint32_t i)
 {
-	share->part.n = share->crowded.n = 0;
-	list_add(&share->crowded, seed);
-	share->pools[seed].gathered = share->gathering;
-	for (uint32_t next = 0; next < share->crowded.n; next++) {
-		const struct pool *pool = &share->pools[share->crowded.v[next]];
-		for (uint32_t u = 0; u < pool->n; u++) {
-			struct flow *flow = &share->flows[pool->users[u].flow];
-			if (flow->gathered == share->gathering)
-				continue;
-			flow->gathered = share->gathering;
-			list_add(&share->part, pool->users[u].flow);
-			const struct ask *ask = &share->asks[flow->profile];
-			for (uint32_t i = 0; i < ask->n; i++) {
-				struct pool *other = &share->pools[ask->pool[i]];
-				if (other->load > FULL && other->gathered != share->gathering) {
-					other->gathered = share->gathering;
-					list_add(&share->crowded, ask->pool[i]);
-				}
-			}
-		}
-	}
+	struct pool *pool = &share->pools[i];
+	pool->gathered = share->gathering;
+	pool->basin = share->n_basins++;
+	share->basins[pool->basin] = (struct basin){.pool = i, .crowded = pool->load > FULL};
 }
 
-static void settle_flow(struct share *share, uint32_t id, double rate)
+static void riser_add(struct share *share, uint32_t id)
 {
 	struct flow *flow = &share->flows[id];
 	const struct ask *ask = &share->asks[flow->profile];
-	flow->rising = false;
-	flow->rate = rate;
+	if (share->n_risers == share->riser_room) {
+		share->riser_room = MAX(16, share->riser_room * 2);
+		share->risers = g_renew(struct riser, share->risers, share->riser_room);
+	}
+	flow->gathered = share->gathering;
+	flow->riser = share->n_risers++;
+	struct riser *riser = &share->risers[flow->riser];
+	riser->flow = id;
+	riser->cap = flow->cap;
+	riser->rising = true;
+	riser->n = 0;
 	for (uint32_t i = 0; i < ask->n; i++) {
-		struct pool *pool = &share->pools[ask->pool[i]];
-		pool->n_rising--;
-		pool->rising -= ask->share[i];
-		pool->taken += ask->share[i] * rate;
+		const struct pool *pool = &share->pools[ask->pool[i]];
+		if (pool->load <= FULL)
+			continue;
+		if (pool->gathered != share->gathering)
+			basin_add(share, ask->pool[i]);
+		struct basin *basin = &share->basins[pool->basin];
+		basin->n_rising++;
+		basin->rising += ask->share[i];
+		riser->basin[riser->n] = pool->basin;
+		riser->share[riser->n++] = ask->share[i];
 	}
 }
 
-/* Pools that are not crowded get sums too, which nobody reads: cheaper than asking. */
-static void water_start(struct share *share)
+/* The part of the machine that a dirty pool reaches through crowded pools. */
+static void gather(struct share *share, uint32_t seed)
 {
-	for (uint32_t p = 0; p < share->crowded.n; p++) {
-		struct pool *pool = &share->pools[share->crowded.v[p]];
-		pool->n_rising = 0;
-		pool->rising = pool->taken = 0;
+	share->n_basins = share->n_risers = 0;
+	basin_add(share, seed);
+	for (uint32_t next = 0; next < share->n_basins; next++) {
+		const struct pool *pool = &share->pools[share->basins[next].pool];
+		for (uint32_t u = 0; u < pool->n; u++)
+			if (share->flows[pool->users[u].flow].gathered != share->gathering)
+				riser_add(share, pool->users[u].flow);
 	}
-	for (uint32_t f = 0; f < share->part.n; f++) {
-		struct flow *flow = &share->flows[share->part.v[f]];
-		const struct ask *ask = &share->asks[flow->profile];
-		flow->rising = true;
-		for (uint32_t i = 0; i < ask->n; i++) {
-			share->pools[ask->pool[i]].n_rising++;
-			share->pools[ask->pool[i]].rising += ask->share[i];
+}
+
+static void settle_riser(struct share *share, struct riser *riser, double rate)
+{
+	struct flow *flow = &share->flows[riser->flow];
+	riser->rising = false;
+	flow->rate = rate;
+	for (uint32_t i = 0; i < riser->n; i++) {
+		struct basin *basin = &share->basins[riser->basin[i]];
+		basin->n_rising--;
+		basin->rising -= riser->share[i];
+		basin->taken += riser->share[i] * rate;
+	}
+}
+
+/* The basin that is full first, and at which level; NULL: none. */
+static const struct basin *first_full(const struct share *share, double *level)
+{
+	const struct basin *first = NULL;
+	*level = INFINITY;
+	for (uint32_t i = 0; i < share->n_basins; i++) {
+		const struct basin *basin = &share->basins[i];
+		if (!basin->n_rising || !basin->crowded)
+			continue;
+		double at = (1 - basin->taken) / basin->rising;
+		if (at < *level) {
+			*level = at;
+			first = basin;
 		}
 	}
+	return first;
 }
 
 /* Raises the rates of the gathered part until each flow meets its cap or a full pool. Each round settles at least one pool or cap. */
 static void fill(struct share *share)
 {
 	double level = 0;
-	water_start(share);
-	for (uint32_t n_rising = share->part.n; n_rising;) {
-		double cap = 1, full = INFINITY;
-		const struct pool *first = NULL;
-		for (uint32_t f = 0; f < share->part.n; f++)
-			if (share->flows[share->part.v[f]].rising)
-				cap = MIN(cap, share->flows[share->part.v[f]].cap);
-		for (uint32_t p = 0; p < share->crowded.n; p++) {
-			const struct pool *pool = &share->pools[share->crowded.v[p]];
-			double at = pool->n_rising && pool->load > FULL ? (1 - pool->taken) / pool->rising : INFINITY;
-			if (at < full) {
-				full = at;
-				first = pool;
+	for (uint32_t n_rising = share->n_risers; n_rising;) {
+		double cap = 1, full;
+		const struct basin *first = first_full(share, &full);
+		for (uint32_t i = 0; i < share->n_risers; i++)
+			if (share->risers[i].rising)
+				cap = MIN(cap, share->risers[i].cap);
+		level = MAX(level, MIN(cap, full)); /* rounding must not let the water fall */
+		for (uint32_t i = 0; i < share->n_risers && cap <= full; i++)
+			if (share->risers[i].rising && share->risers[i].cap <= level) {
+				settle_riser(share, &share->risers[i], share->risers[i].cap);
+				n_rising--;
+			}
+		if (cap <= full)
+			continue;
+		const struct pool *pool = &share->pools[first->pool];
+		for (uint32_t u = 0; u < pool->n; u++) {
+			struct riser *riser = &share->risers[share->flows[pool->users[u].flow].riser];
+			if (riser->rising) {
+				settle_riser(share, riser, level);
+				n_rising--;
 			}
 		}
-		level = MAX(level, MIN(cap, full)); /* rounding must not let the water fall */
-		for (uint32_t f = 0; f < share->part.n && cap <= full; f++)
-			if (share->flows[share->part.v[f]].rising && share->flows[share->part.v[f]].cap <= level) {
-				settle_flow(share, share->part.v[f], share->flows[share->part.v[f]].cap);
-				n_rising--;
-			}
-		for (uint32_t u = 0; first && u < first->n && cap > full; u++)
-			if (share->flows[first->users[u].flow].rising) {
-				settle_flow(share, first->users[u].flow, level);
-				n_rising--;
-			}
 	}
 }
 
@@ -421,8 +459,9 @@ const uint32_t *share_settle(struct share *share, uint32_t *n)
 			continue;
 		gather(share, seed);
 		fill(share);
-		for (uint32_t f = 0; f < share->part.n; f++)
-			candidate(share, share->part.v[f]);
+		for (uint32_t f = 0; f < share->n_risers; f++)
+			if (share->flows[share->risers[f].flow].rate != share->flows[share->risers[f].flow].told)
+				candidate(share, share->risers[f].flow);
 	}
 	share->leaving.n = share->dirty_drams.n = share->dirty_pools.n = share->changed.n = 0;
 	for (uint32_t i = 0; i < share->candidates.n; i++) {
