@@ -24,10 +24,12 @@
 /* A profile's demands as shares of the capacities. */
 struct ask {
 	uint32_t n, class, node;
-	uint32_t pool[PROFILE_DEMANDS];
-	int64_t load[PROFILE_DEMANDS];
-	double share[PROFILE_DEMANDS];
 	double threads, solo; /* Adam: GB/s of DRAM alone, by the table */
+	struct part {
+		int64_t load;
+		double share;
+		uint32_t pool;
+	} part[PROFILE_DEMANDS];
 };
 
 struct user {
@@ -55,7 +57,6 @@ struct flow {
 struct basin {
 	double taken, rising;
 	uint32_t n_rising, pool;
-	bool crowded; /* a gathering may begin where nobody is crowded any more */
 };
 
 /* A flow while the water rises, and what it asks of crowded pools. */
@@ -91,6 +92,7 @@ struct share {
 	struct list leaving, dirty_pools, dirty_drams, candidates, changed;
 	/* the part of the machine that is being filled */
 	struct basin *basins;
+	double *full_at; /* (basins) the level at which each is full */
 	struct riser *risers;
 	uint32_t n_basins, n_risers, riser_room;
 };
@@ -120,9 +122,7 @@ static void ask_init(struct ask *ask, const struct share *share, const struct re
 		bool dram = pool >= first_node_resource && (pool - first_node_resource) % NODE_RESOURCES == RES_DRAM;
 		if (part <= 0 || (by_table && dram))
 			continue;
-		ask->pool[ask->n] = pool;
-		ask->share[ask->n] = part;
-		ask->load[ask->n++] = llround(part * ROOM);
+		ask->part[ask->n++] = (struct part){.load = llround(part * ROOM), .share = part, .pool = pool};
 	}
 }
 
@@ -137,6 +137,7 @@ struct share *share_new(const struct machine *m, const struct resources *r)
 	share->drams = g_new0(struct dram, share->n_drams);
 	share->asks = g_new0(struct ask, share->n_profiles);
 	share->basins = g_new(struct basin, share->n_pools);
+	share->full_at = g_new(double, share->n_pools);
 	if (share->contention) {
 		share->copy_solo[FLOW_UP] = contention_rates(share->contention, 0, 1, 0).up;
 		share->copy_solo[FLOW_DOWN] = contention_rates(share->contention, 0, 0, 1).down;
@@ -167,13 +168,14 @@ void share_free(struct share *share)
 	g_free(share->drams);
 	g_free(share->flows);
 	g_free(share->basins);
+	g_free(share->full_at);
 	g_free(share->risers);
 	g_free(share);
 }
 
 static inline int64_t load_of(const struct ask *ask, uint32_t demand, double cap)
 {
-	return cap == 1 ? ask->load[demand] : (int64_t)(cap * (double)ask->load[demand]);
+	return cap == 1 ? ask->part[demand].load : (int64_t)(cap * (double)ask->part[demand].load);
 }
 
 /* A pool whose users must be looked at again: it is crowded, or it just ceased to be. */
@@ -240,11 +242,11 @@ static void enter(struct share *share, uint32_t id)
 		dram_count(share, ask, 1);
 	}
 	for (uint32_t i = 0; i < ask->n; i++) {
-		struct pool *pool = &share->pools[ask->pool[i]];
+		struct pool *pool = &share->pools[ask->part[i].pool];
 		pool->load += load_of(ask, i, flow->cap);
 		flow->seat[i] = pool_enter(pool, id, i);
 		if (pool->load > FULL)
-			pool_touch(share, ask->pool[i]);
+			pool_touch(share, ask->part[i].pool);
 	}
 	flow->rate = flow->cap;
 	flow->running = true;
@@ -255,9 +257,9 @@ static void leave(struct share *share, uint32_t id)
 	struct flow *flow = &share->flows[id];
 	const struct ask *ask = &share->asks[flow->profile];
 	for (uint32_t i = 0; i < ask->n; i++) {
-		struct pool *pool = &share->pools[ask->pool[i]];
+		struct pool *pool = &share->pools[ask->part[i].pool];
 		if (pool->load > FULL)
-			pool_touch(share, ask->pool[i]);
+			pool_touch(share, ask->part[i].pool);
 		pool->load -= load_of(ask, i, flow->cap);
 		pool_leave(share, pool, flow->seat[i]);
 	}
@@ -321,12 +323,12 @@ static void recap(struct share *share, uint32_t node)
 		if (cap == flow->cap)
 			continue;
 		for (uint32_t i = 0; i < ask->n; i++) {
-			struct pool *pool = &share->pools[ask->pool[i]];
+			struct pool *pool = &share->pools[ask->part[i].pool];
 			if (pool->load > FULL)
-				pool_touch(share, ask->pool[i]);
+				pool_touch(share, ask->part[i].pool);
 			pool->load += load_of(ask, i, cap) - load_of(ask, i, flow->cap);
 			if (pool->load > FULL)
-				pool_touch(share, ask->pool[i]);
+				pool_touch(share, ask->part[i].pool);
 		}
 		flow->cap = flow->rate = cap;
 		candidate(share, id);
@@ -338,7 +340,7 @@ static void basin_add(struct share *share, uint32_t i)
 	struct pool *pool = &share->pools[i];
 	pool->gathered = share->gathering;
 	pool->basin = share->n_basins++;
-	share->basins[pool->basin] = (struct basin){.pool = i, .crowded = pool->load > FULL};
+	share->basins[pool->basin] = (struct basin){.pool = i};
 }
 
 static void riser_add(struct share *share, uint32_t id)
@@ -357,16 +359,16 @@ static void riser_add(struct share *share, uint32_t id)
 	riser->rising = true;
 	riser->n = 0;
 	for (uint32_t i = 0; i < ask->n; i++) {
-		const struct pool *pool = &share->pools[ask->pool[i]];
+		const struct pool *pool = &share->pools[ask->part[i].pool];
 		if (pool->load <= FULL)
 			continue;
 		if (pool->gathered != share->gathering)
-			basin_add(share, ask->pool[i]);
+			basin_add(share, ask->part[i].pool);
 		struct basin *basin = &share->basins[pool->basin];
 		basin->n_rising++;
-		basin->rising += ask->share[i];
+		basin->rising += ask->part[i].share;
 		riser->basin[riser->n] = pool->basin;
-		riser->share[riser->n++] = ask->share[i];
+		riser->share[riser->n++] = ask->part[i].share;
 	}
 }
 
@@ -383,48 +385,68 @@ static void gather(struct share *share, uint32_t seed)
 	}
 }
 
+static inline double full_level(const struct basin *basin)
+{
+	return basin->n_rising ? (1 - basin->taken) / basin->rising : INFINITY;
+}
+
 static void settle_riser(struct share *share, struct riser *riser, double rate)
 {
-	struct flow *flow = &share->flows[riser->flow];
 	riser->rising = false;
-	flow->rate = rate;
+	share->flows[riser->flow].rate = rate;
 	for (uint32_t i = 0; i < riser->n; i++) {
 		struct basin *basin = &share->basins[riser->basin[i]];
 		basin->n_rising--;
 		basin->rising -= riser->share[i];
 		basin->taken += riser->share[i] * rate;
+		share->full_at[riser->basin[i]] = full_level(basin);
 	}
 }
 
-/* The basin that is full first, and at which level; NULL: none. */
+/* All that still rise end at one rate: nobody asks the basins any more. */
+static void settle_rest(struct share *share, double rate)
+{
+	for (uint32_t i = 0; i < share->n_risers; i++)
+		if (share->risers[i].rising)
+			share->flows[share->risers[i].flow].rate = rate;
+}
+
+/* The basin that is full first; *level receives where, infinity: never. In two loops without a branch to guess. */
 static const struct basin *first_full(const struct share *share, double *level)
 {
-	const struct basin *first = NULL;
-	*level = INFINITY;
-	for (uint32_t i = 0; i < share->n_basins; i++) {
-		const struct basin *basin = &share->basins[i];
-		if (!basin->n_rising || !basin->crowded)
-			continue;
-		double at = (1 - basin->taken) / basin->rising;
-		if (at < *level) {
-			*level = at;
-			first = basin;
-		}
-	}
-	return first;
+	double least = INFINITY;
+	uint32_t first = 0;
+	for (uint32_t i = 0; i < share->n_basins; i++)
+		least = share->full_at[i] < least ? share->full_at[i] : least;
+	while (share->full_at[first] != least)
+		first++;
+	*level = least;
+	return &share->basins[first];
+}
+
+static double least_cap(const struct share *share)
+{
+	double cap = 1;
+	for (uint32_t i = 0; share->contention && i < share->n_risers; i++)
+		if (share->risers[i].rising)
+			cap = MIN(cap, share->risers[i].cap);
+	return cap;
 }
 
 /* Raises the rates of the gathered part until each flow meets its cap or a full pool. Each round settles at least one pool or cap. */
 static void fill(struct share *share)
 {
-	double level = 0;
+	double level = 0, full;
+	for (uint32_t i = 0; i < share->n_basins; i++)
+		share->full_at[i] = full_level(&share->basins[i]);
 	for (uint32_t n_rising = share->n_risers; n_rising;) {
-		double cap = 1, full;
 		const struct basin *first = first_full(share, &full);
-		for (uint32_t i = 0; i < share->n_risers; i++)
-			if (share->risers[i].rising)
-				cap = MIN(cap, share->risers[i].cap);
+		double cap = least_cap(share);
 		level = MAX(level, MIN(cap, full)); /* rounding must not let the water fall */
+		if (cap == 1 && cap <= full)
+			return settle_rest(share, 1);
+		if (cap > full && first->n_rising == n_rising)
+			return settle_rest(share, level);
 		for (uint32_t i = 0; i < share->n_risers && cap <= full; i++)
 			if (share->risers[i].rising && share->risers[i].cap <= level) {
 				settle_riser(share, &share->risers[i], share->risers[i].cap);
