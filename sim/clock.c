@@ -72,6 +72,8 @@ static void begin(struct sim *sim, stream_id s)
 	task->start_ns = stream->since_ns = sim->now_ns;
 	stream->remaining = (double)task->cost_ns;
 	stream->rate = 0;
+	if (task->next != STAGE_NONE) /* it comes to the cache while this one runs */
+		__builtin_prefetch(&sim->tasks[task->next]);
 	if (sim->share && task->cost_ns) {
 		stream->phase = PHASE_FLOWING;
 		share_start(sim->share, s, task->profile);
