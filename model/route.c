@@ -141,10 +141,25 @@ static void take_turns(struct schedule *s, struct block *b, const struct moe_lay
 	}
 }
 
+/* Rows that GPU g has for each GPU of its set: rows (set). */
+static void count_rows(const struct schedule *s, const struct block *b, int experts, int g, uint64_t *rows)
+{
+	int set = s->plan.expert_parallel;
+	const uint32_t *load = s->loads + (size_t)g * (size_t)experts;
+	memset(rows, 0, sizeof(uint64_t) * (size_t)set);
+	if (experts >= set && !b->capacity) { /* the usual case, and each pair of GPU and expert comes by */
+		for (int e = 0; e < experts; e++)
+			rows[s->place[e]] += load[e];
+		return;
+	}
+	for (int e = 0; e < experts; e++)
+		rows[host_of(s, experts, e, g)] += b->capacity ? b->capacity : load[e];
+}
+
 static void count_bytes(struct schedule *s, struct block *b, const struct layer *l)
 {
-	int e_count = l->experts, set = s->plan.expert_parallel;
-	int slices = e_count < set && s->plan.split == SPLIT_MODEL ? set / e_count : 1;
+	int set = s->plan.expert_parallel;
+	int slices = l->experts < set && s->plan.split == SPLIT_MODEL ? set / l->experts : 1;
 	uint64_t row = (uint64_t)s->n->d_model * 2 * (uint64_t)slices;
 	struct exchange x = {0};
 	memset(s->received, 0, sizeof(uint64_t) * (size_t)s->gpus);
@@ -152,12 +167,9 @@ static void count_bytes(struct schedule *s, struct block *b, const struct layer 
 	for (int g = 0; g < s->gpus; g++) {
 		uint64_t near = 0, far = 0;
 		int base = g / set * set, node = s->node_of[g];
-		const uint32_t *load = s->loads + (size_t)g * (size_t)e_count;
-		for (int e = 0; e < e_count; e++) {
-			int to = base + host_of(s, e_count, e, g);
-			uint64_t bytes = row * (b->capacity ? b->capacity : load[e]);
-			if (to == g)
-				continue;
+		count_rows(s, b, l->experts, g, s->rows);
+		for (int to = base; to < base + set; to++) {
+			uint64_t bytes = to == g ? 0 : row * s->rows[to - base];
 			if (s->node_of[to] == node) {
 				near += bytes;
 				s->received[to] += bytes;

@@ -398,6 +398,7 @@ static void scratch_init(struct schedule *s, int all_experts)
 	s->last_place = g_new(int, experts);
 	s->time_ns = g_new(nsec_t, experts);
 	s->load_ns = g_new(nsec_t, g);
+	s->rows = g_new(uint64_t, s->plan.expert_parallel);
 	s->received = g_new(uint64_t, g);
 	s->node_bytes = g_new(uint64_t, 2 * (size_t)s->nodes);
 	s->chosen = g_new(uint8_t, experts);
@@ -482,10 +483,10 @@ void schedule_free(struct schedule *s)
 		g_free(s->gpu[g].slot_user);
 	for (int node = 0; s->cache && node < s->nodes; node++)
 		cache_free(s->cache[node]);
-	void *scratch[] = {s->moe,        s->gpu,     s->node_of,  s->cache,      s->dispatched, s->returned, s->reduced,        s->round,
-	                   s->adam_last,  s->work,    s->place_of, s->cursor,     s->loads,      s->totals,   s->place,          s->last_place,
-	                   s->time_ns,    s->load_ns, s->received, s->node_bytes, s->chosen,     s->evicted,  s->layer_of_block, s->stream_ns,
-	                   s->profile_ns, s->launches};
+	void *scratch[] = {s->moe,    s->gpu,        s->node_of,        s->cache,     s->dispatched, s->returned, s->reduced,
+	                   s->round,  s->adam_last,  s->work,           s->place_of,  s->cursor,     s->loads,    s->totals,
+	                   s->place,  s->last_place, s->time_ns,        s->load_ns,   s->rows,       s->received, s->node_bytes,
+	                   s->chosen, s->evicted,    s->layer_of_block, s->stream_ns, s->profile_ns, s->launches};
 	for (size_t i = 0; i < G_N_ELEMENTS(scratch); i++)
 		g_free(scratch[i]);
 	g_array_free(s->late, TRUE);
