@@ -6,32 +6,17 @@
 #include "plan.h"
 #include "schedule.h"
 
-#define MAX_CHUNKS 8   /* pipeline degree */
 #define MAX_PREFETCH 8 /* experts uploaded before their layer is routed */
-
-/* One entry of a GPU's list: an expert and the tokens it gets there. */
-struct work {
-	int32_t expert;
-	uint32_t tokens;
-};
-
-/* One MoE layer of one micro-batch as it was routed and placed; its backward runs on the same. */
-struct block {
-	struct work *work;        /* by GPU, first[g] .. first[g + 1] */
-	int *first;               /* (G + 1) */
-	uint64_t *sent;           /* (G) bytes of one all-to-all */
-	struct exchange exchange; /* bytes of a whole all-to-all */
-	nsec_t exchange_ns;       /* time of one chunk of it */
-	int chunks;
-	uint32_t capacity; /* tokens of one GPU for one expert, padded; 0: exact */
-};
 
 /* What one expert of one layer carries from stage to stage. */
 struct expert_state {
 	stage_id updated;   /* its parameters in DRAM are those of the last update */
 	stage_id refreshed; /* its pinned copy in HBM is */
 	stage_id written;   /* its state left DRAM for the SSD */
+	stage_id uploaded;  /* its last upload has left DRAM */
+	stage_id added[2];  /* by parity of the micro-batch: its last gradient has been added to the sum */
 	int pinned;         /* GPU that keeps it in HBM, -1 */
+	int pinned_slot;    /* there */
 	int last;           /* GPU that computed it last, -1 */
 	uint32_t tokens;    /* of the step so far */
 };
@@ -41,6 +26,7 @@ struct moe_layer {
 	uint64_t params;  /* of one expert */
 	nsec_t upload_ns; /* of one expert */
 	struct expert_bytes bytes;
+	int first_pinned_slot;
 	int pinned_slots;            /* experts a GPU keeps in HBM */
 	int first_id;                /* of its experts over all layers, for the cache */
 	struct expert_state *expert; /* (E) */
@@ -50,7 +36,7 @@ struct moe_layer {
 struct gpu_state {
 	stage_id *slot_user; /* (slots) last stage that read the slot */
 	int slot_next;
-	stage_id gradient_user[2]; /* downloads that free a gradient slot */
+	stage_id gradient_user[GRADIENT_SLOTS]; /* downloads that free a gradient slot */
 	int gradient_next;
 	stage_id last_compute;
 	/* uploads of the next layer's first experts, before it was routed */
@@ -82,7 +68,7 @@ struct schedule {
 	uint8_t *chosen;                      /* (E) */
 	stage_id *dispatched;                 /* (micro-batches, chunks, G) all-to-alls that bring tokens */
 	stage_id *adam_last;                  /* (nodes) */
-	struct work *work;                    /* scratch of list_work, with the GPU of each entry and where the next one of each GPU goes */
+	struct expert_work *work;             /* scratch of list_work, with the GPU of each entry and where the next one of each GPU goes */
 	int *place_of, *cursor;
 	uint32_t *loads;         /* (G, E) */
 	uint32_t *totals;        /* (G / P, E) tokens of each expert in each set */
@@ -132,7 +118,7 @@ void experts_update_late(struct schedule *s);         /* the updates put off so 
 void experts_refresh(struct schedule *s);             /* brings the pinned copies up to date */
 
 /* One chunk's all-to-all of a routed layer; out (G), or NULL, receives the members' ids. */
-void emit_all_to_all(struct schedule *s, int pass, int layer, int microbatch, stage_id *out);
+void emit_all_to_all(struct schedule *s, int pass, int layer, int microbatch, int chunk, stage_id *out);
 
 /* A collective of all GPUs; preds (G) may be NULL (each after its GPU's last computation), as may out (G), which receives the members' ids. */
 struct collective {
@@ -141,6 +127,12 @@ struct collective {
 	nsec_t cost_ns;
 };
 void emit_collective(struct schedule *s, const struct collective *c, const stage_id *preds, stage_id *out);
+
+/* Bytes of one element of parameters and activations on the device. */
+static inline uint64_t element_bytes(const struct schedule *s)
+{
+	return (uint64_t)s->m->element_bytes;
+}
 
 /* Whether the experts live outside HBM, and whether every GPU computes every expert on its own tokens. */
 static inline bool offloaded(const struct schedule *s)

@@ -173,14 +173,15 @@ static double traffic_ns(const struct cost *c, int kind, bool backward, const st
 		if (c->m->attention == ATTENTION_MATERIALISED && l->mixer == MIXER_ATTENTION)
 			bytes += t->score * n->heads * c->seq_len;
 	}
-	return tokens * bytes / c->hbm;
+	int times = kind == STAGE_MIXER && l->cross ? 2 : 1; /* a decoder's layer attends twice */
+	return times * tokens * bytes / c->hbm;
 }
 
 static double products_ns(const struct cost *c, int kind, bool backward, const struct layer *l, double tokens)
 {
 	switch (kind) {
 	case STAGE_MIXER:
-		return l->mixer == MIXER_MAMBA ? mamba_ns(c, backward, tokens) : attention_ns(c, backward, tokens);
+		return l->mixer == MIXER_MAMBA ? mamba_ns(c, backward, tokens) : (1 + l->cross) * attention_ns(c, backward, tokens);
 	case STAGE_GATE:
 		return linear_ns(c, backward, tokens, c->n->d_model, l->experts);
 	case STAGE_EXPERT:

@@ -22,21 +22,25 @@ static int block_id(const struct schedule *s, int layer, int e, bool state)
 	return 2 * (s->moe[layer].first_id + e) + (state ? 1 : 0);
 }
 
-/* Evicted state was changed by Adam and goes back to the SSD; parameters are cast from the master again when they are needed, so they just go. */
+/* Evicted state was changed by Adam and goes back to the SSD. Parameters are cast from the master again when they are needed, so their stage moves no
+ * byte: it only says when their room is free. */
 static stage_id evict(struct schedule *s, int gpu, int n_evicted)
 {
 	stage_id last = STAGE_NONE;
 	for (int i = 0; i < n_evicted; i++) {
 		int id = s->evicted[i], layer = s->layer_of_block[id / 2], e = id / 2 - s->moe[layer].first_id;
 		struct expert_state *x = &s->moe[layer].expert[e];
-		if (id % 2 == 0)
-			continue;
+		bool state = id % 2;
 		struct stage st = stage_on_node(s, STAGE_SSD_WRITE, PASS_UPDATE, layer, 0, gpu, STREAM_SSD_WRITE, PROFILE_WRITE);
 		st.expert = e;
-		st.bytes = s->moe[layer].params * SSD_STATE_BYTES;
-		st.cost_ns = cost_ssd(s->cost, true, st.bytes);
+		st.bytes = state ? s->moe[layer].params * SSD_STATE_BYTES : 0;
+		st.cost_ns = state ? cost_ssd(s->cost, true, st.bytes) : 0;
+		st.part = state;
 		after(&st, x->updated);
-		last = x->written = emit(s, &st);
+		after(&st, state ? STAGE_NONE : x->uploaded);
+		last = emit(s, &st);
+		if (state)
+			x->written = last;
 	}
 	return last;
 }
@@ -54,10 +58,14 @@ static stage_id fetch(struct schedule *s, int pass, int layer, int e, bool state
 	stage_id freed = evict(s, gpu, n_evicted);
 	struct stage st = stage_on_node(s, STAGE_SSD_READ, pass, layer, 0, gpu, STREAM_SSD_READ, PROFILE_READ);
 	st.expert = e;
-	st.bytes = moe->params * (state ? SSD_STATE_BYTES : 4);
-	st.cost_ns = cost_ssd(s->cost, false, st.bytes);
+	/* parameters whose master is in DRAM are cast there */
+	bool here = !state && cache_holds(s->cache[node], block_id(s, layer, e, true));
+	st.bytes = here ? 0 : moe->params * (state ? SSD_STATE_BYTES : 4);
+	st.cost_ns = here ? 0 : cost_ssd(s->cost, false, st.bytes);
+	st.part = state;
 	after(&st, freed);
 	after(&st, moe->expert[e].written);
+	after(&st, moe->expert[e].updated);
 	return emit(s, &st);
 }
 
@@ -71,20 +79,30 @@ static stage_id upload(struct schedule *s, int pass, int layer, int microbatch, 
 	*slot = g->slot_next;
 	g->slot_next = (g->slot_next + 1) % s->slots;
 	st.expert = e;
-	st.bytes = 2 * moe->params;
+	st.slot = (int16_t)*slot;
+	st.bytes = element_bytes(s) * moe->params;
 	st.cost_ns = moe->upload_ns;
 	st.n_kernels = (uint32_t)s->copy_kernels;
 	after(&st, g->slot_user[*slot]);
 	after(&st, moe->expert[e].updated);
 	after(&st, fetched);
-	return emit(s, &st);
+	return moe->expert[e].uploaded = emit(s, &st);
 }
 
-static stage_id compute(struct schedule *s, int pass, int layer, int microbatch, int e, int gpu, uint32_t tokens, const stage_id *preds, int n_preds)
+/* Where an expert's parameters are, and its gradient slot or chunk of tokens. */
+struct at {
+	int slot, part;
+};
+
+static stage_id compute(struct schedule *s, int pass, int layer, int microbatch, int e, int gpu, uint32_t tokens, struct at at, const stage_id *preds,
+                        int n_preds)
 {
 	const struct layer *l = &s->n->layer[layer];
 	struct stage st = stage_on_gpu(s, STAGE_EXPERT, pass, layer, microbatch, gpu, STREAM_COMPUTE, PROFILE_COMPUTE);
 	st.expert = e;
+	st.slot = (int16_t)at.slot;
+	st.part = (int16_t)at.part;
+	st.block = &s->moe[layer].block[microbatch];
 	st.tokens = tokens;
 	st.cost_ns = cost_compute(s->cost, STAGE_EXPERT, pass, l, tokens, &st.n_kernels);
 	if (s->plan.split == SPLIT_MODEL && l->experts < s->plan.expert_parallel)
@@ -102,6 +120,7 @@ static stage_id host_work(struct schedule *s, int kind, int layer, int microbatc
 	    stage_on_node(s, kind, kind == STAGE_ADAM ? PASS_UPDATE : PASS_BACKWARD, layer, microbatch, gpu, STREAM_OPTIMIZER, PROFILE_ADAM);
 	st.expert = e;
 	st.bytes = (uint64_t)((double)params * (kind == STAGE_ADAM ? s->m->adam_bytes_per_param : 10.0));
+	st.part = gradient != STAGE_NONE;
 	st.cost_ns = kind == STAGE_ADAM ? cost_adam(s->cost, params) : cost_accumulate(s->cost, params);
 	after(&st, gradient);
 	after(&st, fetched);
@@ -119,12 +138,13 @@ static void refresh(struct schedule *s, int layer, int e)
 		return;
 	struct stage st = stage_on_gpu(s, STAGE_UPLOAD, PASS_UPDATE, layer, 0, x->pinned, STREAM_UPLOAD, PROFILE_UP);
 	st.expert = e;
-	st.bytes = 2 * moe->params;
+	st.slot = (int16_t)x->pinned_slot;
+	st.bytes = element_bytes(s) * moe->params;
 	st.cost_ns = moe->upload_ns;
 	st.n_kernels = (uint32_t)s->copy_kernels;
 	after(&st, x->updated);
 	after(&st, s->gpu[x->pinned].last_compute);
-	x->refreshed = emit(s, &st);
+	x->refreshed = x->uploaded = emit(s, &st);
 }
 
 static void update(struct schedule *s, const struct late *u)
@@ -160,20 +180,22 @@ static void retire(struct schedule *s, int layer, int microbatch, int e, int gpu
 	int shards = expert_data_parallel(s) ? machine_node_gpus(s->m, s->node_of[gpu]) : 1;
 	struct stage st = stage_on_gpu(s, STAGE_DOWNLOAD, PASS_BACKWARD, layer, microbatch, gpu, STREAM_DOWNLOAD, PROFILE_DOWN);
 	st.expert = e;
+	st.slot = (int16_t)slot;
 	st.bytes = moe->params * (uint64_t)s->p->gradient_bytes / (uint64_t)shards;
 	st.cost_ns = cost_download(s->cost, st.bytes);
 	st.n_kernels = (uint32_t)s->copy_kernels;
 	after(&st, done);
+	after(&st, moe->expert[e].added[(microbatch + 1) % 2]);
 	stage_id down = g->gradient_user[slot] = emit(s, &st);
 	struct late u = {.layer = layer, .expert = e, .gpu = gpu, .params = moe->params / (uint64_t)shards, .gradient = down};
 	if (microbatch == s->plan.microbatches - 1)
 		update_or_defer(s, &u);
 	else
-		host_work(s, STAGE_ACCUMULATE, layer, microbatch, e, gpu, u.params, down, STAGE_NONE);
+		moe->expert[e].added[microbatch % 2] = host_work(s, STAGE_ACCUMULATE, layer, microbatch, e, gpu, u.params, down, STAGE_NONE);
 }
 
 /* The i-th entry of a GPU's list, or NULL when the list is shorter. */
-static const struct work *entry(const struct block *b, int gpu, int i)
+static const struct expert_work *entry(const struct block *b, int gpu, int i)
 {
 	return i < b->first[gpu + 1] - b->first[gpu] ? &b->work[b->first[gpu] + i] : NULL;
 }
@@ -200,12 +222,13 @@ static stage_id bring(struct schedule *s, int pass, int layer, int microbatch, i
 	return upload(s, pass, layer, microbatch, e, gpu, slot);
 }
 
-static void forward_one(struct schedule *s, int layer, int microbatch, int gpu, const struct work *w)
+static void forward_one(struct schedule *s, int layer, int microbatch, int gpu, const struct expert_work *w)
 {
 	int slot;
 	stage_id ready = bring(s, PASS_FORWARD, layer, microbatch, w->expert, gpu, &slot);
 	stage_id preds[] = {ready, dispatched(s, microbatch, 0, gpu)};
-	stage_id done = compute(s, PASS_FORWARD, layer, microbatch, w->expert, gpu, w->tokens, preds, 2);
+	struct at at = {slot >= 0 ? slot : s->moe[layer].expert[w->expert].pinned_slot, 0};
+	stage_id done = compute(s, PASS_FORWARD, layer, microbatch, w->expert, gpu, w->tokens, at, preds, 2);
 	if (slot >= 0)
 		s->gpu[gpu].slot_user[slot] = done;
 }
@@ -233,11 +256,14 @@ static void resident(struct schedule *s, int pass, int layer, int microbatch, in
 			tokens += share;
 			most = MAX(most, share);
 			if (!grouped && share)
-				compute(s, pass, layer, microbatch, b->work[i].expert, g, share, &arrived, 1);
+				compute(s, pass, layer, microbatch, b->work[i].expert, g, share, (struct at){-1, chunk}, &arrived, 1);
 		}
 		if (!grouped || !tokens)
 			continue;
 		struct stage st = stage_on_gpu(s, STAGE_EXPERT, pass, layer, microbatch, g, STREAM_COMPUTE, PROFILE_COMPUTE);
+		st.slot = -1;
+		st.part = (int16_t)chunk;
+		st.block = b;
 		st.tokens = (uint32_t)tokens;
 		st.cost_ns = cost_grouped(s->cost, pass, l, b->first[g + 1] - b->first[g], tokens, most, b->capacity > 0, &st.n_kernels);
 		after(&st, arrived);
@@ -249,7 +275,7 @@ static void resident_chunks(struct schedule *s, int pass, int layer, int microba
 {
 	for (int chunk = 0; chunk < s->moe[layer].block[microbatch].chunks; chunk++) {
 		resident(s, pass, layer, microbatch, chunk);
-		emit_all_to_all(s, pass, layer, microbatch, NULL);
+		emit_all_to_all(s, pass, layer, microbatch, chunk, NULL);
 	}
 }
 
@@ -263,13 +289,13 @@ void experts_forward(struct schedule *s, int layer, int microbatch)
 	int longest = longest_list(s, b);
 	for (int i = 0; i < longest; i++)
 		for (int g = 0; g < s->gpus; g++) {
-			const struct work *w = entry(b, g, i);
+			const struct expert_work *w = entry(b, g, i);
 			if (w && w->tokens)
 				forward_one(s, layer, microbatch, g, w);
 		}
 	for (int g = 0; g < s->gpus; g++)
 		s->gpu[g].n_prefetched = 0;
-	emit_all_to_all(s, PASS_FORWARD, layer, microbatch, NULL);
+	emit_all_to_all(s, PASS_FORWARD, layer, microbatch, 0, NULL);
 }
 
 /* In the order in which the updates end, behind all uploads of the backward: a refresh that waits for its update must not stand before them. */
@@ -297,13 +323,14 @@ void experts_prefetch(struct schedule *s, int layer)
 }
 
 /* Waits for its parameters, the gradient that arrived, and the slot its own gradient will take. */
-static stage_id backward_one(struct schedule *s, int layer, int microbatch, int gpu, const struct work *w)
+static stage_id backward_one(struct schedule *s, int layer, int microbatch, int gpu, const struct expert_work *w)
 {
 	struct gpu_state *g = &s->gpu[gpu];
 	int slot;
 	stage_id ready = bring(s, PASS_BACKWARD, layer, microbatch, w->expert, gpu, &slot);
 	stage_id preds[] = {ready, dispatched(s, microbatch, 0, gpu), g->gradient_user[g->gradient_next]};
-	stage_id done = compute(s, PASS_BACKWARD, layer, microbatch, w->expert, gpu, w->tokens, preds, 3);
+	struct at at = {slot >= 0 ? slot : s->moe[layer].expert[w->expert].pinned_slot, g->gradient_next};
+	stage_id done = compute(s, PASS_BACKWARD, layer, microbatch, w->expert, gpu, w->tokens, at, preds, 3);
 	if (slot >= 0)
 		g->slot_user[slot] = done;
 	return done;
@@ -317,16 +344,18 @@ static void choose_pinned(struct schedule *s, int layer)
 	for (int e = 0; e < moe->experts; e++)
 		moe->expert[e].pinned = -1;
 	for (int g = 0; g < s->gpus; g++) {
-		const struct work *w = &b->work[b->first[g]];
+		const struct expert_work *w = &b->work[b->first[g]];
 		int n = b->first[g + 1] - b->first[g];
 		for (int i = 0; i < n; i++) {
 			s->totals[i] = moe->expert[w[i].expert].tokens;
 			moe->expert[w[i].expert].last = g;
 		}
 		placement_busiest(n, s->totals, MIN(n, moe->pinned_slots), s->chosen);
-		for (int i = 0; i < n; i++)
-			if (s->chosen[i])
+		for (int i = 0, slot = moe->first_pinned_slot; i < n; i++)
+			if (s->chosen[i]) {
 				moe->expert[w[i].expert].pinned = g;
+				moe->expert[w[i].expert].pinned_slot = slot++;
+			}
 	}
 	for (int e = 0; e < moe->experts; e++)
 		moe->expert[e].tokens = 0;
@@ -335,7 +364,8 @@ static void choose_pinned(struct schedule *s, int layer)
 /* With every GPU computing every expert, their gradients of one expert are summed and cut into shards; done (G) becomes the members' ids. */
 static void reduce_shards(struct schedule *s, int layer, int microbatch, int e, stage_id *done)
 {
-	struct collective c = {.pass = PASS_BACKWARD, .layer = layer, .microbatch = microbatch, .expert = e, .bytes = s->moe[layer].params * 2};
+	struct collective c = {
+	    .pass = PASS_BACKWARD, .layer = layer, .microbatch = microbatch, .expert = e, .bytes = s->moe[layer].params * element_bytes(s)};
 	c.kind = s->nodes > 1 ? STAGE_ALL_REDUCE : STAGE_REDUCE_SCATTER;
 	c.cost_ns = s->nodes > 1 ? cost_all_reduce(s->cost, c.bytes, s->gpus) : cost_all_gather(s->cost, c.bytes, s->gpus);
 	emit_collective(s, &c, done, done);
@@ -348,17 +378,17 @@ static void backward_round(struct schedule *s, int layer, int microbatch, int i)
 	stage_id *done = s->round;
 	bool last = microbatch == s->plan.microbatches - 1;
 	for (int g = 0; g < s->gpus; g++) {
-		const struct work *w = entry(b, g, i);
+		const struct expert_work *w = entry(b, g, i);
 		done[g] = w && (w->tokens || expert_data_parallel(s)) ? backward_one(s, layer, microbatch, g, w) : STAGE_NONE;
 	}
 	if (expert_data_parallel(s))
 		reduce_shards(s, layer, microbatch, b->work[i].expert, done);
 	for (int g = 0; g < s->gpus; g++) {
-		const struct work *w = entry(b, g, i);
+		const struct expert_work *w = entry(b, g, i);
 		struct gpu_state *x = &s->gpu[g];
 		if (done[g] != STAGE_NONE) {
 			retire(s, layer, microbatch, w->expert, g, done[g], x->gradient_next);
-			x->gradient_next ^= 1;
+			x->gradient_next = (x->gradient_next + 1) % GRADIENT_SLOTS;
 		} else if (w && last) {
 			update_or_defer(
 			    s, &(struct late){.layer = layer, .expert = w->expert, .gpu = g, .params = s->moe[layer].params, .gradient = STAGE_NONE});
@@ -376,7 +406,7 @@ void experts_backward(struct schedule *s, int layer, int microbatch)
 	int longest = longest_list(s, &moe->block[microbatch]);
 	for (int i = 0; i < longest; i++)
 		backward_round(s, layer, microbatch, i);
-	emit_all_to_all(s, PASS_BACKWARD, layer, microbatch, NULL);
+	emit_all_to_all(s, PASS_BACKWARD, layer, microbatch, 0, NULL);
 	if (microbatch != s->plan.microbatches - 1)
 		return;
 	if (exchanges(s))

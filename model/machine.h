@@ -65,6 +65,7 @@ struct machine {
 	double event_us;     /* a stream waits for another's event */
 	int kernels;         /* enum kernels: eager or fused */
 	int attention;       /* enum attention */
+	int element_bytes;   /* of parameters and activations on the device: 2, or 4 for fp32 */
 	int state_bytes_gpu; /* bytes of state a parameter in HBM under the GPU optimizer: 16, or 20 with fp32 gradients kept */
 	bool pinned_pow2;    /* the allocator rounds each pinned block up to a power of two */
 	bool pinned_master;  /* fp32 master weights in pinned memory too */

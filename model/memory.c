@@ -54,7 +54,7 @@ struct expert_bytes memory_expert(const struct network *n, const struct machine 
 	/* with its biases: they lift a block over the power of two */
 	uint64_t bias = (uint64_t)n->d_model + (uint64_t)(activation_matrices(n->activation) - 1) * l->d_expert;
 	uint64_t params = network_expert_params(n, l) + bias;
-	uint64_t gradient = pinned_block(m, params * p->gradient_bytes), half = pinned_block(m, params * 2);
+	uint64_t gradient = pinned_block(m, params * p->gradient_bytes), half = pinned_block(m, params * (uint64_t)m->element_bytes);
 	uint64_t master = m->pinned_master ? pinned_block(m, params * 4) : params * 4;
 	return (struct expert_bytes){
 	    .pinned = half + gradient + (m->pinned_master ? master : 0),
@@ -68,9 +68,10 @@ struct expert_bytes memory_expert(const struct network *n, const struct machine 
  * too. */
 static void add_resident(struct memory *out, const struct machine *m, uint64_t params)
 {
-	out->bytes[TIER_HBM][CLASS_PARAMETERS] += 2 * params;
-	out->bytes[TIER_HBM][CLASS_GRADIENTS] += (uint64_t)(m->state_bytes_gpu - 14) * params;
-	out->bytes[TIER_HBM][CLASS_OPTIMIZER] += 12 * params;
+	int optimizer = m->element_bytes == 4 ? 8 : 12;
+	out->bytes[TIER_HBM][CLASS_PARAMETERS] += (uint64_t)m->element_bytes * params;
+	out->bytes[TIER_HBM][CLASS_GRADIENTS] += (uint64_t)(m->state_bytes_gpu - optimizer - m->element_bytes) * params;
+	out->bytes[TIER_HBM][CLASS_OPTIMIZER] += (uint64_t)optimizer * params;
 }
 
 int memory_pinned_experts(double share, int experts, int gpus)
@@ -90,7 +91,7 @@ static void add_offloaded(const struct network *n, const struct machine *m, cons
 		struct expert_bytes e = memory_expert(n, m, p, l);
 		widest = MAX(widest, params);
 		uint64_t pinned = (uint64_t)memory_pinned_experts(k->pinned_share, l->experts, m->gpus);
-		out->bytes[TIER_HBM][CLASS_PARAMETERS] += pinned * params * 2;
+		out->bytes[TIER_HBM][CLASS_PARAMETERS] += pinned * params * (uint64_t)m->element_bytes;
 		if (k->home == HOME_SSD) {
 			out->bytes[TIER_SSD][CLASS_OPTIMIZER] += experts * params * SSD_STATE_BYTES;
 			continue;
@@ -101,7 +102,8 @@ static void add_offloaded(const struct network *n, const struct machine *m, cons
 		out->bytes[TIER_PINNED][CLASS_OPTIMIZER] += experts * (e.pinned - e.parameter_block);
 		out->bytes[TIER_DRAM][CLASS_OPTIMIZER] += experts * e.pageable;
 	}
-	out->bytes[TIER_HBM][CLASS_BUFFERS] += (uint64_t)(1 + p->upload_ahead) * widest * 2 + 2 * widest * (uint64_t)p->gradient_bytes;
+	out->bytes[TIER_HBM][CLASS_BUFFERS] +=
+	    (uint64_t)(1 + p->upload_ahead) * widest * (uint64_t)m->element_bytes + 2 * widest * (uint64_t)p->gradient_bytes;
 	if (k->home == HOME_SSD) {
 		out->cache_bytes = out->room[TIER_DRAM];
 		out->bytes[TIER_PINNED][CLASS_BUFFERS] = out->cache_bytes;
@@ -112,7 +114,7 @@ static void add_activations(const struct network *n, const struct machine *m, co
 {
 	g_autoptr(cost) c = cost_new(n, m, p, k->seq_len, 0);
 	uint32_t tokens = (uint32_t)(k->sequences * k->seq_len);
-	uint64_t hidden = (uint64_t)tokens * n->d_model * 2, saved = 0, widest_moe = 0;
+	uint64_t hidden = (uint64_t)tokens * n->d_model * (uint64_t)m->element_bytes, saved = 0, widest_moe = 0;
 	for (int i = 0; i < n->layers; i++) {
 		const struct layer *l = &n->layer[i];
 		uint64_t layer_saved = 0;

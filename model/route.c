@@ -48,7 +48,7 @@ static void place_dynamic(struct schedule *s, int layer)
 	const struct layer *l = &s->n->layer[layer];
 	struct moe_layer *moe = &s->moe[layer];
 	int e_count = moe->experts, *last = s->last_place;
-	nsec_t upload_ns = offloaded(s) ? cost_upload(s->cost, 2 * moe->params) : 0;
+	nsec_t upload_ns = offloaded(s) ? cost_upload(s->cost, element_bytes(s) * moe->params) : 0;
 	memset(s->load_ns, 0, sizeof(nsec_t) * (size_t)s->gpus);
 	for (int e = 0; e < e_count; e++) {
 		uint32_t kernels;
@@ -103,7 +103,7 @@ static void list_work(struct schedule *s, struct block *b, const struct layer *l
 				                     ? tokens
 				                     : (tokens * (uint32_t)(r + 1)) / (uint32_t)spread - (tokens * (uint32_t)r) / (uint32_t)spread;
 				s->place_of[n] = gpu;
-				s->work[n++] = (struct work){.expert = e, .tokens = share};
+				s->work[n++] = (struct expert_work){.expert = e, .tokens = share};
 				b->first[gpu + 1]++;
 			}
 		}
@@ -137,7 +137,7 @@ static void take_turns(struct schedule *s, struct block *b, const struct moe_lay
 			for (int i = from; i < to; i++)
 				if ((int)turn_of(s, moe, g, b->work[i].expert) == turn)
 					s->work[n++] = b->work[i];
-		memcpy(b->work + from, s->work, sizeof(struct work) * (size_t)n);
+		memcpy(b->work + from, s->work, sizeof(struct expert_work) * (size_t)n);
 	}
 }
 
@@ -160,7 +160,7 @@ static void count_bytes(struct schedule *s, struct block *b, const struct layer 
 {
 	int set = s->plan.expert_parallel;
 	int slices = l->experts < set && s->plan.split == SPLIT_MODEL ? set / l->experts : 1;
-	uint64_t row = (uint64_t)s->n->d_model * 2 * (uint64_t)slices;
+	uint64_t row = (uint64_t)s->n->d_model * element_bytes(s) * (uint64_t)slices;
 	struct exchange x = {0};
 	memset(s->received, 0, sizeof(uint64_t) * (size_t)s->gpus);
 	memset(s->node_bytes, 0, sizeof(uint64_t) * (size_t)s->nodes * 2);

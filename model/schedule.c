@@ -78,6 +78,7 @@ stage_id emit_compute(struct schedule *s, int kind, int pass, int layer, int mic
 	    stage_on_gpu(s, kind, pass, layer, microbatch, gpu, STREAM_COMPUTE, bound_by_memory(kind) ? PROFILE_MEMORY : PROFILE_COMPUTE);
 	st.tokens = s->plan.tokens;
 	st.cost_ns = cost_compute(s->cost, kind, pass, l, st.tokens, &st.n_kernels);
+	st.block = l && l->experts ? &s->moe[layer].block[microbatch] : NULL;
 	after(&st, predecessor);
 	if (s->p->dispatch == DISPATCH_MASK && (kind == STAGE_PERMUTE || kind == STAGE_COMBINE)) {
 		const struct block *b = &s->moe[layer].block[microbatch];
@@ -114,7 +115,7 @@ void emit_collective(struct schedule *s, const struct collective *c, const stage
 }
 
 /* Expert-parallel sets exchange each among themselves. */
-void emit_all_to_all(struct schedule *s, int pass, int layer, int microbatch, stage_id *out)
+void emit_all_to_all(struct schedule *s, int pass, int layer, int microbatch, int chunk, stage_id *out)
 {
 	const struct block *b = &s->moe[layer].block[microbatch];
 	int set = s->plan.expert_parallel;
@@ -131,6 +132,8 @@ void emit_all_to_all(struct schedule *s, int pass, int layer, int microbatch, st
 		st.group = s->group;
 		st.group_size = (uint32_t)set;
 		st.bytes = b->sent[g] / (uint64_t)b->chunks;
+		st.part = (int16_t)chunk;
+		st.block = b;
 		st.tokens = s->plan.tokens / (uint32_t)b->chunks;
 		st.cost_ns = b->exchange_ns;
 		st.n_kernels = (uint32_t)s->collective_kernels;
@@ -144,13 +147,14 @@ void emit_all_to_all(struct schedule *s, int pass, int layer, int microbatch, st
 static void dispatch(struct schedule *s, int pass, int layer, int microbatch)
 {
 	for (int chunk = 0; chunk < s->moe[layer].block[microbatch].chunks; chunk++)
-		emit_all_to_all(s, pass, layer, microbatch, s->dispatched + ((size_t)microbatch * MAX_CHUNKS + (size_t)chunk) * (size_t)s->gpus);
+		emit_all_to_all(s, pass, layer, microbatch, chunk,
+		                s->dispatched + ((size_t)microbatch * MAX_CHUNKS + (size_t)chunk) * (size_t)s->gpus);
 }
 
 /* The counts of all GPUs meet in one small all-gather, whose end the host waits for. */
 static stage_id gather_counts(struct schedule *s, int layer, int microbatch)
 {
-	if (s->gpus == 1 || !exchanges(s))
+	if (s->gpus == 1)
 		return s->gpu[0].last_compute;
 	uint64_t bytes = 4 * (uint64_t)s->n->layer[layer].experts * (uint64_t)s->gpus;
 	struct collective c = {.kind = STAGE_COUNTS, .pass = PASS_FORWARD, .layer = layer, .microbatch = microbatch, .expert = -1, .bytes = bytes};
@@ -227,8 +231,12 @@ static void reduce_gradients(struct schedule *s, int layer, int microbatch, uint
 {
 	if (s->gpus == 1)
 		return;
-	struct collective c = {
-	    .kind = STAGE_ALL_REDUCE, .pass = PASS_BACKWARD, .layer = layer, .microbatch = microbatch, .expert = -1, .bytes = 2 * dense};
+	struct collective c = {.kind = STAGE_ALL_REDUCE,
+	                       .pass = PASS_BACKWARD,
+	                       .layer = layer,
+	                       .microbatch = microbatch,
+	                       .expert = -1,
+	                       .bytes = element_bytes(s) * dense};
 	c.cost_ns = cost_all_reduce(s->cost, c.bytes, s->gpus);
 	emit_collective(s, &c, NULL, s->reduced);
 	const struct moe_layer *moe = &s->moe[layer];
@@ -239,7 +247,7 @@ static void reduce_gradients(struct schedule *s, int layer, int microbatch, uint
 		replicas *= set / moe->experts;
 	if (replicas == 1)
 		return;
-	c.bytes = 2 * moe->params * (uint64_t)((moe->experts + set - 1) / set);
+	c.bytes = element_bytes(s) * moe->params * (uint64_t)((moe->experts + set - 1) / set);
 	c.cost_ns = cost_all_reduce(s->cost, c.bytes, replicas);
 	emit_collective(s, &c, NULL, s->reduced);
 }
@@ -354,26 +362,33 @@ static void block_init(struct block *b, const struct schedule *s, int experts)
 {
 	int set = s->plan.expert_parallel;
 	size_t entries = (size_t)(s->gpus / set) * (size_t)MAX(experts, experts < set ? set / experts * experts : 0);
-	b->work = g_new(struct work, entries);
+	b->work = g_new(struct expert_work, entries);
 	b->first = g_new(int, s->gpus + 1);
 	b->sent = g_new(uint64_t, s->gpus);
 }
 
 /* Returns the number of experts of all layers before the next. */
-static int moe_layer_init(struct moe_layer *moe, const struct schedule *s, const struct layer *l, int first_id)
+static int moe_layer_init(struct moe_layer *moe, const struct schedule *s, const struct layer *l, int first_id, int *next_slot)
 {
 	moe->experts = l->experts;
 	moe->first_id = first_id;
 	if (!l->experts)
 		return first_id;
 	moe->params = network_expert_params(s->n, l);
-	moe->upload_ns = cost_upload(s->cost, 2 * moe->params);
+	moe->upload_ns = cost_upload(s->cost, element_bytes(s) * moe->params);
 	moe->bytes = memory_expert(s->n, s->m, s->p, l);
 	moe->pinned_slots = memory_pinned_experts(s->plan.pinned_share, l->experts, s->gpus);
+	moe->first_pinned_slot = *next_slot;
+	*next_slot += moe->pinned_slots;
 	moe->expert = g_new(struct expert_state, l->experts);
 	for (int e = 0; e < l->experts; e++)
-		moe->expert[e] =
-		    (struct expert_state){.updated = STAGE_NONE, .refreshed = STAGE_NONE, .written = STAGE_NONE, .pinned = -1, .last = -1};
+		moe->expert[e] = (struct expert_state){.updated = STAGE_NONE,
+		                                       .refreshed = STAGE_NONE,
+		                                       .written = STAGE_NONE,
+		                                       .uploaded = STAGE_NONE,
+		                                       .added = {STAGE_NONE, STAGE_NONE},
+		                                       .pinned = -1,
+		                                       .last = -1};
 	moe->block = g_new0(struct block, s->plan.microbatches);
 	for (int mb = 0; mb < s->plan.microbatches; mb++)
 		block_init(&moe->block[mb], s, l->experts);
@@ -389,7 +404,7 @@ static void scratch_init(struct schedule *s, int all_experts)
 	s->reduced = new_ids(g);
 	s->round = new_ids(g);
 	s->adam_last = new_ids((size_t)s->nodes);
-	s->work = g_new(struct work, entries);
+	s->work = g_new(struct expert_work, entries);
 	s->place_of = g_new(int, entries);
 	s->cursor = g_new(int, g);
 	s->loads = g_new0(uint32_t, g * experts);
@@ -416,7 +431,7 @@ static void gpus_init(struct schedule *s)
 	s->node_of = g_new(int, s->gpus);
 	for (int g = 0; g < s->gpus; g++) {
 		s->gpu[g].slot_user = new_ids((size_t)s->slots);
-		fill_ids(s->gpu[g].gradient_user, 2);
+		fill_ids(s->gpu[g].gradient_user, GRADIENT_SLOTS);
 		s->gpu[g].last_compute = STAGE_NONE;
 		s->node_of[g] = g / s->m->gpus_per_node;
 	}
@@ -451,9 +466,9 @@ struct schedule *schedule_new(const struct scenario *sc, int *overflow, GError *
 	s->resources = resources_new(s->m, s->p->adam_threads);
 	s->moe = g_new0(struct moe_layer, s->n->layers);
 	gpus_init(s);
-	int all_experts = 0;
+	int all_experts = 0, next_slot = s->slots;
 	for (int i = 0; i < s->n->layers; i++)
-		all_experts = moe_layer_init(&s->moe[i], s, &s->n->layer[i], all_experts);
+		all_experts = moe_layer_init(&s->moe[i], s, &s->n->layer[i], all_experts, &next_slot);
 	scratch_init(s, all_experts);
 	for (int i = 0; i < s->n->layers; i++)
 		for (int e = 0; e < s->moe[i].experts; e++)
@@ -493,6 +508,11 @@ void schedule_free(struct schedule *s)
 	cost_free(s->cost);
 	resources_free(s->resources);
 	g_free(s);
+}
+
+const struct plan *schedule_plan(const struct schedule *s)
+{
+	return &s->plan;
 }
 
 const struct memory *schedule_memory(const struct schedule *s)

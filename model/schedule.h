@@ -3,9 +3,35 @@
 
 #include "autoptr.h"
 #include "backend.h"
+#include "cost.h"
 #include "memory.h"
+#include "plan.h"
 #include "resource.h"
 #include "scenario.h"
+
+#define MAX_CHUNKS 8 /* pipeline degree */
+
+/* One entry of a GPU's list: an expert and the tokens it gets there. */
+struct expert_work {
+	int32_t expert;
+	uint32_t tokens;
+};
+
+/* One MoE layer of one micro-batch as it was routed and placed; its backward runs on the same. Stages point to it; it holds until the layer is routed
+ * for the same micro-batch of the next step. */
+struct block {
+	struct expert_work *work; /* by GPU, first[g] .. first[g + 1] */
+	int *first;               /* (G + 1) */
+	uint64_t *sent;           /* (G) bytes of one all-to-all */
+	struct exchange exchange; /* bytes of a whole all-to-all */
+	nsec_t exchange_ns;       /* time of one chunk of it */
+	int chunks;
+	uint32_t capacity; /* tokens of one GPU for one expert, padded; 0: exact */
+};
+
+/* Slots of uploaded experts in HBM: 0 .. upload_ahead are the ring that uploads go round; the pinned copies of MoE layer i (counted among the MoE
+ * layers) follow, at 1 + upload_ahead + i * P .. + P - 1 with P = memory_pinned_experts. Gradient slots: GRADIENT_SLOTS of them, in turn. */
+#define GRADIENT_SLOTS 2
 
 struct schedule;
 
@@ -23,6 +49,7 @@ bool schedule_step(struct schedule *schedule, struct backend *backend, GError **
 bool schedule_wait(struct schedule *schedule, struct backend *backend, GError **error) G_GNUC_WARN_UNUSED_RESULT;
 
 /* Borrowed views. */
+const struct plan *schedule_plan(const struct schedule *schedule);
 const struct memory *schedule_memory(const struct schedule *schedule);
 const struct resources *schedule_resources(const struct schedule *schedule);
 int schedule_expert_home(const struct schedule *schedule); /* enum expert_home, never auto */

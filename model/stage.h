@@ -50,6 +50,8 @@ enum stage_pass { PASS_FORWARD, PASS_RECOMPUTE, PASS_BACKWARD, PASS_UPDATE, N_ST
 enum gpu_stream { STREAM_COMPUTE, STREAM_UPLOAD, STREAM_DOWNLOAD, STREAM_COLLECTIVE, GPU_STREAMS };
 enum node_stream { STREAM_OPTIMIZER, STREAM_SSD_READ, STREAM_SSD_WRITE, NODE_STREAMS };
 
+struct block;
+
 struct stage {
 	stage_id id;
 	uint8_t kind, pass; /* enum stage_kind, enum stage_pass */
@@ -57,6 +59,8 @@ struct stage {
 	uint8_t step_parity; /* lowest bit of the step's number, so that readers can tell steps apart */
 	uint16_t layer, microbatch;
 	int32_t expert; /* -1: none, or all of the layer's on this GPU (grouped) */
+	int16_t slot;   /* experts and uploads: where in HBM the parameters are, see schedule.h; -1: at home there. Downloads: the gradient slot */
+	int16_t part;   /* backward of an uploaded expert: its gradient slot; all-to-alls and resident experts: the chunk of tokens */
 	int32_t rank;   /* GPU whose launcher thread launches it, also for stages of a node */
 	stream_id stream;
 	uint32_t group;      /* collectives: id of the rendezvous, 0: none; all members start together */
@@ -66,6 +70,7 @@ struct stage {
 	uint32_t n_kernels;                 /* launches it needs; 0: free for the host */
 	uint64_t bytes;                     /* moved by copies and collectives, touched by optimizers; 0 otherwise */
 	nsec_t cost_ns;                     /* solo duration */
+	const struct block *block;          /* how its MoE layer was routed (schedule.h); NULL where it does not matter */
 	stage_id preds[STAGE_PREDECESSORS]; /* own stream order comes on top of these */
 };
 
