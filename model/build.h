@@ -110,6 +110,11 @@ stage_id emit_compute(struct schedule *s, int kind, int pass, int layer, int mic
 /* Routes and places a micro-batch of a layer once the gate's counts are known (route.c). */
 void route(struct schedule *s, int layer, int microbatch, stage_id counts);
 
+/* Experts that DRAM lacks (store.c): the stage that brings a block of one from the SSD, the optimizer's state or the parameters, or STAGE_NONE when
+ * DRAM holds it; and what the coming step will ask for, told to the caches. */
+stage_id store_fetch(struct schedule *s, int pass, int layer, int e, bool state, int gpu);
+void store_foresee(struct schedule *s);
+
 /* The experts of a layer with the all-to-alls that return their results (experts.c). */
 void experts_forward(struct schedule *s, int layer, int microbatch);
 void experts_backward(struct schedule *s, int layer, int microbatch);

@@ -12,69 +12,12 @@
 #include "build.h"
 #include "placement.h"
 
-static int node_of_expert(const struct schedule *s, int layer, int e)
-{
-	return (int)((int64_t)e * s->nodes / s->moe[layer].experts);
-}
-
-static int block_id(const struct schedule *s, int layer, int e, bool state)
-{
-	return 2 * (s->moe[layer].first_id + e) + (state ? 1 : 0);
-}
-
-/* Evicted state was changed by Adam and goes back to the SSD. Parameters are cast from the master again when they are needed, so their stage moves no
- * byte: it only says when their room is free. */
-static stage_id evict(struct schedule *s, int gpu, int n_evicted)
-{
-	stage_id last = STAGE_NONE;
-	for (int i = 0; i < n_evicted; i++) {
-		int id = s->evicted[i], layer = s->layer_of_block[id / 2], e = id / 2 - s->moe[layer].first_id;
-		struct expert_state *x = &s->moe[layer].expert[e];
-		bool state = id % 2;
-		struct stage st = stage_on_node(s, STAGE_SSD_WRITE, PASS_UPDATE, layer, 0, gpu, STREAM_SSD_WRITE, PROFILE_WRITE);
-		st.expert = e;
-		st.bytes = state ? s->moe[layer].params * SSD_STATE_BYTES : 0;
-		st.cost_ns = state ? cost_ssd(s->cost, true, st.bytes) : 0;
-		st.part = state;
-		after(&st, x->updated);
-		after(&st, state ? STAGE_NONE : x->uploaded);
-		last = emit(s, &st);
-		if (state)
-			x->written = last;
-	}
-	return last;
-}
-
-/* The stage that brings a block of an expert from the SSD, or STAGE_NONE when DRAM holds it. */
-static stage_id fetch(struct schedule *s, int pass, int layer, int e, bool state, int gpu)
-{
-	struct moe_layer *moe = &s->moe[layer];
-	int node = node_of_expert(s, layer, e), n_evicted = 0;
-	if (s->plan.home != HOME_SSD)
-		return STAGE_NONE;
-	uint64_t room = state ? moe->bytes.state_block : moe->bytes.parameter_block;
-	if (cache_touch(s->cache[node], block_id(s, layer, e, state), room, s->evicted, &n_evicted))
-		return STAGE_NONE;
-	stage_id freed = evict(s, gpu, n_evicted);
-	struct stage st = stage_on_node(s, STAGE_SSD_READ, pass, layer, 0, gpu, STREAM_SSD_READ, PROFILE_READ);
-	st.expert = e;
-	/* parameters whose master is in DRAM are cast there */
-	bool here = !state && cache_holds(s->cache[node], block_id(s, layer, e, true));
-	st.bytes = here ? 0 : moe->params * (state ? SSD_STATE_BYTES : 4);
-	st.cost_ns = here ? 0 : cost_ssd(s->cost, false, st.bytes);
-	st.part = state;
-	after(&st, freed);
-	after(&st, moe->expert[e].written);
-	after(&st, moe->expert[e].updated);
-	return emit(s, &st);
-}
-
 /* Uploads expert e into the next slot of the GPU; *slot receives which. */
 static stage_id upload(struct schedule *s, int pass, int layer, int microbatch, int e, int gpu, int *slot)
 {
 	struct gpu_state *g = &s->gpu[gpu];
 	struct moe_layer *moe = &s->moe[layer];
-	stage_id fetched = fetch(s, pass, layer, e, false, gpu);
+	stage_id fetched = store_fetch(s, pass, layer, e, false, gpu);
 	struct stage st = stage_on_gpu(s, STAGE_UPLOAD, pass, layer, microbatch, gpu, STREAM_UPLOAD, PROFILE_UP);
 	*slot = g->slot_next;
 	g->slot_next = (g->slot_next + 1) % s->slots;
@@ -149,7 +92,7 @@ static void refresh(struct schedule *s, int layer, int e)
 
 static void update(struct schedule *s, const struct late *u)
 {
-	stage_id fetched = fetch(s, PASS_UPDATE, u->layer, u->expert, true, u->gpu);
+	stage_id fetched = store_fetch(s, PASS_UPDATE, u->layer, u->expert, true, u->gpu);
 	struct expert_state *x = &s->moe[u->layer].expert[u->expert];
 	x->updated = host_work(s, STAGE_ADAM, u->layer, 0, u->expert, u->gpu, u->params, u->gradient, fetched);
 }

@@ -1,0 +1,173 @@
+/* What a schedule is built from, allocated once: the layers with their experts and routed blocks, the GPUs with their slots, and scratch. The plan
+ * has been made by then, so all sizes are known and no step allocates. */
+#include "build.h"
+
+static void fill_ids(stage_id *ids, size_t n)
+{
+	for (size_t i = 0; i < n; i++)
+		ids[i] = STAGE_NONE;
+}
+
+static stage_id *new_ids(size_t n)
+{
+	stage_id *ids = g_new(stage_id, n);
+	fill_ids(ids, n);
+	return ids;
+}
+
+static void block_init(struct block *b, const struct schedule *s, int experts)
+{
+	int set = s->plan.expert_parallel;
+	size_t entries = (size_t)(s->gpus / set) * (size_t)MAX(experts, experts < set ? set / experts * experts : 0);
+	b->work = g_new(struct expert_work, entries);
+	b->first = g_new(int, s->gpus + 1);
+	b->sent = g_new(uint64_t, s->gpus);
+}
+
+/* Returns the number of experts of all layers before the next. */
+static int moe_layer_init(struct moe_layer *moe, const struct schedule *s, const struct layer *l, int first_id, int *next_slot)
+{
+	moe->experts = l->experts;
+	moe->first_id = first_id;
+	if (!l->experts)
+		return first_id;
+	moe->params = network_expert_params(s->n, l);
+	moe->upload_ns = cost_upload(s->cost, element_bytes(s) * moe->params);
+	moe->bytes = memory_expert(s->n, s->m, s->p, l);
+	moe->pinned_slots = memory_pinned_experts(s->plan.pinned_share, l->experts, s->gpus);
+	moe->first_pinned_slot = *next_slot;
+	*next_slot += moe->pinned_slots;
+	moe->expert = g_new(struct expert_state, l->experts);
+	for (int e = 0; e < l->experts; e++)
+		moe->expert[e] = (struct expert_state){.updated = STAGE_NONE,
+		                                       .refreshed = STAGE_NONE,
+		                                       .written = STAGE_NONE,
+		                                       .uploaded = STAGE_NONE,
+		                                       .added = {STAGE_NONE, STAGE_NONE},
+		                                       .pinned = -1,
+		                                       .last = -1};
+	moe->block = g_new0(struct block, s->plan.microbatches);
+	for (int mb = 0; mb < s->plan.microbatches; mb++)
+		block_init(&moe->block[mb], s, l->experts);
+	return first_id + l->experts;
+}
+
+static void scratch_init(struct schedule *s, int all_experts)
+{
+	size_t experts = (size_t)MAX(1, network_experts(s->n)), g = (size_t)s->gpus, sets = g / (size_t)s->plan.expert_parallel;
+	size_t entries = sets * MAX(experts, (size_t)s->plan.expert_parallel);
+	s->dispatched = new_ids((size_t)s->plan.microbatches * MAX_CHUNKS * g);
+	s->returned = new_ids(g);
+	s->reduced = new_ids(g);
+	s->round = new_ids(g);
+	s->adam_last = new_ids((size_t)s->nodes);
+	s->work = g_new(struct expert_work, entries);
+	s->place_of = g_new(int, entries);
+	s->cursor = g_new(int, g);
+	s->loads = g_new0(uint32_t, g * experts);
+	s->totals = g_new0(uint32_t, sets * experts);
+	s->place = g_new(int, experts);
+	s->last_place = g_new(int, experts);
+	s->time_ns = g_new(nsec_t, experts);
+	s->load_ns = g_new(nsec_t, g);
+	s->rows = g_new(uint64_t, s->plan.expert_parallel);
+	s->received = g_new(uint64_t, g);
+	s->node_bytes = g_new(uint64_t, 2 * (size_t)s->nodes);
+	s->chosen = g_new(uint8_t, experts);
+	s->stream_ns = g_new0(nsec_t, stream_count(s->m));
+	s->profile_ns = g_new0(nsec_t, s->resources->n_profiles);
+	s->launches = g_new0(uint64_t, g);
+	s->late = g_array_new(FALSE, FALSE, sizeof(struct late));
+	s->evicted = g_new(int, 2 * (size_t)all_experts + 1);
+	s->layer_of_block = g_new(int, (size_t)all_experts + 1);
+}
+
+static void gpus_init(struct schedule *s)
+{
+	s->gpu = g_new0(struct gpu_state, s->gpus);
+	s->node_of = g_new(int, s->gpus);
+	for (int g = 0; g < s->gpus; g++) {
+		s->gpu[g].slot_user = new_ids((size_t)s->slots);
+		fill_ids(s->gpu[g].gradient_user, GRADIENT_SLOTS);
+		s->gpu[g].last_compute = STAGE_NONE;
+		s->node_of[g] = g / s->m->gpus_per_node;
+	}
+}
+
+static void caches_init(struct schedule *s, int all_experts)
+{
+	if (s->plan.home != HOME_SSD)
+		return;
+	s->cache = g_new(struct cache *, s->nodes);
+	for (int node = 0; node < s->nodes; node++)
+		s->cache[node] = cache_new(s->p->ssd_cache, 2 * all_experts, s->plan.memory.cache_bytes);
+}
+
+struct schedule *schedule_new(const struct scenario *sc, int *overflow, GError **error)
+{
+	struct plan plan;
+	bool fits = plan_make(sc, &plan, error);
+	if (overflow)
+		*overflow = plan.overflow;
+	if (!fits)
+		return NULL;
+	struct schedule *s = g_new0(struct schedule, 1);
+	*s = (struct schedule){
+	    .sc = sc, .n = sc->network, .m = sc->machine, .p = sc->policy, .plan = plan, .gpus = sc->machine->gpus, .last = STAGE_NONE};
+	bool eager = s->m->kernels == KERNELS_EAGER;
+	s->nodes = machine_nodes(s->m);
+	s->slots = 1 + s->p->upload_ahead;
+	s->collective_kernels = eager ? 4 : 1;
+	s->copy_kernels = eager ? 2 : 1;
+	s->cost = cost_new(s->n, s->m, s->p, sc->seq_len, s->p->adam_threads);
+	s->resources = resources_new(s->m, s->p->adam_threads);
+	s->moe = g_new0(struct moe_layer, s->n->layers);
+	gpus_init(s);
+	int all_experts = 0, next_slot = s->slots;
+	for (int i = 0; i < s->n->layers; i++)
+		all_experts = moe_layer_init(&s->moe[i], s, &s->n->layer[i], all_experts, &next_slot);
+	scratch_init(s, all_experts);
+	for (int i = 0; i < s->n->layers; i++)
+		for (int e = 0; e < s->moe[i].experts; e++)
+			s->layer_of_block[s->moe[i].first_id + e] = i;
+	caches_init(s, all_experts);
+	return s;
+}
+
+static void moe_layer_clear(struct moe_layer *moe, int microbatches)
+{
+	for (int mb = 0; moe->block && mb < microbatches; mb++) {
+		g_free(moe->block[mb].work);
+		g_free(moe->block[mb].first);
+		g_free(moe->block[mb].sent);
+	}
+	g_free(moe->block);
+	g_free(moe->expert);
+}
+
+void schedule_free(struct schedule *s)
+{
+	if (!s)
+		return;
+	for (int i = 0; i < s->n->layers; i++)
+		moe_layer_clear(&s->moe[i], s->plan.microbatches);
+	for (int g = 0; g < s->gpus; g++)
+		g_free(s->gpu[g].slot_user);
+	for (int node = 0; s->cache && node < s->nodes; node++)
+		cache_free(s->cache[node]);
+	void *scratch[] = {s->moe,    s->gpu,        s->node_of,        s->cache,     s->dispatched, s->returned, s->reduced,
+	                   s->round,  s->adam_last,  s->work,           s->place_of,  s->cursor,     s->loads,    s->totals,
+	                   s->place,  s->last_place, s->time_ns,        s->load_ns,   s->rows,       s->received, s->node_bytes,
+	                   s->chosen, s->evicted,    s->layer_of_block, s->stream_ns, s->profile_ns, s->launches};
+	for (size_t i = 0; i < G_N_ELEMENTS(scratch); i++)
+		g_free(scratch[i]);
+	g_array_free(s->late, TRUE);
+	cost_free(s->cost);
+	resources_free(s->resources);
+	g_free(s);
+}
+
+const struct plan *schedule_plan(const struct schedule *s)
+{
+	return &s->plan;
+}

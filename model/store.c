@@ -1,0 +1,98 @@
+/* DRAM as a cache over the SSD, one a node. An expert is two blocks: its parameters, asked for before each upload, and the optimizer's state, asked
+ * for before each update.
+ *
+ *     miss:   [SSD write: evicted state] -> [SSD read: the block] -> upload or Adam
+ */
+#include "build.h"
+
+static int node_of_expert(const struct schedule *s, int layer, int e)
+{
+	return (int)((int64_t)e * s->nodes / s->moe[layer].experts);
+}
+
+static int block_id(const struct schedule *s, int layer, int e, bool state)
+{
+	return 2 * (s->moe[layer].first_id + e) + (state ? 1 : 0);
+}
+
+/* Evicted state was changed by Adam and goes back to the SSD. Parameters are cast from the master again when they are needed, so their stage moves no
+ * byte: it only says when their room is free. */
+static stage_id evict(struct schedule *s, int gpu, int n_evicted)
+{
+	stage_id last = STAGE_NONE;
+	for (int i = 0; i < n_evicted; i++) {
+		int id = s->evicted[i], layer = s->layer_of_block[id / 2], e = id / 2 - s->moe[layer].first_id;
+		struct expert_state *x = &s->moe[layer].expert[e];
+		bool state = id % 2;
+		struct stage st = stage_on_node(s, STAGE_SSD_WRITE, PASS_UPDATE, layer, 0, gpu, STREAM_SSD_WRITE, PROFILE_WRITE);
+		st.expert = e;
+		st.bytes = state ? s->moe[layer].params * SSD_STATE_BYTES : 0;
+		st.cost_ns = state ? cost_ssd(s->cost, true, st.bytes) : 0;
+		st.part = state;
+		after(&st, x->updated);
+		after(&st, state ? STAGE_NONE : x->uploaded);
+		last = emit(s, &st);
+		if (state)
+			x->written = last;
+	}
+	return last;
+}
+
+stage_id store_fetch(struct schedule *s, int pass, int layer, int e, bool state, int gpu)
+{
+	struct moe_layer *moe = &s->moe[layer];
+	int node = node_of_expert(s, layer, e), n_evicted = 0;
+	if (s->plan.home != HOME_SSD)
+		return STAGE_NONE;
+	uint64_t room = state ? moe->bytes.state_block : moe->bytes.parameter_block;
+	if (cache_touch(s->cache[node], block_id(s, layer, e, state), room, s->evicted, &n_evicted))
+		return STAGE_NONE;
+	stage_id freed = evict(s, gpu, n_evicted);
+	struct stage st = stage_on_node(s, STAGE_SSD_READ, pass, layer, 0, gpu, STREAM_SSD_READ, PROFILE_READ);
+	st.expert = e;
+	/* parameters whose master is in DRAM are cast there */
+	bool here = !state && cache_holds(s->cache[node], block_id(s, layer, e, true));
+	st.bytes = here ? 0 : moe->params * (state ? SSD_STATE_BYTES : 4);
+	st.cost_ns = here ? 0 : cost_ssd(s->cost, false, st.bytes);
+	st.part = state;
+	after(&st, freed);
+	after(&st, moe->expert[e].written);
+	after(&st, moe->expert[e].updated);
+	return emit(s, &st);
+}
+
+/* The blocks of a layer that a node will be asked for, in the order of its experts. */
+static void foresee(const struct schedule *s, int node, int layer, bool state, GArray *ids)
+{
+	const struct moe_layer *moe = &s->moe[layer];
+	int times = s->gpus / s->plan.expert_parallel;
+	for (int e = 0; e < moe->experts; e++) {
+		int id = block_id(s, layer, e, state);
+		if (node_of_expert(s, layer, e) != node || (!state && moe->expert[e].pinned >= 0))
+			continue;
+		for (int i = 0; i < times; i++)
+			g_array_append_val(ids, id);
+	}
+}
+
+/* Gates may change the order inside of a layer and leave an expert out, but not the order of the layers: near enough for Belady's rule, and what was
+ * foreseen wrongly is forgotten with the step. */
+void store_foresee(struct schedule *s)
+{
+	bool at_end = s->p->optimizer == OPTIMIZER_CPU_STEP;
+	for (int node = 0; s->cache && s->p->ssd_cache == CACHE_BELADY && node < s->nodes; node++) {
+		g_autoptr(GArray) ids = g_array_new(FALSE, FALSE, sizeof(int));
+		for (int mb = 0; mb < s->plan.microbatches; mb++) {
+			for (int layer = 0; layer < s->n->layers; layer++)
+				foresee(s, node, layer, false, ids);
+			for (int layer = s->n->layers - 1; layer >= 0; layer--) {
+				foresee(s, node, layer, false, ids);
+				if (mb == s->plan.microbatches - 1 && !at_end)
+					foresee(s, node, layer, true, ids);
+			}
+		}
+		for (int layer = s->n->layers - 1; at_end && layer >= 0; layer--)
+			foresee(s, node, layer, true, ids);
+		cache_future(s->cache[node], (const int *)(void *)ids->data, (int)ids->len);
+	}
+}
