@@ -1,9 +1,10 @@
-/* What the executor computes on. A device is one (virtual) GPU: an arena of memory, streams, events, operations. Operations are queued on a stream and return
- * at once; a stream runs them in order. The first error of a device is kept and returned by the next call that can fail (device_check, event_wait).
+/* What the executor computes on. A device is one (virtual) GPU: an arena of memory, streams, events, operations. Operations are queued on a stream
+ * and return at once; a stream runs them in order. The first error of a device is kept and returned by the next call that can fail (device_check,
+ * event_wait).
  *
- * Letters: B sequences, T tokens of a sequence, N = B T tokens, D d_model, H heads, K heads of keys and values, C d_head, F inner size of an FFN, E experts,
- * k experts a token, V vocabulary. Tensors are row-major; `elem` is the device's element type (fp32 on the host device), gradients of parameters and
- * everything named float are fp32. `+=` means that the operation adds to what is there. */
+ * Letters: B sequences, T tokens of a sequence, N = B T tokens, D d_model, H heads, K heads of keys and values, C d_head, F inner size of an FFN, E
+ * experts, k experts a token, V vocabulary. Tensors are row-major; `elem` is the device's element type (fp32 on the host device), gradients of
+ * parameters and everything named float are fp32. `+=` means that the operation adds to what is there. */
 #pragma once
 
 #include "model/autoptr.h"
@@ -29,9 +30,10 @@ struct device_info {
 
 /* ---- life ---- */
 
-/* Opens `count` devices named "host" (or "cuda": the module opened at run time), each with an arena of `arena_bytes`, in one group. ESMOE_ERROR_DEVICE when there
- * are none. devices (count) and *group are owned by the caller. */
-bool device_open(const char *name, int count, uint64_t arena_bytes, struct device **devices, struct device_group **group, GError **error) G_GNUC_WARN_UNUSED_RESULT;
+/* Opens `count` devices named "host" (or "cuda": the module opened at run time), each with an arena of `arena_bytes`, in one group.
+ * ESMOE_ERROR_DEVICE when there are none. devices (count) and *group are owned by the caller. */
+bool device_open(const char *name, int count, uint64_t arena_bytes, struct device **devices, struct device_group **group,
+                 GError **error) G_GNUC_WARN_UNUSED_RESULT;
 void device_close(struct device **devices, int count, struct device_group *group);
 const struct device_info *device_info(const struct device *d);
 bool device_check(struct device *d, GError **error) G_GNUC_WARN_UNUSED_RESULT;
@@ -59,7 +61,7 @@ void device_stream_wait(struct device_stream *s, struct device_event *e);  /* th
 void device_event_arm(struct device_event *e);
 void device_event_signal(struct device_event *e);
 bool device_event_wait(struct device_event *e, GError **error) G_GNUC_WARN_UNUSED_RESULT; /* the calling host thread waits */
-nsec_t device_event_ns(const struct device_event *e); /* when it happened, on the clock of exec_now_ns */
+nsec_t device_event_ns(const struct device_event *e);                                     /* when it happened, on the clock of exec_now_ns */
 
 /* One clock for host and devices, nanoseconds since the first device was opened. */
 nsec_t exec_now_ns(void);
@@ -78,53 +80,61 @@ void op_embed_backward(struct device_stream *s, float *dwte, float *dwpe, const 
 
 /* Layer norm over D with gain and bias; mean and rstd (N) are kept for the backward. dx +=, dgain (D) +=, dbias (D) +=. */
 void op_norm(struct device_stream *s, elem *y, float *mean, float *rstd, const elem *x, const elem *gain, const elem *bias, int N, int D);
-void op_norm_backward(struct device_stream *s, elem *dx, float *dgain, float *dbias, const elem *dy, const elem *x, const elem *gain, const float *mean,
-                      const float *rstd, int N, int D);
+void op_norm_backward(struct device_stream *s, elem *dx, float *dgain, float *dbias, const elem *dy, const elem *x, const elem *gain,
+                      const float *mean, const float *rstd, int N, int D);
 
 /* y (N, O) = x (N, I) w (I, O), plus y when `add`. Backward: dx (N, I) = dy w^T, plus dx when `add`; dw (I, O) += x^T dy. Either may be NULL. */
 void op_linear(struct device_stream *s, elem *y, const elem *x, const elem *w, int N, int I, int O, bool add);
 void op_linear_backward(struct device_stream *s, elem *dx, float *dw, const elem *dy, const elem *x, const elem *w, int N, int I, int O, bool add);
 
-/* Causal attention. qkv (N, (H + 2 K) C): queries, keys, values of a token side by side; o (N, H C); lse (B, H, T) is kept for the backward. dqkv is written. */
+/* Causal attention. qkv (N, (H + 2 K) C): queries, keys, values of a token side by side; o (N, H C); lse (B, H, T) is kept for the backward. dqkv is
+ * written. */
 void op_attention(struct device_stream *s, elem *o, float *lse, const elem *qkv, int B, int T, int H, int K, int C);
-void op_attention_backward(struct device_stream *s, elem *dqkv, const elem *d_o, const elem *qkv, const elem *o, const float *lse, int B, int T, int H, int K, int C);
+void op_attention_backward(struct device_stream *s, elem *dqkv, const elem *d_o, const elem *qkv, const elem *o, const float *lse, int B, int T,
+                           int H, int K, int C);
 
 /* y (N, D) = a + b; and y += a. */
 void op_add(struct device_stream *s, elem *y, const elem *a, const elem *b, size_t n);
 
-/* The FFN's activation. Without a gate h (N, F) -> a (N, F); gated (GEGLU, SwiGLU) h (N, 2 F): gate half, then linear half -> a (N, F). GELU is the tanh form. */
+/* The FFN's activation. Without a gate h (N, F) -> a (N, F); gated (GEGLU, SwiGLU) h (N, 2 F): gate half, then linear half -> a (N, F). GELU is the
+ * tanh form. */
 void op_activation(struct device_stream *s, elem *a, const elem *h, int N, int F, int activation);
 void op_activation_backward(struct device_stream *s, elem *dh, const elem *da, const elem *h, int N, int F, int activation);
 
-/* Router. logits (N, E) -> prob (N, E) softmax; index (N, k) the largest, ties to the lower expert; counts (E) of this device's tokens; aux (2): sum over the
- * tokens of log-sum-exp squared (z-loss), and E * sum_e f_e P_e of this device's tokens (load balance; Switch, arXiv 2101.03961, eq. 4). */
+/* Router. logits (N, E) -> prob (N, E) softmax; index (N, k) the largest, ties to the lower expert; counts (E) of this device's tokens; aux (2): sum
+ * over the tokens of log-sum-exp squared (z-loss), and E * sum_e f_e P_e of this device's tokens (load balance; Switch, arXiv 2101.03961, eq. 4). */
 void op_gate(struct device_stream *s, float *prob, int32_t *index, uint32_t *counts, float *aux, const elem *logits, int N, int E, int k);
 /* dlogits (N, E) from dweight (N, k), the gradient of each chosen probability, plus the gradients of balance * aux[1] and z * aux[0] / N. */
-void op_gate_backward(struct device_stream *s, elem *dlogits, const float *dweight, const float *prob, const int32_t *index, const uint32_t *counts, const elem *logits,
-                      float balance, float z, int N, int E, int k);
+void op_gate_backward(struct device_stream *s, elem *dlogits, const float *dweight, const float *prob, const int32_t *index, const uint32_t *counts,
+                      const elem *logits, float balance, float z, int N, int E, int k);
 
-/* order (N k): the (token, choice) pairs n k + i sorted by expert, then token; with a capacity > 0 expert e's rows start at e * capacity, what overflows is dropped
- * (row[pair] = -1) and unused rows have order -1. row (N k): where each pair went. */
+/* order (N k): the (token, choice) pairs n k + i sorted by expert, then token; with a capacity > 0 expert e's rows start at e * capacity, what
+ * overflows is dropped (row[pair] = -1) and unused rows have order -1. row (N k): where each pair went. */
 void op_route(struct device_stream *s, int32_t *order, int32_t *row, const int32_t *index, int N, int E, int k, uint32_t capacity);
-/* rows (R, width) gathered from x (N, D): row r is x[order[r] / k], zero where order is -1. width >= D; when width > D, column D is weight[order[r]] (N k), the rest 0. */
+/* rows (R, width) gathered from x (N, D): row r is x[order[r] / k], zero where order is -1. width >= D; when width > D, column D is weight[order[r]]
+ * (N k), the rest 0. */
 void op_gather(struct device_stream *s, elem *rows, const elem *x, const int32_t *order, const float *weight, int R, int D, int k, int width);
 /* y (N, D) += sum over the choices i of weight[n k + i] * rows[row[n k + i]] (width >= D; weight NULL: 1). Dropped pairs add nothing. */
 void op_scatter(struct device_stream *s, elem *y, const elem *rows, const int32_t *row, const float *weight, int N, int D, int k, int width);
 /* weight (N k) = prob at index: the combine weights; and dweight (N k) = column D of the returned rows (0 where dropped). */
 void op_pick(struct device_stream *s, float *weight, const float *prob, const int32_t *index, int N, int E, int k);
 void op_column(struct device_stream *s, float *dweight, const elem *rows, const int32_t *row, int pairs, int D, int width);
-/* dy (R, D) = rows[:, D] * rows[:, :D], and dot (R) = <rows[:, :D], y>: an expert's output gradient and its combine weight's, from the rows that arrived. */
+/* dy (R, D) = rows[:, D] * rows[:, :D], and dot (R) = <rows[:, :D], y>: an expert's output gradient and its combine weight's, from the rows that
+ * arrived. */
 void op_split(struct device_stream *s, elem *dy, elem *dot, const elem *rows, const elem *y, int R, int D, int width);
 /* rows (R, width)[:, D] = dot (R): the way back. */
 void op_join(struct device_stream *s, elem *rows, const elem *dx, const elem *dot, int R, int D, int width);
 
-/* Head: loss (1) += mean cross entropy of x (N, D) w (D, V) against targets (N) times N / total, and its gradients dx (N, D) written, dw (D, V) +=; in chunks of
- * `chunk` tokens, logits (chunk, V) is scratch. `tied`: w is wte (V, D) instead. */
-void op_head(struct device_stream *s, float *loss, elem *dx, float *dw, elem *logits, const elem *x, const elem *w, const int32_t *targets, int N, int D, int V, int chunk,
-             double total, bool tied);
+/* Head: loss (1) += mean cross entropy of x (N, D) w (D, V) against targets (N) times N / total, and its gradients dx (N, D) written, dw (D, V) +=;
+ * in chunks of `chunk` tokens, logits (chunk, V) is scratch. `tied`: w is wte (V, D) instead. */
+void op_head(struct device_stream *s, float *loss, elem *dx, float *dw, elem *logits, const elem *x, const elem *w, const int32_t *targets, int N,
+             int D, int V, int chunk, double total, bool tied);
 
 /* AdamW on n parameters that live on the device: master (NULL: param is fp32 and its own master), m, v, gradient fp32, which is cleared. */
-struct adam_step { float lr, beta1, beta2, eps, decay; int t; };
+struct adam_step {
+	float lr, beta1, beta2, eps, decay;
+	int t;
+};
 void op_adam(struct device_stream *s, elem *param, float *master, float *m, float *v, float *gradient, size_t n, const struct adam_step *a);
 /* to += from, fp32; and elem <- fp32. */
 void op_accumulate(struct device_stream *s, float *to, const float *from, size_t n);
@@ -132,10 +142,16 @@ void op_cast(struct device_stream *s, elem *to, const float *from, size_t n);
 
 /* ---- collectives: every member of the group queues the same call, in the same order ---- */
 
-/* Segments: `rows` rows of `width` elements from row `from` of the sender's buffer to row `to` of device `peer`'s. All devices give their sends; the list is copied. */
-struct segment { int peer; int from, to, rows; };
-void group_all_to_all(struct device_stream *s, struct device_group *g, int member, elem *receive, const elem *send, const struct segment *sends, int n, int width);
-/* Sums in the order of the members: the same bits everywhere. all_reduce in place; reduce_scatter leaves member i's share [i n / G, (i + 1) n / G) valid. */
+/* Segments: `rows` rows of `width` elements from row `from` of the sender's buffer to row `to` of device `peer`'s. All devices give their sends; the
+ * list is copied. */
+struct segment {
+	int peer;
+	int from, to, rows;
+};
+void group_all_to_all(struct device_stream *s, struct device_group *g, int member, elem *receive, const elem *send, const struct segment *sends,
+                      int n, int width);
+/* Sums in the order of the members: the same bits everywhere. all_reduce in place; reduce_scatter leaves member i's share [i n / G, (i + 1) n / G)
+ * valid. */
 void group_all_reduce(struct device_stream *s, struct device_group *g, int member, float *x, size_t n);
 void group_reduce_scatter(struct device_stream *s, struct device_group *g, int member, float *x, size_t n);
 /* Each member's `bytes` at its place `member * bytes` of everyone's pinned `all`. */

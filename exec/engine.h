@@ -9,22 +9,24 @@
 struct engine;
 
 struct engine_options {
-	uint64_t seed;            /* of the initial parameters */
-	float lr, balance, z;     /* learning rate; weights of the load-balancing and the z-loss */
+	uint64_t seed;        /* of the initial parameters */
+	float lr, balance, z; /* learning rate; weights of the load-balancing and the z-loss */
 	const char *ssd_folder;
-	bool grad_check;          /* keep gradients: Adam does nothing */
+	bool grad_check; /* keep gradients: Adam does nothing */
 };
 
-/* All arguments are borrowed; the schedule's plan fixes all sizes. ESMOE_ERROR_FIT names what did not fit the arena; ESMOE_ERROR_INPUT a network that cannot be run (Mamba). */
-struct engine *engine_new(struct device **devices, struct device_group *group, const struct scenario *sc, struct schedule *schedule, const struct data *data,
-                          const struct engine_options *o, GError **error) G_GNUC_WARN_UNUSED_RESULT;
+/* All arguments are borrowed; the schedule's plan fixes all sizes. ESMOE_ERROR_FIT names what did not fit the arena; ESMOE_ERROR_INPUT a network that
+ * cannot be run (Mamba). */
+struct engine *engine_new(struct device **devices, struct device_group *group, const struct scenario *sc, struct schedule *schedule,
+                          const struct data *data, const struct engine_options *o, GError **error) G_GNUC_WARN_UNUSED_RESULT;
 void engine_free(struct engine *e);
 AUTOPTR(engine)
 
 /* Begins a step: its tokens will be read, its loss starts at zero. */
 void engine_begin(struct engine *e, uint64_t step);
 
-/* Queues the stage's operations. GPU streams: on `stream`, returns at once. Node streams (Adam, accumulate, SSD): runs them, on the calling worker. */
+/* Queues the stage's operations. GPU streams: on `stream`, returns at once. Node streams (Adam, accumulate, SSD): runs them, on the calling worker.
+ */
 bool engine_issue(struct engine *e, const struct stage *stage, struct device_stream *stream, GError **error) G_GNUC_WARN_UNUSED_RESULT;
 
 /* After a STAGE_COUNTS (or, with one GPU, its gate) has ended: tokens (G, E) of the layer and micro-batch. */
@@ -33,7 +35,7 @@ void engine_loads(const struct engine *e, int layer, int microbatch, uint32_t *t
 /* After the step has ended: mean loss over all tokens (cross entropy alone), and its parts. */
 double engine_loss(const struct engine *e);
 
-/* Parameters and optimizer state while nothing runs, in a fixed order that does not depend on GPUs, homes or placement: for checkpoints, gradient checks and tests. Each
- * tensor: name, n elements, fp32 master, m, v, gradient. fn returns false to stop. */
+/* Parameters and optimizer state while nothing runs, in a fixed order that does not depend on GPUs, homes or placement: for checkpoints, gradient
+ * checks and tests. Each tensor: name, n elements, fp32 master, m, v, gradient. fn returns false to stop. */
 typedef bool (*engine_tensor_fn)(const char *name, size_t n, float *master, float *m, float *v, float *gradient, void *user, GError **error);
 bool engine_each(struct engine *e, bool write_back, engine_tensor_fn fn, void *user, GError **error) G_GNUC_WARN_UNUSED_RESULT;

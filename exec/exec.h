@@ -1,4 +1,5 @@
-/* The schedule in real time: the backend over devices. One launcher thread a GPU, streams as in-order queues ordered by events, workers for optimizer and SSD. */
+/* The schedule in real time: the backend over devices. One launcher thread a GPU, streams as in-order queues ordered by events, workers for optimizer
+ * and SSD. */
 #pragma once
 
 #include "engine.h"
@@ -6,7 +7,8 @@
 #include "traces/trace.h"
 
 /* All arguments are borrowed and must outlive the backend. */
-struct backend *exec_new(struct device **devices, int count, struct engine *engine, const struct machine *m, GError **error) G_GNUC_WARN_UNUSED_RESULT;
+struct backend *exec_new(struct device **devices, int count, struct engine *engine, const struct machine *m,
+                         GError **error) G_GNUC_WARN_UNUSED_RESULT;
 
 /* Spans of all stages launched since the last call, with the device's own times, appended to the trace; call when all have ended. */
 void exec_trace(struct backend *b, struct trace *trace);

@@ -127,7 +127,7 @@ void emit_all_to_all(struct schedule *s, int pass, int layer, int microbatch, in
 
 /* A collective of all GPUs; preds (G) may be NULL (each after its GPU's last computation), as may out (G), which receives the members' ids. */
 struct collective {
-	int kind, pass, layer, microbatch, expert;
+	int kind, pass, layer, microbatch, expert, part;
 	uint64_t bytes;
 	nsec_t cost_ns;
 };

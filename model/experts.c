@@ -309,6 +309,7 @@ static void reduce_shards(struct schedule *s, int layer, int microbatch, int e, 
 {
 	struct collective c = {
 	    .pass = PASS_BACKWARD, .layer = layer, .microbatch = microbatch, .expert = e, .bytes = s->moe[layer].params * element_bytes(s)};
+	c.part = s->gpu[0].gradient_next; /* every GPU goes through the experts in the same order */
 	c.kind = s->nodes > 1 ? STAGE_ALL_REDUCE : STAGE_REDUCE_SCATTER;
 	c.cost_ns = s->nodes > 1 ? cost_all_reduce(s->cost, c.bytes, s->gpus) : cost_all_gather(s->cost, c.bytes, s->gpus);
 	emit_collective(s, &c, done, done);

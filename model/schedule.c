@@ -102,6 +102,7 @@ void emit_collective(struct schedule *s, const struct collective *c, const stage
 	for (int g = 0; g < s->gpus; g++) {
 		struct stage st = stage_on_gpu(s, c->kind, c->pass, c->layer, c->microbatch, g, STREAM_COLLECTIVE, profile);
 		st.expert = c->expert;
+		st.part = (int16_t)c->part;
 		st.group = s->group;
 		st.group_size = (uint32_t)s->gpus;
 		st.bytes = c->bytes;
@@ -226,36 +227,33 @@ static void stream_params(struct schedule *s, int kind, int pass, int layer, int
 	}
 }
 
-/* Gradients that several GPUs hold parts of: dense ones by all, an expert's by its replicas. */
-static void reduce_gradients(struct schedule *s, int layer, int microbatch, uint64_t dense)
+static void reduce(struct schedule *s, int layer, int microbatch, enum reduced what, uint64_t params, int gpus)
 {
-	if (s->gpus == 1)
-		return;
-	struct collective c = {.kind = STAGE_ALL_REDUCE,
-	                       .pass = PASS_BACKWARD,
-	                       .layer = layer,
-	                       .microbatch = microbatch,
-	                       .expert = -1,
-	                       .bytes = element_bytes(s) * dense};
-	c.cost_ns = cost_all_reduce(s->cost, c.bytes, s->gpus);
+	struct collective c = {.kind = STAGE_ALL_REDUCE, .pass = PASS_BACKWARD, .layer = layer, .microbatch = microbatch, .expert = -1, .part = what};
+	c.bytes = element_bytes(s) * params;
+	c.cost_ns = cost_all_reduce(s->cost, c.bytes, gpus);
 	emit_collective(s, &c, NULL, s->reduced);
+}
+
+/* Gradients of a layer that several GPUs hold parts of: dense ones by all, an expert's by its replicas. */
+static void reduce_gradients(struct schedule *s, int layer, int microbatch)
+{
 	const struct moe_layer *moe = &s->moe[layer];
 	int set = s->plan.expert_parallel, replicas = s->gpus / set;
+	if (s->gpus == 1)
+		return;
+	reduce(s, layer, microbatch, REDUCED_DENSE, network_dense_params(s->n, &s->n->layer[layer]), s->gpus);
 	if (!moe->experts || offloaded(s))
 		return;
 	if (moe->experts < set && s->plan.split == SPLIT_DATA)
 		replicas *= set / moe->experts;
-	if (replicas == 1)
-		return;
-	c.bytes = element_bytes(s) * moe->params * (uint64_t)((moe->experts + set - 1) / set);
-	c.cost_ns = cost_all_reduce(s->cost, c.bytes, replicas);
-	emit_collective(s, &c, NULL, s->reduced);
+	if (replicas > 1)
+		reduce(s, layer, microbatch, REDUCED_EXPERTS, moe->params * (uint64_t)((moe->experts + set - 1) / set), replicas);
 }
 
 static void backward_layer(struct schedule *s, int layer, int microbatch)
 {
 	const struct layer *l = &s->n->layer[layer];
-	uint64_t dense = network_dense_params(s->n, l);
 	recompute_layer(s, layer, microbatch);
 	if (l->experts) {
 		compute_everywhere(s, STAGE_COMBINE, PASS_BACKWARD, layer, microbatch, NULL);
@@ -276,7 +274,7 @@ static void backward_layer(struct schedule *s, int layer, int microbatch)
 		stream_params(s, STAGE_ACCUMULATE_GPU, PASS_BACKWARD, layer, microbatch, params, cost_accumulate_gpu(s->cost, params), 1, NULL);
 	}
 	if (microbatch == s->plan.microbatches - 1)
-		reduce_gradients(s, layer, microbatch, dense);
+		reduce_gradients(s, layer, microbatch);
 }
 
 /* Weight tensors of a layer in HBM with their biases: projections 8, norms 4, gate 1; two a matrix of each FFN and expert. */
@@ -297,7 +295,8 @@ static void update_resident(struct schedule *s)
 		params += resident_params(s, layer);
 		tensors += resident_tensors(s, layer);
 	}
-	reduce_gradients(s, 0, s->plan.microbatches - 1, network_embedding_params(s->n));
+	if (s->gpus > 1)
+		reduce(s, 0, s->plan.microbatches - 1, REDUCED_EMBEDDING, network_embedding_params(s->n), s->gpus);
 	nsec_t cost_ns = cost_adam_gpu(s->cost, params, tensors, &kernels);
 	stream_params(s, STAGE_ADAM_GPU, PASS_UPDATE, 0, 0, params, cost_ns, kernels, s->gpus > 1 ? s->reduced : NULL);
 }

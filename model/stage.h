@@ -50,6 +50,9 @@ enum stage_pass { PASS_FORWARD, PASS_RECOMPUTE, PASS_BACKWARD, PASS_UPDATE, N_ST
 enum gpu_stream { STREAM_COMPUTE, STREAM_UPLOAD, STREAM_DOWNLOAD, STREAM_COLLECTIVE, GPU_STREAMS };
 enum node_stream { STREAM_OPTIMIZER, STREAM_SSD_READ, STREAM_SSD_WRITE, NODE_STREAMS };
 
+/* Gradients that are summed over GPUs: a layer's dense ones, those of experts at home on several GPUs, the embedding's and the last norm's. */
+enum reduced { REDUCED_DENSE, REDUCED_EXPERTS, REDUCED_EMBEDDING };
+
 struct block;
 
 struct stage {
@@ -60,7 +63,8 @@ struct stage {
 	uint16_t layer, microbatch;
 	int32_t expert; /* -1: none, or all of the layer's on this GPU (grouped) */
 	int16_t slot;   /* experts and uploads: where in HBM the parameters are, see schedule.h; -1: at home there. Downloads: the gradient slot */
-	int16_t part;   /* backward of an uploaded expert: its gradient slot; all-to-alls and resident experts: the chunk of tokens */
+	int16_t part;   /* backward of an uploaded expert, reduce-scatter: its gradient slot; all-to-alls and resident experts: the chunk of tokens;
+	                 * all-reduces: enum reduced; SSD: 0 parameters, 1 state; Adam: 1 when the last micro-batch brought a gradient */
 	int32_t rank;   /* GPU whose launcher thread launches it, also for stages of a node */
 	stream_id stream;
 	uint32_t group;      /* collectives: id of the rendezvous, 0: none; all members start together */
