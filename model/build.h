@@ -152,3 +152,14 @@ static inline bool exchanges(const struct schedule *s)
 {
 	return s->plan.expert_parallel > 1;
 }
+
+/* GPUs that each expert of a layer is spread over, as replicas or slices, where the layer has fewer experts than a set has GPUs. One that is uploaded
+ * goes to a single GPU: there is one gradient and one update. */
+static inline int spread_of(const struct schedule *s, int experts)
+{
+	return offloaded(s) ? 1 : MAX(1, s->plan.expert_parallel / experts);
+}
+static inline int slices_of(const struct schedule *s, int experts)
+{
+	return s->plan.split == SPLIT_MODEL ? spread_of(s, experts) : 1;
+}

@@ -48,8 +48,7 @@ static stage_id compute(struct schedule *s, int pass, int layer, int microbatch,
 	st.block = &s->moe[layer].block[microbatch];
 	st.tokens = tokens;
 	st.cost_ns = cost_compute(s->cost, STAGE_EXPERT, pass, l, tokens, &st.n_kernels);
-	if (s->plan.split == SPLIT_MODEL && l->experts < s->plan.expert_parallel)
-		st.cost_ns /= s->plan.expert_parallel / l->experts;
+	st.cost_ns /= slices_of(s, l->experts);
 	for (int i = 0; i < n_preds; i++)
 		after(&st, preds[i]);
 	return s->gpu[gpu].last_compute = emit(s, &st);
@@ -208,7 +207,8 @@ static void resident(struct schedule *s, int pass, int layer, int microbatch, in
 		st.part = (int16_t)chunk;
 		st.block = b;
 		st.tokens = (uint32_t)tokens;
-		st.cost_ns = cost_grouped(s->cost, pass, l, b->first[g + 1] - b->first[g], tokens, most, b->capacity > 0, &st.n_kernels);
+		st.cost_ns = cost_grouped(s->cost, pass, l, b->first[g + 1] - b->first[g], tokens, most, b->capacity > 0, &st.n_kernels) /
+		             slices_of(s, l->experts);
 		after(&st, arrived);
 		s->gpu[g].last_compute = emit(s, &st);
 	}
@@ -353,7 +353,7 @@ void experts_backward(struct schedule *s, int layer, int microbatch)
 	emit_all_to_all(s, PASS_BACKWARD, layer, microbatch, 0, NULL);
 	if (microbatch != s->plan.microbatches - 1)
 		return;
-	if (exchanges(s))
+	if (!expert_data_parallel(s))
 		choose_pinned(s, layer);
 	if (s->p->optimizer == OPTIMIZER_CPU_LAYER)
 		experts_update_late(s);

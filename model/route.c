@@ -81,27 +81,26 @@ static void place_dynamic(struct schedule *s, int layer)
 /* The GPU, counted within its set, that computes expert e for tokens of GPU g. */
 static int host_of(const struct schedule *s, int experts, int e, int g)
 {
-	int set = s->plan.expert_parallel;
-	if (experts >= set)
+	int spread = spread_of(s, experts);
+	if (spread == 1)
 		return s->place[e];
-	int spread = set / experts;
 	return e * spread + (s->plan.split == SPLIT_MODEL ? 0 : g % spread);
 }
 
 /* Fills the work lists by counting: first[] holds the number of entries, then their positions. */
 static void list_work(struct schedule *s, struct block *b, const struct layer *l)
 {
-	int e_count = l->experts, set = s->plan.expert_parallel, sets = s->gpus / set, spread = MAX(1, set / e_count), n = 0;
+	int e_count = l->experts, set = s->plan.expert_parallel, sets = s->gpus / set, spread = spread_of(s, e_count), n = 0;
 	uint32_t padded = b->capacity * (uint32_t)set;
 	memset(b->first, 0, sizeof(int) * (size_t)(s->gpus + 1));
 	for (int q = 0; q < sets; q++) {
 		for (int e = 0; e < e_count; e++) {
 			uint32_t tokens = b->capacity ? padded : s->totals[(size_t)q * (size_t)e_count + (size_t)e];
 			for (int r = 0; r < spread; r++) {
-				int gpu = q * set + (e_count >= set ? s->place[e] : e * spread + r);
-				uint32_t share = s->plan.split == SPLIT_MODEL
-				                     ? tokens
-				                     : (tokens * (uint32_t)(r + 1)) / (uint32_t)spread - (tokens * (uint32_t)r) / (uint32_t)spread;
+				int gpu = q * set + (spread == 1 ? s->place[e] : e * spread + r);
+				uint32_t share = tokens;
+				if (s->plan.split == SPLIT_DATA)
+					share = tokens / (uint32_t)spread + ((uint32_t)r < tokens % (uint32_t)spread);
 				s->place_of[n] = gpu;
 				s->work[n++] = (struct expert_work){.expert = e, .tokens = share};
 				b->first[gpu + 1]++;
@@ -147,7 +146,7 @@ static void count_rows(const struct schedule *s, const struct block *b, int expe
 	int set = s->plan.expert_parallel;
 	const uint32_t *load = s->loads + (size_t)g * (size_t)experts;
 	memset(rows, 0, sizeof(uint64_t) * (size_t)set);
-	if (experts >= set && !b->capacity) { /* the usual case, and each pair of GPU and expert comes by */
+	if (spread_of(s, experts) == 1 && !b->capacity) { /* the usual case, and each pair of GPU and expert comes by */
 		for (int e = 0; e < experts; e++)
 			rows[s->place[e]] += load[e];
 		return;
@@ -159,8 +158,7 @@ static void count_rows(const struct schedule *s, const struct block *b, int expe
 static void count_bytes(struct schedule *s, struct block *b, const struct layer *l)
 {
 	int set = s->plan.expert_parallel;
-	int slices = l->experts < set && s->plan.split == SPLIT_MODEL ? set / l->experts : 1;
-	uint64_t row = (uint64_t)s->n->d_model * element_bytes(s) * (uint64_t)slices;
+	uint64_t row = (uint64_t)s->n->d_model * element_bytes(s) * (uint64_t)slices_of(s, l->experts);
 	struct exchange x = {0};
 	memset(s->received, 0, sizeof(uint64_t) * (size_t)s->gpus);
 	memset(s->node_bytes, 0, sizeof(uint64_t) * (size_t)s->nodes * 2);

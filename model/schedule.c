@@ -171,6 +171,8 @@ static void forward_layer(struct schedule *s, int layer, int microbatch)
 	if (l->experts) {
 		compute_everywhere(s, STAGE_GATE, PASS_FORWARD, layer, microbatch, NULL);
 		route(s, layer, microbatch, gather_counts(s, layer, microbatch));
+		if (s->failed)
+			return;
 		compute_everywhere(s, STAGE_PERMUTE, PASS_FORWARD, layer, microbatch, NULL);
 		dispatch(s, PASS_FORWARD, layer, microbatch);
 	}
@@ -245,8 +247,8 @@ static void reduce_gradients(struct schedule *s, int layer, int microbatch)
 	reduce(s, layer, microbatch, REDUCED_DENSE, network_dense_params(s->n, &s->n->layer[layer]), s->gpus);
 	if (!moe->experts || offloaded(s))
 		return;
-	if (moe->experts < set && s->plan.split == SPLIT_DATA)
-		replicas *= set / moe->experts;
+	if (s->plan.split == SPLIT_DATA)
+		replicas *= spread_of(s, moe->experts);
 	if (replicas > 1)
 		reduce(s, layer, microbatch, REDUCED_EXPERTS, moe->params * (uint64_t)((moe->experts + set - 1) / set), replicas);
 }
@@ -309,6 +311,20 @@ static void begin(struct schedule *s, int microbatch)
 		emit_compute(s, STAGE_EMBED, PASS_FORWARD, 0, microbatch, g, waits ? s->adam_last[s->node_of[g]] : STAGE_NONE);
 }
 
+/* After a failed gate the layer has no work lists, so nothing that reads them may follow. */
+static void run_microbatch(struct schedule *s, int microbatch)
+{
+	begin(s, microbatch);
+	for (int layer = 0; layer < s->n->layers && !s->failed; layer++)
+		forward_layer(s, layer, microbatch);
+	if (s->failed)
+		return;
+	compute_everywhere(s, STAGE_HEAD, PASS_FORWARD, 0, microbatch, NULL);
+	for (int layer = s->n->layers - 1; layer >= 0; layer--)
+		backward_layer(s, layer, microbatch);
+	compute_everywhere(s, STAGE_EMBED, PASS_BACKWARD, 0, microbatch, NULL);
+}
+
 bool schedule_step(struct schedule *s, struct backend *backend, GError **error)
 {
 	s->backend = backend;
@@ -317,17 +333,12 @@ bool schedule_step(struct schedule *s, struct backend *backend, GError **error)
 	memset(s->stream_ns, 0, sizeof(nsec_t) * (size_t)stream_count(s->m));
 	memset(s->profile_ns, 0, sizeof(nsec_t) * (size_t)s->resources->n_profiles);
 	memset(s->launches, 0, sizeof(uint64_t) * (size_t)s->gpus);
-	for (int mb = 0; mb < s->plan.microbatches && !s->failed; mb++) {
-		begin(s, mb);
-		for (int layer = 0; layer < s->n->layers; layer++)
-			forward_layer(s, layer, mb);
-		compute_everywhere(s, STAGE_HEAD, PASS_FORWARD, 0, mb, NULL);
-		for (int layer = s->n->layers - 1; layer >= 0; layer--)
-			backward_layer(s, layer, mb);
-		compute_everywhere(s, STAGE_EMBED, PASS_BACKWARD, 0, mb, NULL);
+	for (int mb = 0; mb < s->plan.microbatches && !s->failed; mb++)
+		run_microbatch(s, mb);
+	if (!s->failed) {
+		update_resident(s);
+		experts_update_late(s);
 	}
-	update_resident(s);
-	experts_update_late(s);
 	experts_refresh(s);
 	s->step++;
 	s->error = NULL;
