@@ -83,7 +83,7 @@ static const struct ini_key keys[] = {
     CHOICE("software", "kernels", kernels, "fused", kernels_words, "eager: one kernel per framework operator"),
     CHOICE("software", "attention", attention, "flash", attention_words, "materialised: the scores go through HBM"),
     WHOLE("software", "element_bytes", element_bytes, "2", 2, 4, "bytes of a parameter and an activation on the device, 2 or 4"),
-    WHOLE("software", "state_bytes_gpu", state_bytes_gpu, "16", 2, 64, "bytes of state a parameter in HBM under the GPU optimizer"),
+    WHOLE("software", "state_bytes_gpu", state_bytes_gpu, "16", 14, 64, "bytes of state a parameter in HBM under the GPU optimizer"),
     FLAG("software", "pinned_pow2", pinned_pow2, "false", "the allocator rounds each pinned block up to a power of two"),
     FLAG("software", "pinned_master", pinned_master, "false", "fp32 master weights are pinned too"),
     WHOLE("software", "baseline_microbatch", baseline_microbatch, "0", 0, 65536, "sequences a micro-batch of padded systems at most; 0: what fits"),

@@ -137,6 +137,9 @@ static bool check(const struct scenario *s, GError **error)
 	}
 	if (p->expert_parallel && m->gpus % MIN(p->expert_parallel, m->gpus))
 		wrong = "policy.expert_parallel must divide the number of GPUs, or be 0";
+	else if (p->expert_home != HOME_HBM && p->expert_parallel > 1 && p->expert_parallel < m->gpus)
+		wrong = "policy.expert_parallel between 1 and the number of GPUs needs policy.expert_home = hbm: beyond HBM there is one copy of "
+		        "each expert, or all GPUs share its update";
 	else if (p->placement != PLACEMENT_FIXED && p->expert_parallel && p->expert_parallel < m->gpus)
 		wrong = "policy.placement = lpt or sticky needs policy.expert_parallel = 0: placement moves experts between all GPUs";
 	else if (p->dispatch != DISPATCH_EXACT && p->placement != PLACEMENT_FIXED)
