@@ -99,6 +99,8 @@ static void caches_init(struct schedule *s, int all_experts)
 	if (s->plan.home != HOME_SSD)
 		return;
 	s->cache = g_new(struct cache *, s->nodes);
+	s->n_blocks = 2 * all_experts;
+	s->block_read = new_ids((size_t)s->nodes * (size_t)s->n_blocks);
 	for (int node = 0; node < s->nodes; node++)
 		s->cache[node] = cache_new(s->p->ssd_cache, 2 * all_experts, s->plan.memory.cache_bytes);
 }
@@ -155,10 +157,10 @@ void schedule_free(struct schedule *s)
 		g_free(s->gpu[g].slot_user);
 	for (int node = 0; s->cache && node < s->nodes; node++)
 		cache_free(s->cache[node]);
-	void *scratch[] = {s->moe,    s->gpu,        s->node_of,        s->cache,     s->dispatched, s->returned, s->reduced,
-	                   s->round,  s->adam_last,  s->work,           s->place_of,  s->cursor,     s->loads,    s->totals,
-	                   s->place,  s->last_place, s->time_ns,        s->load_ns,   s->rows,       s->received, s->node_bytes,
-	                   s->chosen, s->evicted,    s->layer_of_block, s->stream_ns, s->profile_ns, s->launches};
+	void *scratch[] = {s->moe,    s->gpu,        s->node_of,    s->cache,          s->dispatched, s->returned,   s->reduced,
+	                   s->round,  s->adam_last,  s->work,       s->place_of,       s->cursor,     s->loads,      s->totals,
+	                   s->place,  s->last_place, s->time_ns,    s->load_ns,        s->rows,       s->received,   s->node_bytes,
+	                   s->chosen, s->evicted,    s->block_read, s->layer_of_block, s->stream_ns,  s->profile_ns, s->launches};
 	for (size_t i = 0; i < G_N_ELEMENTS(scratch); i++)
 		g_free(scratch[i]);
 	g_array_free(s->late, TRUE);

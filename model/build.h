@@ -63,7 +63,8 @@ struct schedule {
 	struct moe_layer *moe; /* (L), experts 0 where dense */
 	struct gpu_state *gpu; /* (G) */
 	struct cache **cache;  /* (nodes) over the SSD, NULL elsewhere */
-	int *evicted, *layer_of_block;
+	stage_id *block_read;  /* (nodes, blocks) reads that brought them to DRAM, NULL without SSD */
+	int *evicted, *layer_of_block, n_blocks;
 	stage_id *round, *returned, *reduced; /* (G) members of the last round, all-to-all, all-reduce */
 	uint8_t *chosen;                      /* (E) */
 	stage_id *dispatched;                 /* (micro-batches, chunks, G) all-to-alls that bring tokens */
@@ -110,8 +111,8 @@ stage_id emit_compute(struct schedule *s, int kind, int pass, int layer, int mic
 /* Routes and places a micro-batch of a layer once the gate's counts are known (route.c). */
 void route(struct schedule *s, int layer, int microbatch, stage_id counts);
 
-/* Experts that DRAM lacks (store.c): the stage that brings a block of one from the SSD, the optimizer's state or the parameters, or STAGE_NONE when
- * DRAM holds it; and what the coming step will ask for, told to the caches. */
+/* Experts that DRAM lacks (store.c): the stage that brought a block of one from the SSD to the GPU's node, the optimizer's state or the parameters,
+ * now or when DRAM last lacked it, or STAGE_NONE; and what the coming step will ask for, told to the caches. */
 stage_id store_fetch(struct schedule *s, int pass, int layer, int e, bool state, int gpu);
 void store_foresee(struct schedule *s);
 
@@ -158,6 +159,12 @@ static inline bool exchanges(const struct schedule *s)
 static inline int spread_of(const struct schedule *s, int experts)
 {
 	return offloaded(s) ? 1 : MAX(1, s->plan.expert_parallel / experts);
+}
+/* The first expert of a layer that a node holds when each is placed on one GPU; for the number of nodes, how many there are. */
+static inline int first_expert(const struct schedule *s, int experts, int node)
+{
+	int64_t gpu = MIN(node * s->m->gpus_per_node, s->gpus);
+	return (int)((experts * gpu + s->gpus - 1) / s->gpus);
 }
 static inline int slices_of(const struct schedule *s, int experts)
 {

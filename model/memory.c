@@ -82,12 +82,14 @@ int memory_pinned_experts(double share, int experts, int gpus)
 static void add_offloaded(const struct network *n, const struct machine *m, const struct policy *p, const struct memory_case *k, struct memory *out)
 {
 	uint64_t widest = 0;
-	int nodes = machine_nodes(m);
+	uint64_t gpus = (uint64_t)m->gpus, local = (uint64_t)machine_node_gpus(m, 0);
 	for (int i = 0; i < n->layers; i++) {
 		const struct layer *l = &n->layer[i];
 		if (!l->experts)
 			continue;
-		uint64_t experts = (uint64_t)(l->experts + nodes - 1) / nodes, params = network_expert_params(n, l);
+		uint64_t experts = (uint64_t)l->experts, params = network_expert_params(n, l);
+		if (k->expert_parallel > 1) /* otherwise every node computes every expert */
+			experts = (experts * local + gpus - 1) / gpus;
 		struct expert_bytes e = memory_expert(n, m, p, l);
 		widest = MAX(widest, params);
 		uint64_t pinned = (uint64_t)memory_pinned_experts(k->pinned_share, l->experts, m->gpus);

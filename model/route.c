@@ -63,7 +63,7 @@ static void place_dynamic(struct schedule *s, int layer)
 		for (int i = 0; i < s->gpu[g].n_prefetched; i++)
 			s->place[s->gpu[g].prefetched_expert[i]] = g;
 	for (int node = 0; node < s->nodes; node++) {
-		int from = (int)((int64_t)e_count * node / s->nodes), to = (int)((int64_t)e_count * (node + 1) / s->nodes);
+		int from = first_expert(s, e_count, node), to = first_expert(s, e_count, node + 1);
 		int gpu = node * s->m->gpus_per_node, local = machine_node_gpus(s->m, node);
 		for (int e = from; e < to; e++) {
 			s->place[e] -= s->place[e] >= 0 ? gpu : 0;

@@ -2,13 +2,9 @@
  * for before each update.
  *
  *     miss:   [SSD write: evicted state] -> [SSD read: the block] -> upload or Adam
- */
+ *
+ * Whoever finds a block there waits for the read that brought it all the same: it may still be under way. */
 #include "build.h"
-
-static int node_of_expert(const struct schedule *s, int layer, int e)
-{
-	return (int)((int64_t)e * s->nodes / s->moe[layer].experts);
-}
 
 static int block_id(const struct schedule *s, int layer, int e, bool state)
 {
@@ -41,12 +37,13 @@ static stage_id evict(struct schedule *s, int gpu, int n_evicted)
 stage_id store_fetch(struct schedule *s, int pass, int layer, int e, bool state, int gpu)
 {
 	struct moe_layer *moe = &s->moe[layer];
-	int node = node_of_expert(s, layer, e), n_evicted = 0;
+	int node = s->node_of[gpu], id = block_id(s, layer, e, state), n_evicted = 0;
 	if (s->plan.home != HOME_SSD)
 		return STAGE_NONE;
 	uint64_t room = state ? moe->bytes.state_block : moe->bytes.parameter_block;
-	if (cache_touch(s->cache[node], block_id(s, layer, e, state), room, s->evicted, &n_evicted))
-		return STAGE_NONE;
+	stage_id *read = &s->block_read[(size_t)node * (size_t)s->n_blocks + (size_t)id];
+	if (cache_touch(s->cache[node], id, room, s->evicted, &n_evicted))
+		return *read;
 	stage_id freed = evict(s, gpu, n_evicted);
 	struct stage st = stage_on_node(s, STAGE_SSD_READ, pass, layer, 0, gpu, STREAM_SSD_READ, PROFILE_READ);
 	st.expert = e;
@@ -58,17 +55,19 @@ stage_id store_fetch(struct schedule *s, int pass, int layer, int e, bool state,
 	after(&st, freed);
 	after(&st, moe->expert[e].written);
 	after(&st, moe->expert[e].updated);
-	return emit(s, &st);
+	return *read = emit(s, &st);
 }
 
 /* The blocks of a layer that a node will be asked for, in the order of its experts. */
 static void foresee(const struct schedule *s, int node, int layer, bool state, GArray *ids)
 {
 	const struct moe_layer *moe = &s->moe[layer];
-	int times = s->gpus / s->plan.expert_parallel;
-	for (int e = 0; e < moe->experts; e++) {
+	bool everywhere = expert_data_parallel(s);
+	int times = everywhere ? machine_node_gpus(s->m, node) : 1;
+	int from = everywhere ? 0 : first_expert(s, moe->experts, node), to = everywhere ? moe->experts : first_expert(s, moe->experts, node + 1);
+	for (int e = from; e < to; e++) {
 		int id = block_id(s, layer, e, state);
-		if (node_of_expert(s, layer, e) != node || (!state && moe->expert[e].pinned >= 0))
+		if (!state && moe->expert[e].pinned >= 0)
 			continue;
 		for (int i = 0; i < times; i++)
 			g_array_append_val(ids, id);
