@@ -92,9 +92,9 @@ struct share {
 	struct list leaving, dirty_pools, dirty_drams, candidates, changed;
 	/* the part of the machine that is being filled */
 	struct basin *basins;
-	double *full_at; /* (basins) the level at which each is full */
-	struct riser *risers;
-	uint32_t n_basins, n_risers, riser_room;
+	double *full_at;      /* (basins) the level at which each is full */
+	struct riser *risers; /* room for all flows */
+	uint32_t n_basins, n_risers, n_rising;
 };
 
 static inline void list_add(struct list *list, uint32_t value)
@@ -276,6 +276,7 @@ void share_start(struct share *share, uint32_t id, uint32_t profile)
 	if (id >= share->n_flows) {
 		uint32_t n = MAX(id + 1, share->n_flows * 2);
 		share->flows = g_renew(struct flow, share->flows, n);
+		share->risers = g_renew(struct riser, share->risers, n);
 		memset(share->flows + share->n_flows, 0, sizeof(struct flow) * (n - share->n_flows));
 		share->n_flows = n;
 	}
@@ -347,10 +348,6 @@ static void riser_add(struct share *share, uint32_t id)
 {
 	struct flow *flow = &share->flows[id];
 	const struct ask *ask = &share->asks[flow->profile];
-	if (share->n_risers == share->riser_room) {
-		share->riser_room = MAX(16, share->riser_room * 2);
-		share->risers = g_renew(struct riser, share->risers, share->riser_room);
-	}
 	flow->gathered = share->gathering;
 	flow->riser = share->n_risers++;
 	struct riser *riser = &share->risers[flow->riser];
@@ -393,6 +390,7 @@ static inline double full_level(const struct basin *basin)
 static void settle_riser(struct share *share, struct riser *riser, double rate)
 {
 	riser->rising = false;
+	share->n_rising--;
 	share->flows[riser->flow].rate = rate;
 	for (uint32_t i = 0; i < riser->n; i++) {
 		struct basin *basin = &share->basins[riser->basin[i]];
@@ -439,28 +437,22 @@ static void fill(struct share *share)
 	double level = 0, full;
 	for (uint32_t i = 0; i < share->n_basins; i++)
 		share->full_at[i] = full_level(&share->basins[i]);
-	for (uint32_t n_rising = share->n_risers; n_rising;) {
+	for (share->n_rising = share->n_risers; share->n_rising;) {
 		const struct basin *first = first_full(share, &full);
 		double cap = least_cap(share);
 		level = MAX(level, MIN(cap, full)); /* rounding must not let the water fall */
 		if (cap == 1 && cap <= full)
 			return settle_rest(share, 1);
-		if (cap > full && first->n_rising == n_rising)
+		if (cap > full && first->n_rising == share->n_rising)
 			return settle_rest(share, level);
 		for (uint32_t i = 0; i < share->n_risers && cap <= full; i++)
-			if (share->risers[i].rising && share->risers[i].cap <= level) {
+			if (share->risers[i].rising && share->risers[i].cap <= level)
 				settle_riser(share, &share->risers[i], share->risers[i].cap);
-				n_rising--;
-			}
-		if (cap <= full)
-			continue;
 		const struct pool *pool = &share->pools[first->pool];
-		for (uint32_t u = 0; u < pool->n; u++) {
+		for (uint32_t u = 0; u < pool->n && cap > full; u++) {
 			struct riser *riser = &share->risers[share->flows[pool->users[u].flow].riser];
-			if (riser->rising) {
+			if (riser->rising)
 				settle_riser(share, riser, level);
-				n_rising--;
-			}
 		}
 	}
 }
@@ -482,8 +474,7 @@ const uint32_t *share_settle(struct share *share, uint32_t *n)
 		gather(share, seed);
 		fill(share);
 		for (uint32_t f = 0; f < share->n_risers; f++)
-			if (share->flows[share->risers[f].flow].rate != share->flows[share->risers[f].flow].told)
-				candidate(share, share->risers[f].flow);
+			candidate(share, share->risers[f].flow);
 	}
 	share->leaving.n = share->dirty_drams.n = share->dirty_pools.n = share->changed.n = 0;
 	for (uint32_t i = 0; i < share->candidates.n; i++) {
