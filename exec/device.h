@@ -37,6 +37,9 @@ bool device_open(const char *name, int count, uint64_t arena_bytes, struct devic
 void device_close(struct device **devices, int count, struct device_group *group);
 const struct device_info *device_info(const struct device *d);
 bool device_check(struct device *d, GError **error) G_GNUC_WARN_UNUSED_RESULT;
+/* All devices of the group fail: what is queued is skipped, whoever waits for an event or in a collective goes on, and every call that can fail
+ * returns the first error. From any thread. */
+void device_fail(struct device *d, const GError *error);
 
 /* ---- memory ---- */
 
@@ -141,6 +144,9 @@ void op_accumulate(struct device_stream *s, float *to, const float *from, size_t
 void op_cast(struct device_stream *s, elem *to, const float *from, size_t n);
 
 /* ---- collectives: every member of the group queues the same call, in the same order ---- */
+
+/* The stream goes on when all members have got here: an event recorded behind it says when a collective began. */
+void group_meet(struct device_stream *s, struct device_group *g, int member);
 
 /* Segments: `rows` rows of `width` elements from row `from` of the sender's buffer to row `to` of device `peer`'s. All devices give their sends; the
  * list is copied. */

@@ -1,0 +1,162 @@
+/* Collectives between virtual GPUs, each run by the members' own streams: all post their buffers, meet, work on their share of the elements or rows,
+ * and meet again before anyone's buffers may change. A share belongs to one member, so that nobody writes where another reads:
+ *
+ *     all-reduce      member    0     1     2     3
+ *                     x_0     [ sum | sum | sum | sum ]     member i adds x_0 + x_1 + ... in this order over its columns,
+ *                     x_1     [  "  |  "  |  "  |  "  ]     and stores the sum into all
+ *
+ * A group that failed lets everybody out of the meeting. */
+#include "host.h"
+
+#include <string.h>
+
+/* False: the group failed. */
+static bool meet(struct device_group *g)
+{
+	g_mutex_lock(&g->lock);
+	uint64_t turn = g->turn;
+	if (++g->waiting == g->count) {
+		g->waiting = 0;
+		g->turn++;
+		g_cond_broadcast(&g->met);
+	}
+	while (g->turn == turn && !g->error)
+		g_cond_wait(&g->met, &g->lock);
+	bool met = !g->error;
+	g_mutex_unlock(&g->lock);
+	return met;
+}
+
+struct collective {
+	struct device_group *group;
+	int member, width;
+	struct host_post post;
+	size_t n; /* elements or bytes */
+};
+
+static bool post_and_meet(const struct collective *c)
+{
+	c->group->post[c->member] = c->post;
+	return meet(c->group);
+}
+
+static void run_meet(struct device_stream *s, const void *args)
+{
+	const struct collective *c = args;
+	meet(c->group);
+}
+
+void group_meet(struct device_stream *s, struct device_group *g, int member)
+{
+	struct collective c = {.group = g, .member = member};
+	host_push(s, run_meet, &c, sizeof(c));
+}
+
+static void receive_rows(const struct collective *c)
+{
+	const struct device_group *g = c->group;
+	size_t width = (size_t)c->width;
+	for (int sender = 0; sender < g->count; sender++) {
+		const struct host_post *p = &g->post[sender];
+		for (int i = 0; i < p->n_sends; i++) {
+			const struct segment *x = &p->sends[i];
+			if (x->peer == c->member && x->rows)
+				memcpy(c->post.to + (size_t)x->to * width, p->from + (size_t)x->from * width,
+				       (size_t)x->rows * width * sizeof(float));
+		}
+	}
+}
+
+static void run_all_to_all(struct device_stream *s, const void *args)
+{
+	const struct collective *c = args;
+	if (post_and_meet(c)) {
+		receive_rows(c);
+		meet(c->group);
+	}
+}
+
+/* Behind the collective, and not skipped with it. */
+static void run_free(void *args)
+{
+	g_free(*(void **)args);
+}
+
+void group_all_to_all(struct device_stream *s, struct device_group *g, int member, elem *receive, const elem *send, const struct segment *sends,
+                      int n, int width)
+{
+	struct segment *copy = g_memdup2(sends, sizeof(*sends) * (size_t)n);
+	struct collective c = {.group = g, .member = member, .width = width, .post = {receive, send, copy, n}};
+	host_push(s, run_all_to_all, &c, sizeof(c));
+	worker_push(s->worker, run_free, &copy, sizeof(void *));
+}
+
+static float add_up(const struct device_group *g, size_t i)
+{
+	float sum = g->post[0].to[i];
+	for (int m = 1; m < g->count; m++)
+		sum += g->post[m].to[i];
+	return sum;
+}
+
+static void run_all_reduce(struct device_stream *s, const void *args)
+{
+	const struct collective *c = args;
+	struct device_group *g = c->group;
+	size_t from = c->n * (size_t)c->member / (size_t)g->count, to = c->n * (size_t)(c->member + 1) / (size_t)g->count;
+	if (!post_and_meet(c))
+		return;
+	for (size_t i = from; i < to; i++) {
+		float sum = add_up(g, i);
+		for (int m = 0; m < g->count; m++)
+			g->post[m].to[i] = sum;
+	}
+	meet(g);
+}
+
+/* Nobody reads a share but its member. */
+static void run_reduce_scatter(struct device_stream *s, const void *args)
+{
+	const struct collective *c = args;
+	struct device_group *g = c->group;
+	size_t from = c->n * (size_t)c->member / (size_t)g->count, to = c->n * (size_t)(c->member + 1) / (size_t)g->count;
+	if (!post_and_meet(c))
+		return;
+	for (size_t i = from; i < to; i++)
+		c->post.to[i] = add_up(g, i);
+	meet(g);
+}
+
+void group_all_reduce(struct device_stream *s, struct device_group *g, int member, float *x, size_t n)
+{
+	struct collective c = {.group = g, .member = member, .post = {.to = x}, .n = n};
+	if (g->count > 1)
+		host_push(s, run_all_reduce, &c, sizeof(c));
+}
+
+void group_reduce_scatter(struct device_stream *s, struct device_group *g, int member, float *x, size_t n)
+{
+	struct collective c = {.group = g, .member = member, .post = {.to = x}, .n = n};
+	if (g->count > 1)
+		host_push(s, run_reduce_scatter, &c, sizeof(c));
+}
+
+static void run_gather_host(struct device_stream *s, const void *args)
+{
+	const struct collective *c = args;
+	struct device_group *g = c->group;
+	if (!post_and_meet(c))
+		return;
+	for (int m = 0; m < g->count; m++) {
+		char *place = (char *)g->post[m].to + (size_t)c->member * c->n;
+		if (place != (const char *)c->post.from)
+			memcpy(place, c->post.from, c->n);
+	}
+	meet(g);
+}
+
+void group_gather_host(struct device_stream *s, struct device_group *g, int member, void *all, const void *own, size_t bytes)
+{
+	struct collective c = {.group = g, .member = member, .post = {.to = all, .from = own}, .n = bytes};
+	host_push(s, run_gather_host, &c, sizeof(c));
+}

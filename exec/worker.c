@@ -1,0 +1,124 @@
+/* A queue of tasks and the thread that empties it. Tasks are copied into a ring that doubles when it is full, so that pushing never waits and, once
+ * the ring has its size, never allocates:
+ *
+ *      head              head + n
+ *        v                  v
+ *     [ | task | task | task | | | ]      the thread copies the first task out before it runs it: the ring may move meanwhile
+ */
+#include "worker.h"
+
+#include <glib.h>
+#include <stdalign.h>
+#include <string.h>
+
+#define FIRST_ROOM 64 /* a power of two */
+
+struct task {
+	task_fn fn;
+	size_t bytes;
+	alignas(max_align_t) char args[WORKER_ARGS];
+};
+
+struct worker {
+	GThread *thread;
+	GMutex lock;
+	GCond pushed, emptied;
+	struct task *ring;
+	size_t room, head, n;
+	bool busy, ending;
+};
+
+static void task_copy(struct task *to, const struct task *from)
+{
+	to->fn = from->fn;
+	to->bytes = from->bytes;
+	memcpy(to->args, from->args, from->bytes);
+}
+
+static void *work(void *user)
+{
+	struct worker *w = user;
+	struct task task;
+	g_mutex_lock(&w->lock);
+	for (;;) {
+		while (!w->n && !w->ending)
+			g_cond_wait(&w->pushed, &w->lock);
+		if (!w->n)
+			break;
+		task_copy(&task, &w->ring[w->head]);
+		w->head = (w->head + 1) & (w->room - 1);
+		w->n--;
+		w->busy = true;
+		g_mutex_unlock(&w->lock);
+		task.fn(task.args);
+		g_mutex_lock(&w->lock);
+		w->busy = false;
+		if (!w->n)
+			g_cond_broadcast(&w->emptied);
+	}
+	g_mutex_unlock(&w->lock);
+	return NULL;
+}
+
+struct worker *worker_new(const char *name)
+{
+	struct worker *w = g_new0(struct worker, 1);
+	g_mutex_init(&w->lock);
+	g_cond_init(&w->pushed);
+	g_cond_init(&w->emptied);
+	w->room = FIRST_ROOM;
+	w->ring = g_new(struct task, w->room);
+	w->thread = g_thread_new(name, work, w);
+	return w;
+}
+
+void worker_free(struct worker *w)
+{
+	if (!w)
+		return;
+	g_mutex_lock(&w->lock);
+	w->ending = true;
+	g_cond_signal(&w->pushed);
+	g_mutex_unlock(&w->lock);
+	g_thread_join(w->thread);
+	g_cond_clear(&w->emptied);
+	g_cond_clear(&w->pushed);
+	g_mutex_clear(&w->lock);
+	g_free(w->ring);
+	g_free(w);
+}
+
+static void grow(struct worker *w)
+{
+	struct task *ring = g_new(struct task, w->room * 2);
+	for (size_t i = 0; i < w->n; i++)
+		task_copy(&ring[i], &w->ring[(w->head + i) & (w->room - 1)]);
+	g_free(w->ring);
+	w->ring = ring;
+	w->room *= 2;
+	w->head = 0;
+}
+
+void worker_push(struct worker *w, task_fn fn, const void *args, size_t bytes)
+{
+	g_assert(bytes <= WORKER_ARGS);
+	g_mutex_lock(&w->lock);
+	if (w->n == w->room)
+		grow(w);
+	struct task *t = &w->ring[(w->head + w->n++) & (w->room - 1)];
+	t->fn = fn;
+	t->bytes = bytes;
+	if (bytes)
+		memcpy(t->args, args, bytes);
+	if (w->n == 1 && !w->busy)
+		g_cond_signal(&w->pushed);
+	g_mutex_unlock(&w->lock);
+}
+
+void worker_drain(struct worker *w)
+{
+	g_mutex_lock(&w->lock);
+	while (w->n || w->busy)
+		g_cond_wait(&w->emptied, &w->lock);
+	g_mutex_unlock(&w->lock);
+}
