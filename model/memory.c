@@ -60,6 +60,7 @@ struct expert_bytes memory_expert(const struct network *n, const struct machine 
 	    .pinned = half + gradient + (m->pinned_master ? master : 0),
 	    .pageable = params * 8 + (m->pinned_master ? 0 : master),
 	    .parameter_block = half + gradient,
+	    .gradient = gradient,
 	    .state_block = master + params * 8,
 	};
 }
@@ -98,9 +99,8 @@ static void add_offloaded(const struct network *n, const struct machine *m, cons
 			out->bytes[TIER_SSD][CLASS_OPTIMIZER] += experts * params * SSD_STATE_BYTES;
 			continue;
 		}
-		uint64_t gradient = pinned_block(m, params * p->gradient_bytes);
-		out->bytes[TIER_PINNED][CLASS_GRADIENTS] += experts * gradient;
-		out->bytes[TIER_PINNED][CLASS_PARAMETERS] += experts * (e.parameter_block - gradient);
+		out->bytes[TIER_PINNED][CLASS_GRADIENTS] += experts * e.gradient;
+		out->bytes[TIER_PINNED][CLASS_PARAMETERS] += experts * (e.parameter_block - e.gradient);
 		out->bytes[TIER_PINNED][CLASS_OPTIMIZER] += experts * (e.pinned - e.parameter_block);
 		out->bytes[TIER_DRAM][CLASS_OPTIMIZER] += experts * e.pageable;
 	}
@@ -117,6 +117,7 @@ static void add_activations(const struct network *n, const struct machine *m, co
 	g_autoptr(cost) c = cost_new(n, m, p, k->seq_len, 0);
 	uint32_t tokens = (uint32_t)(k->sequences * k->seq_len);
 	uint64_t hidden = (uint64_t)tokens * n->d_model * (uint64_t)m->element_bytes, saved = 0, widest_moe = 0;
+	int most_k = 0;
 	for (int i = 0; i < n->layers; i++) {
 		const struct layer *l = &n->layer[i];
 		uint64_t layer_saved = 0;
@@ -129,14 +130,15 @@ static void add_activations(const struct network *n, const struct machine *m, co
 			layer_saved += w;
 		}
 		if (l->experts)
-			widest_moe = MAX(widest_moe, hidden * (uint64_t)l->top_k);
+			most_k = MAX(most_k, l->top_k);
 		saved = MAX(saved, layer_saved);
 	}
+	widest_moe = hidden * (uint64_t)most_k;
 	out->workspace[STAGE_HEAD] = cost_workspace(c, STAGE_HEAD, NULL, tokens);
 	double capacity = p->dispatch == DISPATCH_EXACT ? 1 : MAX(1.0, p->capacity_factor);
 	if (p->dispatch == DISPATCH_MASK) /* tokens x (experts x capacity): fp32 weights, their half copy, the boolean and its half copy, gradients of
 	                                     both: 15 bytes */
-		out->workspace[STAGE_PERMUTE] = (uint64_t)(15.0 * tokens * tokens * capacity);
+		out->workspace[STAGE_PERMUTE] = (uint64_t)(15.0 * tokens * tokens * capacity * most_k);
 	bool keeps_all = p->checkpoint == CHECKPOINT_NONE;
 	out->checkpoint_bytes = keeps_all ? saved : hidden;
 	if (p->checkpoint == CHECKPOINT_KEEP_COLLECTIVES)

@@ -42,6 +42,7 @@ int memory_pinned_experts(double share, int experts, int gpus);
  * gradient, and the optimizer's state. Pinned blocks are rounded as the machine's allocator does. */
 struct expert_bytes {
 	uint64_t pinned, pageable, parameter_block, state_block;
+	uint64_t gradient; /* of the parameter block */
 };
 struct expert_bytes memory_expert(const struct network *n, const struct machine *m, const struct policy *p, const struct layer *l);
 
