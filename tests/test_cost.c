@@ -1,0 +1,178 @@
+/* Solo durations against measurements and closed formulas. */
+#include "model/cost.h"
+#include "steps.h"
+
+#include <math.h>
+
+static void cost_made(const struct scenario_options *o, struct scenario **s, struct cost **c)
+{
+	*s = scenario_made(o);
+	*c = cost_new((*s)->network, (*s)->machine, (*s)->policy, (*s)->seq_len, 0);
+}
+
+/* Measured with cuBLAS on H200, bf16, d_model x d_ff, us by tokens. */
+static const struct {
+	int d, f;
+	double us[2]; /* 2048 and 8192 tokens */
+} measured[] = {{768, 3072, {18.2, 58.5}}, {1024, 4096, {26.2, 94.5}}, {2048, 8192, {89.8, 354.5}}, {4096, 14336, {297.8, 1196.4}}};
+
+/* The forward of an expert with ReLU is two GEMMs of that size, D x F and F x D, and 4 F bytes a token of traffic through HBM. */
+static double gemm_us(int d, int f, uint32_t tokens)
+{
+	struct scenario *s;
+	struct cost *c;
+	uint32_t kernels;
+	g_autofree char *network = g_strdup_printf("[network]\nlayers=1\nd_model=%d\nheads=8\nactivation=relu\nd_ff=%d\nexperts=2\n", d, f);
+	struct scenario_options o = {.model = network, .machine = "h200-x1", .policy = "es-moe"};
+	cost_made(&o, &s, &c);
+	double ns = (double)cost_compute(c, STAGE_EXPERT, PASS_FORWARD, &s->network->layer[0], tokens, &kernels);
+	double traffic = 4.0 * f * tokens / (s->machine->hbm_gbps * s->machine->hbm_efficiency);
+	cost_free(c);
+	scenario_free(s);
+	return (ns - traffic) / 2e3;
+}
+
+Test(cost, a_gemm_of_2048_tokens_or_more_is_within_20_percent_of_the_measured_one)
+{
+	double worst = 0, sum = 0;
+	for (size_t i = 0; i < G_N_ELEMENTS(measured); i++)
+		for (int j = 0; j < 2; j++) {
+			double us = gemm_us(measured[i].d, measured[i].f, j ? 8192 : 2048), error = us / measured[i].us[j] - 1;
+			cr_log_info("%d x %d, %d tokens: %.1f us, measured %.1f (%+.0f %%)", measured[i].d, measured[i].f, j ? 8192 : 2048, us,
+			            measured[i].us[j], 100 * error);
+			cr_expect_leq(fabs(error), 0.20, "%d x %d, %d tokens: %.1f us, measured %.1f", measured[i].d, measured[i].f, j ? 8192 : 2048,
+			              us, measured[i].us[j]);
+			worst = MAX(worst, fabs(error));
+			sum += fabs(error);
+		}
+	cr_log_info("mean %.0f %%, worst %.0f %%", 100 * sum / 8, 100 * worst);
+}
+
+/* A GEMM that fills its waves of tiles runs at the rate that is stated. */
+Test(cost, a_gemm_of_whole_waves_runs_at_the_stated_rate)
+{
+	struct scenario *s;
+	struct cost *c;
+	uint32_t kernels;
+	struct scenario_options o = {.model = ROUND_NETWORK, .machine = ROUND_MACHINE, .policy = ROUND_POLICY};
+	/* D = 1024, F = 4096, 25600 tokens: 100 x 32 and 100 x 8 tiles over 100 SMs */
+	o.set = SETS("gpu.bf16_tflops=1", "gpu.kernel_us=0");
+	cost_made(&o, &s, &c);
+	nsec_t ns = cost_compute(c, STAGE_EXPERT, PASS_FORWARD, &s->network->layer[0], 25600, &kernels);
+	double products = 2.0 * 2 * 25600 * 1024 * 4096 / 1e3, traffic = 4.0 * 4096 * 25600 / 50000;
+	cr_assert_eq(ns, (nsec_t)ceil(products + traffic));
+	cr_assert_eq(kernels, 3);
+	cost_free(c);
+	scenario_free(s);
+}
+
+Test(cost, more_tokens_never_take_less_time)
+{
+	static const int kinds[] = {STAGE_MIXER, STAGE_GATE, STAGE_PERMUTE, STAGE_EXPERT, STAGE_COMBINE, STAGE_HEAD, STAGE_EMBED};
+	static const char *const machines[] = {"h200-x8", "a100-40g-x4"};
+	for (size_t m = 0; m < G_N_ELEMENTS(machines); m++) {
+		struct scenario *s;
+		struct cost *c;
+		struct scenario_options o = {.model = "gpt-moe-m", .machine = machines[m], .policy = "es-moe"};
+		cost_made(&o, &s, &c);
+		for (size_t k = 0; k < G_N_ELEMENTS(kinds); k++)
+			for (int pass = PASS_FORWARD; pass <= PASS_BACKWARD; pass++) {
+				nsec_t before = 0;
+				const struct layer *l = kinds[k] == STAGE_HEAD || kinds[k] == STAGE_EMBED ? NULL : &s->network->layer[0];
+				for (uint32_t tokens = 0; tokens <= 65536; tokens = tokens ? tokens * 2 : 1) {
+					uint32_t kernels;
+					nsec_t ns = cost_compute(c, kinds[k], pass, l, tokens, &kernels);
+					cr_assert_geq(ns, before, "%s %s: %u tokens", stage_pass_name(pass), stage_kind_name(kinds[k]), tokens);
+					before = ns;
+				}
+			}
+		cost_free(c);
+		scenario_free(s);
+	}
+}
+
+Test(cost, a_cost_does_not_depend_on_what_was_asked_before)
+{
+	struct scenario *s;
+	struct cost *warm, *cold;
+	struct scenario_options o = {.model = "gpt-moe-m", .machine = "h200-x8", .policy = "es-moe"};
+	cost_made(&o, &s, &warm);
+	for (uint32_t tokens = 0; tokens < 20000; tokens++) {
+		uint32_t kernels;
+		cost_compute(warm, STAGE_EXPERT, PASS_BACKWARD, &s->network->layer[tokens % 24], tokens, &kernels);
+	}
+	for (uint32_t tokens = 0; tokens < 20000; tokens += 997) {
+		uint32_t a, b;
+		cold = cost_new(s->network, s->machine, s->policy, s->seq_len, 0);
+		const struct layer *l = &s->network->layer[3];
+		cr_assert_eq(cost_compute(warm, STAGE_EXPERT, PASS_BACKWARD, l, tokens, &a),
+		             cost_compute(cold, STAGE_EXPERT, PASS_BACKWARD, l, tokens, &b));
+		cr_assert_eq(a, b);
+		cost_free(cold);
+	}
+	cost_free(warm);
+	scenario_free(s);
+}
+
+Test(cost, links_are_latency_and_bytes_over_the_rate)
+{
+	struct scenario *s;
+	struct cost *c;
+	struct scenario_options o = {.model = ROUND_NETWORK, .machine = ROUND_MACHINE, .policy = ROUND_POLICY};
+	o.set = SETS("pcie.latency_us=5", "ssd.latency_us=100", "ssd.write_gbps=2", "ssd.mixed_gbps=5", "machine.gpus=4", "nvlink.gbps=100",
+	             "nvlink.efficiency=0.5", "nvlink.latency_us=20");
+	cost_made(&o, &s, &c);
+	cr_assert_eq(cost_upload(c, 1 << 24), 5000 + (1 << 20));
+	cr_assert_eq(cost_download(c, 1 << 24), 5000 + (1 << 20));
+	cr_assert_eq(cost_ssd(c, false, 1 << 24), 100000 + (1 << 22));
+	cr_assert_eq(cost_ssd(c, true, 1 << 24), 100000 + (1 << 23));
+	cr_assert_eq(cost_adam(c, 1 << 23), 1 << 20);
+	cr_assert_eq(cost_accumulate(c, 28 << 20), 10 << 17);
+	/* ring: (n - 1) / n of the bytes at 50 GB/s, twice for an all-reduce */
+	cr_assert_eq(cost_all_gather(c, 200 << 20, 4), 20000 + 3 * (1 << 20));
+	cr_assert_eq(cost_all_reduce(c, 200 << 20, 4), 20000 + 6 * (1 << 20));
+	cr_assert_eq(cost_all_reduce(c, 200 << 20, 1), 0);
+	cr_assert_eq(cost_all_to_all(c, &(struct exchange){.intra_bytes = 50 << 20}, ALL_TO_ALL_LINEAR), 20000 + (1 << 20));
+	cost_free(c);
+	scenario_free(s);
+}
+
+Test(cost, auto_takes_the_faster_all_to_all)
+{
+	struct scenario *s;
+	struct cost *c;
+	struct scenario_options o = {.model = "gpt-moe-s", .machine = "v100-x16", .policy = "static", .gpus = 64};
+	cost_made(&o, &s, &c);
+	int hierarchical_wins = 0, linear_wins = 0;
+	for (uint64_t bytes = 1 << 10; bytes < (uint64_t)1 << 32; bytes *= 4) {
+		struct exchange x = {.intra_bytes = bytes, .inter_bytes = 7 * bytes};
+		nsec_t a = cost_all_to_all(c, &x, ALL_TO_ALL_LINEAR), b = cost_all_to_all(c, &x, ALL_TO_ALL_HIERARCHICAL);
+		cr_assert_eq(cost_all_to_all(c, &x, ALL_TO_ALL_AUTO), MIN(a, b));
+		hierarchical_wins += b < a;
+		linear_wins += a < b;
+	}
+	/* many small messages go hierarchically, few large ones straight (Tutel, section 4.3) */
+	cr_assert_gt(hierarchical_wins, 0);
+	cr_assert_gt(linear_wins, 0);
+	cost_free(c);
+	scenario_free(s);
+}
+
+/* NCCL between two H200, bytes a peer: 64 KiB 22.7 us, 1 MiB 23.1, 16 MiB 80.9, 256 MiB 909 us; all-reduce of the same 20.2, 21.6, 75.8, 894. */
+Test(cost, collectives_of_two_h200_are_within_25_percent_of_the_measured_ones)
+{
+	static const double all_to_all_us[] = {22.7, 23.1, 80.9, 909}, all_reduce_us[] = {20.2, 21.6, 75.8, 894};
+	struct scenario *s;
+	struct cost *c;
+	struct scenario_options o = {.model = "gpt-moe-s", .machine = "h200-x2", .policy = "static"};
+	cost_made(&o, &s, &c);
+	for (int i = 0; i < 4; i++) {
+		uint64_t bytes = (uint64_t)1 << (16 + 4 * i);
+		double a = (double)cost_all_to_all(c, &(struct exchange){.intra_bytes = bytes}, ALL_TO_ALL_LINEAR) / 1e3,
+		       r = (double)cost_all_reduce(c, bytes, 2) / 1e3;
+		cr_expect_float_eq(a / all_to_all_us[i], 1, 0.25, "all-to-all of %lu bytes: %.1f us, measured %.1f", bytes, a, all_to_all_us[i]);
+		cr_expect_float_eq(r / all_reduce_us[i], 1, 0.25, "all-reduce of %lu bytes: %.1f us, measured %.1f", bytes, r, all_reduce_us[i]);
+	}
+	cost_free(c);
+	scenario_free(s);
+}
