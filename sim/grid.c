@@ -7,7 +7,7 @@
 #include "grid.h"
 
 #include "model/error.h"
-#include "progress.h"
+#include "traces/progress.h"
 
 #include <signal.h>
 #include <string.h>
