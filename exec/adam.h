@@ -3,12 +3,13 @@
 
 #include "device.h"
 
-/* Number formats of gradients and parameters: fp32 or bf16 (round to nearest even). */
+/* Number formats of gradients and parameters: fp32 or bf16 (round to nearest even; a NaN stays one). */
 enum adam_format { ADAM_FP32, ADAM_BF16 };
 
 /* p' = p - lr (m' / (1 - beta1^t) / (sqrt(v' / (1 - beta2^t)) + eps) + decay p), element by element; reads gradient (scaled by `scale`; NULL: zero),
- * master, m, v (n fp32 each); writes master, m, v, and the parameters `out` (NULL: none; may be `master` itself when fp32). `threads` of a pool,
- * pinned to cores where the system allows; the result does not depend on their number, on the vector unit, nor on alignment: bit for bit. */
+ * master, m, v (n fp32 each); writes master, m, v, and the parameters `out` (NULL: none; may be `master` itself when fp32). t counts from 1.
+ * `threads` of a pool, pinned to cores where the system allows; the result does not depend on their number, on the vector unit, nor on alignment: bit
+ * for bit. */
 struct adam_args {
 	float *master, *m, *v;
 	const void *gradient;
@@ -19,6 +20,7 @@ struct adam_args {
 	struct adam_step step;
 };
 
+/* Calls on one pool from several threads take turns. A NULL pool: the calling thread alone, as with a pool of one. */
 struct adam_pool;
 struct adam_pool *adam_pool_new(int threads);
 void adam_pool_free(struct adam_pool *p);
