@@ -105,14 +105,15 @@ void op_activation(struct device_stream *s, elem *a, const elem *h, int N, int F
 void op_activation_backward(struct device_stream *s, elem *dh, const elem *da, const elem *h, int N, int F, int activation);
 
 /* Router. logits (N, E) -> prob (N, E) softmax; index (N, k) the largest, ties to the lower expert; counts (E) of this device's tokens; aux (2): sum
- * over the tokens of log-sum-exp squared (z-loss), and E * sum_e f_e P_e of this device's tokens (load balance; Switch, arXiv 2101.03961, eq. 4). */
+ * over the tokens of log-sum-exp squared (z-loss), and E * sum_e f_e P_e of this device's tokens (load balance; Switch, arXiv 2101.03961, eq. 4),
+ * with f_e = counts[e] / (N k) and P_e the mean of prob. */
 void op_gate(struct device_stream *s, float *prob, int32_t *index, uint32_t *counts, float *aux, const elem *logits, int N, int E, int k);
 /* dlogits (N, E) from dweight (N, k), the gradient of each chosen probability, plus the gradients of balance * aux[1] and z * aux[0] / N. */
 void op_gate_backward(struct device_stream *s, elem *dlogits, const float *dweight, const float *prob, const int32_t *index, const uint32_t *counts,
                       const elem *logits, float balance, float z, int N, int E, int k);
 
-/* order (N k): the (token, choice) pairs n k + i sorted by expert, then token; with a capacity > 0 expert e's rows start at e * capacity, what
- * overflows is dropped (row[pair] = -1) and unused rows have order -1. row (N k): where each pair went. */
+/* order (N k): the (token, choice) pairs n k + i sorted by expert, then token; with a capacity > 0 order is (E capacity), expert e's rows start at
+ * e * capacity, what overflows is dropped (row[pair] = -1) and unused rows have order -1. row (N k): where each pair went. */
 void op_route(struct device_stream *s, int32_t *order, int32_t *row, const int32_t *index, int N, int E, int k, uint32_t capacity);
 /* rows (R, width) gathered from x (N, D): row r is x[order[r] / k], zero where order is -1. width >= D; when width > D, column D is weight[order[r]]
  * (N k), the rest 0. */

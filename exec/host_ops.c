@@ -1,0 +1,382 @@
+/* The operations of a transformer on the host device, around one sgemm. Each is a struct of its arguments, a function that its stream runs, and a
+ * launcher that copies the one and queues the other. Loops over a row are written for the compiler's vectoriser (omp simd: sums in lanes, the same
+ * lanes on every run); nothing allocates. A call with no tokens does nothing. */
+#include "host.h"
+#include "host_math.h"
+
+#include <cblas.h>
+#include <math.h>
+#include <string.h>
+
+#undef I /* complex.h, by way of cblas.h */
+
+#define NORM_EPS 1e-5f
+
+#define PUSH(s, run, ...)                                                                                                                            \
+	do {                                                                                                                                         \
+		struct run args_ = __VA_ARGS__;                                                                                                      \
+		host_push(s, run_##run, &args_, sizeof(args_));                                                                                      \
+	} while (0)
+
+/* ---- embedding ---- */
+
+struct embed {
+	float *x;
+	const int32_t *tokens;
+	const float *wte, *wpe;
+	int B, T, D;
+};
+
+static void run_embed(struct device_stream *s, const void *args)
+{
+	const struct embed *c = args;
+	size_t D = (size_t)c->D;
+	for (int b = 0, n = 0; b < c->B; b++)
+		for (int t = 0; t < c->T; t++, n++) {
+			const float *token = c->wte + (size_t)c->tokens[n] * D, *place = c->wpe + (size_t)t * D;
+			float *x = c->x + (size_t)n * D;
+#pragma omp simd
+			for (size_t d = 0; d < D; d++)
+				x[d] = token[d] + place[d];
+		}
+}
+
+void op_embed(struct device_stream *s, elem *x, const int32_t *tokens, const elem *wte, const elem *wpe, int B, int T, int D)
+{
+	PUSH(s, embed, {x, tokens, wte, wpe, B, T, D});
+}
+
+struct embed_backward {
+	float *dwte, *dwpe;
+	const float *dx;
+	const int32_t *tokens;
+	int B, T, D;
+};
+
+static void run_embed_backward(struct device_stream *s, const void *args)
+{
+	const struct embed_backward *c = args;
+	size_t D = (size_t)c->D;
+	for (int b = 0, n = 0; b < c->B; b++)
+		for (int t = 0; t < c->T; t++, n++) {
+			float *token = c->dwte + (size_t)c->tokens[n] * D, *place = c->dwpe + (size_t)t * D;
+			const float *dx = c->dx + (size_t)n * D;
+#pragma omp simd
+			for (size_t d = 0; d < D; d++) {
+				token[d] += dx[d];
+				place[d] += dx[d];
+			}
+		}
+}
+
+void op_embed_backward(struct device_stream *s, float *dwte, float *dwpe, const elem *dx, const int32_t *tokens, int B, int T, int D)
+{
+	PUSH(s, embed_backward, {dwte, dwpe, dx, tokens, B, T, D});
+}
+
+/* ---- layer norm ---- */
+
+struct norm {
+	float *y, *mean, *rstd;
+	const float *x, *gain, *bias;
+	int N, D;
+};
+
+static void run_norm(struct device_stream *s, const void *args)
+{
+	const struct norm *c = args;
+	const float *gain = c->gain, *bias = c->bias;
+	int D = c->D;
+	for (int n = 0; n < c->N; n++) {
+		const float *x = c->x + (size_t)n * (size_t)D;
+		float *y = c->y + (size_t)n * (size_t)D, sum = 0, squares = 0;
+#pragma omp simd reduction(+ : sum)
+		for (int d = 0; d < D; d++)
+			sum += x[d];
+		float mean = sum / (float)D;
+#pragma omp simd reduction(+ : squares)
+		for (int d = 0; d < D; d++)
+			squares += (x[d] - mean) * (x[d] - mean);
+		float rstd = 1 / sqrtf(squares / (float)D + NORM_EPS);
+#pragma omp simd
+		for (int d = 0; d < D; d++)
+			y[d] = (x[d] - mean) * rstd * gain[d] + bias[d];
+		c->mean[n] = mean;
+		c->rstd[n] = rstd;
+	}
+}
+
+void op_norm(struct device_stream *s, elem *y, float *mean, float *rstd, const elem *x, const elem *gain, const elem *bias, int N, int D)
+{
+	PUSH(s, norm, {y, mean, rstd, x, gain, bias, N, D});
+}
+
+struct norm_backward {
+	float *dx, *dgain, *dbias;
+	const float *dy, *x, *gain, *mean, *rstd;
+	int N, D;
+};
+
+/* With z = (x - mean) rstd and dz = dy gain: dx = rstd (dz - mean(dz) - z mean(dz z)). */
+static void run_norm_backward(struct device_stream *s, const void *args)
+{
+	const struct norm_backward *c = args;
+	const float *gain = c->gain;
+	float *dgain = c->dgain, *dbias = c->dbias;
+	int D = c->D;
+	for (int n = 0; n < c->N; n++) {
+		size_t row = (size_t)n * (size_t)D;
+		const float *x = c->x + row, *dy = c->dy + row;
+		float *dx = c->dx + row, mean = c->mean[n], rstd = c->rstd[n], sum = 0, along = 0;
+#pragma omp simd reduction(+ : sum, along)
+		for (int d = 0; d < D; d++) {
+			float dz = dy[d] * gain[d], z = (x[d] - mean) * rstd;
+			sum += dz;
+			along += dz * z;
+			dgain[d] += dy[d] * z;
+			dbias[d] += dy[d];
+		}
+		sum /= (float)D;
+		along /= (float)D;
+#pragma omp simd
+		for (int d = 0; d < D; d++)
+			dx[d] += rstd * (dy[d] * gain[d] - sum - (x[d] - mean) * rstd * along);
+	}
+}
+
+void op_norm_backward(struct device_stream *s, elem *dx, float *dgain, float *dbias, const elem *dy, const elem *x, const elem *gain,
+                      const float *mean, const float *rstd, int N, int D)
+{
+	PUSH(s, norm_backward, {dx, dgain, dbias, dy, x, gain, mean, rstd, N, D});
+}
+
+/* ---- linear ---- */
+
+struct linear {
+	float *y;
+	const float *x, *w;
+	int N, I, O;
+	bool add;
+};
+
+static void run_linear(struct device_stream *s, const void *args)
+{
+	const struct linear *c = args;
+	cblas_sgemm(CblasRowMajor, CblasNoTrans, CblasNoTrans, c->N, c->O, c->I, 1, c->x, c->I, c->w, c->O, c->add ? 1 : 0, c->y, c->O);
+}
+
+void op_linear(struct device_stream *s, elem *y, const elem *x, const elem *w, int N, int I, int O, bool add)
+{
+	if (N)
+		PUSH(s, linear, {y, x, w, N, I, O, add});
+}
+
+struct linear_backward {
+	float *dx, *dw;
+	const float *dy, *x, *w;
+	int N, I, O;
+	bool add;
+};
+
+static void run_linear_backward(struct device_stream *s, const void *args)
+{
+	const struct linear_backward *c = args;
+	if (c->dx)
+		cblas_sgemm(CblasRowMajor, CblasNoTrans, CblasTrans, c->N, c->I, c->O, 1, c->dy, c->O, c->w, c->O, c->add ? 1 : 0, c->dx, c->I);
+	if (c->dw)
+		cblas_sgemm(CblasRowMajor, CblasTrans, CblasNoTrans, c->I, c->O, c->N, 1, c->x, c->I, c->dy, c->O, 1, c->dw, c->O);
+}
+
+void op_linear_backward(struct device_stream *s, elem *dx, float *dw, const elem *dy, const elem *x, const elem *w, int N, int I, int O, bool add)
+{
+	if (N)
+		PUSH(s, linear_backward, {dx, dw, dy, x, w, N, I, O, add});
+}
+
+/* ---- sums ---- */
+
+struct add {
+	float *y;
+	const float *a, *b;
+	size_t n;
+};
+
+static void run_add(struct device_stream *s, const void *args)
+{
+	const struct add *c = args;
+	const float *a = c->a, *b = c->b;
+	float *y = c->y;
+#pragma omp simd
+	for (size_t i = 0; i < c->n; i++)
+		y[i] = a[i] + b[i];
+}
+
+void op_add(struct device_stream *s, elem *y, const elem *a, const elem *b, size_t n)
+{
+	PUSH(s, add, {y, a, b, n});
+}
+
+void op_accumulate(struct device_stream *s, float *to, const float *from, size_t n)
+{
+	op_add(s, to, to, from, n);
+}
+
+void op_cast(struct device_stream *s, elem *to, const float *from, size_t n)
+{
+	if (to != from)
+		device_copy(s, to, from, n * sizeof(float));
+}
+
+/* ---- activation ---- */
+
+#define GELU_SCALE 1.5957691216057308f /* 2 sqrt(2 / pi): 0.5 (1 + tanh u) = sigmoid(2 u) */
+#define GELU_CUBE 0.044715f
+
+struct activation_args {
+	float *a, *dh;
+	const float *da, *h;
+	int N, F;
+};
+
+#define SPECIALISED static inline __attribute__((always_inline))
+
+SPECIALISED float gelu_inner(float x)
+{
+	return GELU_SCALE * (x + GELU_CUBE * x * x * x);
+}
+
+SPECIALISED float value(float x, int kind)
+{
+	if (kind == ACTIVATION_RELU)
+		return x > 0 ? x : 0;
+	return x * fast_sigmoid(kind == ACTIVATION_SWIGLU ? x : gelu_inner(x));
+}
+
+/* f(x) = x sigmoid(u(x)), so f' = s + x s (1 - s) u', where s (1 - s) = s (e^-u s) has no cancellation. */
+SPECIALISED float slope(float x, int kind)
+{
+	if (kind == ACTIVATION_RELU)
+		return x > 0 ? 1 : 0;
+	float u = kind == ACTIVATION_SWIGLU ? x : gelu_inner(x), du = kind == ACTIVATION_SWIGLU ? 1 : GELU_SCALE * (1 + 3 * GELU_CUBE * x * x);
+	float e = fast_exp(-u), sigmoid = 1 / (1 + e);
+	return sigmoid + x * sigmoid * (e * sigmoid) * du;
+}
+
+SPECIALISED void activate(const struct activation_args *c, int kind, bool gated)
+{
+	size_t F = (size_t)c->F;
+	for (int n = 0; n < c->N; n++) {
+		const float *h = c->h + (size_t)n * (gated ? 2 * F : F);
+		float *a = c->a + (size_t)n * F;
+#pragma omp simd
+		for (size_t f = 0; f < F; f++)
+			a[f] = gated ? value(h[f], kind) * h[F + f] : value(h[f], kind);
+	}
+}
+
+SPECIALISED void activate_backward(const struct activation_args *c, int kind, bool gated)
+{
+	size_t F = (size_t)c->F;
+	for (int n = 0; n < c->N; n++) {
+		size_t row = (size_t)n * (gated ? 2 * F : F);
+		const float *h = c->h + row, *da = c->da + (size_t)n * F;
+		float *dh = c->dh + row;
+#pragma omp simd
+		for (size_t f = 0; f < F; f++) {
+			float x = h[f], up = gated ? h[F + f] : 1, d = da[f];
+			if (gated)
+				dh[F + f] = d * value(x, kind);
+			dh[f] = d * up * slope(x, kind);
+		}
+	}
+}
+
+/* One loop each, with the choice outside. */
+#define ACTIVATION(name, loop, kind, gated)                                                                                                          \
+	static void name(struct device_stream *s, const void *args)                                                                                  \
+	{                                                                                                                                            \
+		loop(args, kind, gated);                                                                                                             \
+	}
+ACTIVATION(run_relu, activate, ACTIVATION_RELU, false)
+ACTIVATION(run_gelu, activate, ACTIVATION_GELU, false)
+ACTIVATION(run_geglu, activate, ACTIVATION_GEGLU, true)
+ACTIVATION(run_swiglu, activate, ACTIVATION_SWIGLU, true)
+ACTIVATION(run_relu_backward, activate_backward, ACTIVATION_RELU, false)
+ACTIVATION(run_gelu_backward, activate_backward, ACTIVATION_GELU, false)
+ACTIVATION(run_geglu_backward, activate_backward, ACTIVATION_GEGLU, true)
+ACTIVATION(run_swiglu_backward, activate_backward, ACTIVATION_SWIGLU, true)
+
+void op_activation(struct device_stream *s, elem *a, const elem *h, int N, int F, int activation)
+{
+	static const host_op run[] = {
+	    [ACTIVATION_RELU] = run_relu, [ACTIVATION_GELU] = run_gelu, [ACTIVATION_GEGLU] = run_geglu, [ACTIVATION_SWIGLU] = run_swiglu};
+	struct activation_args c = {.a = a, .h = h, .N = N, .F = F};
+	g_assert((size_t)activation < G_N_ELEMENTS(run));
+	host_push(s, run[activation], &c, sizeof(c));
+}
+
+void op_activation_backward(struct device_stream *s, elem *dh, const elem *da, const elem *h, int N, int F, int activation)
+{
+	static const host_op run[] = {[ACTIVATION_RELU] = run_relu_backward,
+	                              [ACTIVATION_GELU] = run_gelu_backward,
+	                              [ACTIVATION_GEGLU] = run_geglu_backward,
+	                              [ACTIVATION_SWIGLU] = run_swiglu_backward};
+	struct activation_args c = {.dh = dh, .da = da, .h = h, .N = N, .F = F};
+	g_assert((size_t)activation < G_N_ELEMENTS(run));
+	host_push(s, run[activation], &c, sizeof(c));
+}
+
+/* ---- head ---- */
+
+struct head {
+	float *loss, *dx, *dw, *logits;
+	const float *x, *w;
+	const int32_t *targets;
+	int N, D, V, chunk;
+	double total;
+	bool tied;
+};
+
+/* logits (rows, V) become their gradient; the sum of the tokens' cross entropies. */
+static double cross_entropy(const struct head *c, int from, int rows)
+{
+	double sum = 0;
+	float scale = (float)(1 / c->total);
+	for (int r = 0; r < rows; r++) {
+		float *p = c->logits + (size_t)r * (size_t)c->V, most;
+		int32_t target = c->targets[from + r];
+		float right = p[target], whole = exp_row(p, c->V, &most), share = scale / whole;
+		sum += log((double)whole) + (double)most - (double)right;
+#pragma omp simd
+		for (int v = 0; v < c->V; v++)
+			p[v] *= share;
+		p[target] -= scale;
+	}
+	return sum;
+}
+
+static void run_head(struct device_stream *s, const void *args)
+{
+	const struct head *c = args;
+	int D = c->D, V = c->V;
+	double sum = 0;
+	for (int from = 0; from < c->N; from += c->chunk) {
+		int n = MIN(c->chunk, c->N - from);
+		const float *x = c->x + (size_t)from * (size_t)D;
+		float *dx = c->dx + (size_t)from * (size_t)D, *logits = c->logits;
+		cblas_sgemm(CblasRowMajor, CblasNoTrans, c->tied ? CblasTrans : CblasNoTrans, n, V, D, 1, x, D, c->w, c->tied ? D : V, 0, logits, V);
+		sum += cross_entropy(c, from, n);
+		cblas_sgemm(CblasRowMajor, CblasNoTrans, c->tied ? CblasNoTrans : CblasTrans, n, D, V, 1, logits, V, c->w, c->tied ? D : V, 0, dx, D);
+		if (c->tied)
+			cblas_sgemm(CblasRowMajor, CblasTrans, CblasNoTrans, V, D, n, 1, logits, V, x, D, 1, c->dw, D);
+		else
+			cblas_sgemm(CblasRowMajor, CblasTrans, CblasNoTrans, D, V, n, 1, x, D, logits, V, 1, c->dw, V);
+	}
+	*c->loss += (float)(sum / c->total);
+}
+
+void op_head(struct device_stream *s, float *loss, elem *dx, float *dw, elem *logits, const elem *x, const elem *w, const int32_t *targets, int N,
+             int D, int V, int chunk, double total, bool tied)
+{
+	PUSH(s, head, {loss, dx, dw, logits, x, w, targets, N, D, V, chunk, total, tied});
+}
