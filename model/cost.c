@@ -4,8 +4,11 @@
  *
  *     stage = max(sum of GEMMs + HBM bytes / bandwidth, launches x shortest kernel)
  *
- * A cost is rounded to nanoseconds once, at the end. */
+ * A measured machine answers from its tables instead; where it has none, the roofline does, and the basis says so. A cost is rounded to nanoseconds
+ * once, at the end. */
 #include "cost.h"
+
+#include "measured.h"
 
 #include <math.h>
 #include <string.h>
@@ -72,7 +75,10 @@ struct cost {
 	double hbm;             /* bytes per ns reached */
 	double kernel_ns;
 	double adam_params_per_ns;
-	int *shape; /* (L) the first layer of the same shape */
+	double adam_slowdown;             /* of the threads in use against all, which were measured */
+	const struct measured *own;       /* tables of computation: NULL unless of this network */
+	uint8_t (*basis)[N_STAGE_PASSES]; /* enum cost_basis */
+	int *shape;                       /* (L) the first layer of the same shape */
 	struct memo memo[MEMO];
 };
 
@@ -84,6 +90,12 @@ struct cost *cost_new(const struct network *n, const struct machine *m, const st
 	c->hbm = m->hbm_gbps * m->hbm_efficiency;
 	c->kernel_ns = m->kernel_us * 1e3;
 	c->adam_params_per_ns = machine_adam_gparams_per_s(m, adam_threads);
+	c->adam_slowdown = machine_adam_gparams_per_s(m, 0) / c->adam_params_per_ns;
+	c->basis = g_malloc0(sizeof(*c->basis) * N_STAGE_KINDS);
+	if (m->measured) {
+		g_autofree char *network = measured_network(n);
+		c->own = g_str_equal(network, m->measured->network) ? m->measured : NULL;
+	}
 	c->shape = g_new(int, c->n->layers);
 	for (int i = 0; i < c->n->layers; i++) {
 		int same = 0;
@@ -99,12 +111,33 @@ void cost_free(struct cost *c)
 	if (!c)
 		return;
 	g_free(c->shape);
+	g_free(c->basis);
 	g_free(c);
 }
 
 static nsec_t whole(double ns)
 {
 	return (nsec_t)ceil(ns);
+}
+
+int cost_basis(const struct cost *c, int kind, int pass)
+{
+	return c->basis[kind][measured_pass(kind, pass)];
+}
+
+/* The time of a stage of that size from `tables`, if there are any; notes what it stands on. */
+static bool look_up(const struct cost *c, const struct measured *tables, int kind, int pass, double size, double *ns)
+{
+	static const uint8_t bases[] = {[MEASURED_INSIDE] = COST_MEASURED,
+	                                [MEASURED_BELOW] = COST_MEASURED | COST_BELOW,
+	                                [MEASURED_ABOVE] = COST_MEASURED | COST_ABOVE,
+	                                [MEASURED_NONE] = COST_ROOFLINE};
+	if (!c->m->measured)
+		return false;
+	pass = measured_pass(kind, pass);
+	enum measured_range range = tables ? measured_ns(&tables->table[kind][pass], size, ns) : MEASURED_NONE;
+	c->basis[kind][pass] |= bases[range];
+	return range != MEASURED_NONE;
 }
 
 static double gemm_ns(const struct cost *c, double batch, double m, double n, double k)
@@ -209,12 +242,21 @@ static bool recomputes(const struct cost *c)
 	return c->p->checkpoint != CHECKPOINT_NONE;
 }
 
+/* In the unit of the kind's table. */
+static double size_of(int kind, const struct layer *l, double tokens)
+{
+	if (kind == STAGE_GATE)
+		return tokens * l->experts;
+	return kind == STAGE_PERMUTE || kind == STAGE_COMBINE ? tokens * l->top_k : tokens;
+}
+
 static nsec_t compute(const struct cost *c, int kind, int pass, const struct layer *l, uint32_t tokens, uint32_t *n_kernels)
 {
 	*n_kernels = 0;
 	double ns = once_ns(c, kind, pass == PASS_BACKWARD, l, tokens, n_kernels);
 	if (kind == STAGE_EXPERT && pass == PASS_BACKWARD && recomputes(c))
 		ns += once_ns(c, kind, false, l, tokens, n_kernels);
+	look_up(c, c->own, kind, pass, size_of(kind, l, tokens), &ns);
 	return whole(ns);
 }
 
@@ -258,6 +300,9 @@ nsec_t cost_grouped(struct cost *c, int pass, const struct layer *l, int experts
 	double ns = grouped_once_ns(c, pass == PASS_BACKWARD, l, experts, work, n_kernels);
 	if (pass == PASS_BACKWARD && recomputes(c))
 		ns += grouped_once_ns(c, false, l, experts, work, n_kernels);
+	/* one after another: what a virtual GPU does */
+	if (look_up(c, c->own, STAGE_EXPERT, pass, work / experts, &ns))
+		ns *= experts;
 	return whole(ns);
 }
 
@@ -273,28 +318,40 @@ nsec_t cost_mask(struct cost *c, int pass, uint32_t tokens, uint64_t slots, uint
 
 nsec_t cost_upload(const struct cost *c, uint64_t bytes)
 {
-	return whole(c->m->pcie_latency_us * 1e3 + (double)bytes / c->m->h2d_gbps);
+	double ns = c->m->pcie_latency_us * 1e3 + (double)bytes / c->m->h2d_gbps;
+	look_up(c, c->m->measured, STAGE_UPLOAD, PASS_FORWARD, (double)bytes, &ns);
+	return whole(ns);
 }
 
 nsec_t cost_download(const struct cost *c, uint64_t bytes)
 {
-	return whole(c->m->pcie_latency_us * 1e3 + (double)bytes / c->m->d2h_gbps);
+	double ns = c->m->pcie_latency_us * 1e3 + (double)bytes / c->m->d2h_gbps;
+	look_up(c, c->m->measured, STAGE_DOWNLOAD, PASS_FORWARD, (double)bytes, &ns);
+	return whole(ns);
 }
 
 nsec_t cost_ssd(const struct cost *c, bool write, uint64_t bytes)
 {
-	return whole(c->m->ssd_latency_us * 1e3 + (double)bytes / (write ? c->m->ssd_write_gbps : c->m->ssd_read_gbps));
+	double ns = c->m->ssd_latency_us * 1e3 + (double)bytes / (write ? c->m->ssd_write_gbps : c->m->ssd_read_gbps);
+	look_up(c, c->m->measured, write ? STAGE_SSD_WRITE : STAGE_SSD_READ, PASS_FORWARD, (double)bytes, &ns);
+	return whole(ns);
 }
 
 nsec_t cost_adam(const struct cost *c, uint64_t params)
 {
-	return whole((double)params / c->adam_params_per_ns);
+	double ns = (double)params / c->adam_params_per_ns;
+	if (look_up(c, c->m->measured, STAGE_ADAM, PASS_UPDATE, (double)params, &ns))
+		ns *= c->adam_slowdown;
+	return whole(ns);
 }
 
 /* Reads the 2-byte gradient, reads and writes the fp32 sum: 10 bytes a parameter at the same DRAM rate as Adam. */
 nsec_t cost_accumulate(const struct cost *c, uint64_t params)
 {
-	return whole((double)params / c->adam_params_per_ns * 10.0 / c->m->adam_bytes_per_param);
+	double ns = (double)params / c->adam_params_per_ns * 10.0 / c->m->adam_bytes_per_param;
+	if (look_up(c, c->m->measured, STAGE_ACCUMULATE, PASS_BACKWARD, (double)params, &ns))
+		ns *= c->adam_slowdown;
+	return whole(ns);
 }
 
 /* Fused: reads gradient, master, both moments; writes master, moments and the half copy: 28 bytes. Eager, counted from FairSeq's FP16Optimizer and
@@ -306,12 +363,16 @@ nsec_t cost_adam_gpu(const struct cost *c, uint64_t params, uint64_t tensors, ui
 {
 	bool eager = c->m->kernels == KERNELS_EAGER;
 	*n_kernels = eager ? (uint32_t)(tensors * EAGER_ADAM_KERNELS) : 1;
-	return whole(fmax((double)params * (eager ? EAGER_ADAM_BYTES : 28.0) / c->hbm, *n_kernels * c->kernel_ns));
+	double ns = fmax((double)params * (eager ? EAGER_ADAM_BYTES : 28.0) / c->hbm, *n_kernels * c->kernel_ns);
+	look_up(c, c->m->measured, STAGE_ADAM_GPU, PASS_UPDATE, (double)params, &ns);
+	return whole(ns);
 }
 
 nsec_t cost_accumulate_gpu(const struct cost *c, uint64_t params)
 {
-	return whole((double)params * (c->m->state_bytes_gpu >= 20 ? 10.0 : 6.0) / c->hbm + c->kernel_ns);
+	double ns = (double)params * (c->m->state_bytes_gpu >= 20 ? 10.0 : 6.0) / c->hbm + c->kernel_ns;
+	look_up(c, c->m->measured, STAGE_ACCUMULATE_GPU, PASS_BACKWARD, (double)params, &ns);
+	return whole(ns);
 }
 
 static double ring_ns(const struct cost *c, double bytes, int gpus, double rounds)
@@ -327,14 +388,28 @@ static double ring_ns(const struct cost *c, double bytes, int gpus, double round
 	return ns;
 }
 
+/* Among more or fewer GPUs than were measured it changes as the ring's does. */
+static nsec_t collective(const struct cost *c, int kind, uint64_t bytes, int gpus, double rounds)
+{
+	double ring = ring_ns(c, (double)bytes, gpus, rounds), ns = ring;
+	if (gpus > 1 && look_up(c, c->m->measured, kind, PASS_FORWARD, (double)bytes, &ns) && gpus != c->m->measured->gpus)
+		ns *= ring / ring_ns(c, (double)bytes, MAX(2, c->m->measured->gpus), rounds);
+	return whole(ns);
+}
+
 nsec_t cost_all_reduce(const struct cost *c, uint64_t bytes, int gpus)
 {
-	return whole(ring_ns(c, (double)bytes, gpus, 2));
+	return collective(c, STAGE_ALL_REDUCE, bytes, gpus, 2);
 }
 
 nsec_t cost_all_gather(const struct cost *c, uint64_t bytes, int gpus)
 {
-	return whole(ring_ns(c, (double)bytes, gpus, 1));
+	return collective(c, STAGE_REDUCE_SCATTER, bytes, gpus, 1);
+}
+
+nsec_t cost_counts(const struct cost *c, uint64_t bytes, int gpus)
+{
+	return collective(c, STAGE_COUNTS, bytes, gpus, 1);
 }
 
 /* Linear: one message to each peer. Hierarchical (Tutel, arXiv 2206.03382, section 4.3): gather by local rank inside the node, then one message to
@@ -344,8 +419,11 @@ nsec_t cost_all_to_all(const struct cost *c, const struct exchange *x, int algor
 	const struct machine *m = c->m;
 	int nodes = machine_nodes(m), local = MIN(m->gpus, m->gpus_per_node);
 	double intra = (double)x->intra_bytes / machine_collective_gbps(m), ns = m->nvlink_latency_us * 1e3;
-	if (nodes == 1)
-		return whole(ns + intra);
+	if (nodes == 1) {
+		ns += intra;
+		look_up(c, m->measured, STAGE_ALL_TO_ALL, PASS_FORWARD, (double)x->intra_bytes, &ns);
+		return whole(ns);
+	}
 	double inter = (double)x->inter_bytes / m->nic_gbps, message_ns = m->nic_latency_us * 1e3;
 	if (algorithm == ALL_TO_ALL_AUTO)
 		return MIN(cost_all_to_all(c, x, ALL_TO_ALL_LINEAR), cost_all_to_all(c, x, ALL_TO_ALL_HIERARCHICAL));

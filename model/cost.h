@@ -1,5 +1,5 @@
-/* Solo durations: what each stage takes when nothing else runs. A roofline over GEMM tiles, HBM passes and link rates, with the machine's
- * efficiencies. */
+/* Solo durations: what each stage takes when nothing else runs. The machine's measured tables where it has them; otherwise a roofline over GEMM
+ * tiles, HBM passes and link rates, with the machine's efficiencies. */
 #pragma once
 
 #include "autoptr.h"
@@ -33,9 +33,14 @@ nsec_t cost_accumulate(const struct cost *c, uint64_t params); /* adds a gradien
 nsec_t cost_adam_gpu(const struct cost *c, uint64_t params, uint64_t tensors, uint32_t *n_kernels);
 nsec_t cost_accumulate_gpu(const struct cost *c, uint64_t params);
 
+/* What the costs asked for so far stand on, ORed over them: 0 where none was asked, or the machine is not measured. */
+enum cost_basis { COST_MEASURED = 1, COST_BELOW = 2, COST_ABOVE = 4, COST_ROOFLINE = 8 };
+int cost_basis(const struct cost *c, int kind, int pass);
+
 /* Ring collectives over the machine's GPUs: `bytes` is the full vector's. */
 nsec_t cost_all_reduce(const struct cost *c, uint64_t bytes, int gpus);
 nsec_t cost_all_gather(const struct cost *c, uint64_t bytes, int gpus); /* and reduce-scatter */
+nsec_t cost_counts(const struct cost *c, uint64_t bytes, int gpus);     /* the small all-gather of the gates' counts */
 
 /* All-to-all-v: the most bytes one GPU sends or receives inside its node, and one node sends or receives over its NIC. */
 struct exchange {

@@ -3,6 +3,7 @@
 #include "machine.h"
 
 #include "error.h"
+#include "measured.h"
 
 #include <string.h>
 
@@ -72,6 +73,7 @@ static const struct ini_key keys[] = {
     NUMBER("host", "adam_gparams_per_s", adam_gparams_per_s, NULL, 1e-6, 1e5, "CPU Adam of one node with adam_threads, billion parameters/s"),
     WHOLE("host", "adam_threads", adam_threads, NULL, 1, 65536, "CPU threads of the optimizer of one node"),
     NUMBER("host", "adam_bytes_per_param", adam_bytes_per_param, "30", 1, 1000, "memory traffic of one parameter's update, bytes"),
+    NUMBER("host", "stream_cores", stream_cores, "0", 0, 64, "CPU cores a running stream of a virtual GPU keeps busy; 0: the GPUs are real"),
     NUMBER("ssd", "gb", ssd_gb, "0", 0, 1e9, "capacity of one node's SSDs, GB; 0: none"),
     NUMBER("ssd", "read_gbps", ssd_read_gbps, "0", 0, 1e5, "reading alone, GB/s"),
     NUMBER("ssd", "write_gbps", ssd_write_gbps, "0", 0, 1e5, "writing alone, GB/s"),
@@ -189,7 +191,8 @@ struct machine *machine_load(const char *source, const char *const *overrides, G
 		g_free(m->name);
 		m->name = g_steal_pointer(&name);
 	}
-	if (!check_links(m, &o, error) || !check_room(m, &o, error) || !check_table(m, &o, error))
+	if (!check_links(m, &o, error) || !check_room(m, &o, error) || !check_table(m, &o, error) ||
+	    !measured_read(source, overrides, &m->measured, error))
 		return NULL;
 	return g_steal_pointer(&m);
 }
@@ -199,12 +202,15 @@ void machine_free(struct machine *machine)
 	if (!machine)
 		return;
 	ini_clear(keys, G_N_ELEMENTS(keys), machine);
+	measured_free(machine->measured);
 	g_free(machine);
 }
 
 char *machine_ini(const struct machine *machine)
 {
-	return ini_write(keys, G_N_ELEMENTS(keys), machine);
+	g_autofree char *text = ini_write(keys, G_N_ELEMENTS(keys), machine);
+	g_autofree char *measured = machine->measured ? measured_ini(machine->measured) : NULL;
+	return measured ? g_strjoin("\n", text, measured, NULL) : g_steal_pointer(&text);
 }
 
 int machine_nodes(const struct machine *m)

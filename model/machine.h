@@ -21,6 +21,8 @@ struct contention_table {
 	struct ini_doubles u_u, d_d, u_ud, d_ud, u_uu, d_dd, u_uudd, d_uudd;           /* GB/s of each copy: direction, then the mix it runs in */
 };
 
+struct measured;
+
 struct machine {
 	char *name;
 	/* [machine] */
@@ -55,6 +57,7 @@ struct machine {
 	double adam_gparams_per_s; /* CPU Adam with adam_threads threads, billion parameters/s, one node */
 	int adam_threads;
 	double adam_bytes_per_param; /* DRAM traffic of one update */
+	double stream_cores;         /* CPU cores that a running stream of a virtual GPU keeps busy; 0: the GPUs are real */
 	/* [ssd] one node */
 	double ssd_gb, ssd_read_gbps, ssd_write_gbps;
 	double ssd_mixed_gbps; /* reads and writes together */
@@ -74,6 +77,8 @@ struct machine {
 	/* [contention] */
 	int contention; /* enum contention */
 	struct contention_table table;
+	/* [measured...] */
+	struct measured *measured; /* NULL: never calibrated */
 };
 
 enum kernels { KERNELS_FUSED, KERNELS_EAGER }; /* eager: one kernel per framework operator */

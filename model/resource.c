@@ -73,6 +73,7 @@ static void fill_capacities(const struct machine *m, struct resources *r)
 		c[RES_SSD_READ] = m->ssd_read_gbps;
 		c[RES_SSD_WRITE] = m->ssd_write_gbps;
 		c[RES_SSD] = m->ssd_mixed_gbps;
+		c[RES_CORES] = m->cores;
 	}
 }
 
@@ -90,6 +91,12 @@ static void ask_dram(const struct machine *m, struct profile *p, double amount)
 	p->dram = amount;
 }
 
+/* A virtual GPU computes and copies on the host's cores: a stream is a thread. */
+static void ask_stream_cores(const struct machine *m, struct profile *p)
+{
+	ask(p, of_node(m, p->node, RES_CORES), fmin(m->stream_cores, m->cores));
+}
+
 /* The share s of the SMs a copy takes; see above. */
 static double copy_sm_share(const struct machine *m)
 {
@@ -103,6 +110,7 @@ static void fill_compute(const struct machine *m, struct profile *p, double hbm_
 {
 	ask(p, of_gpu(p->gpu, RES_SM), 1);
 	ask(p, of_gpu(p->gpu, RES_HBM), hbm_share * m->hbm_gbps);
+	ask_stream_cores(m, p);
 }
 
 static void fill_copy(const struct machine *m, struct profile *p, bool up)
@@ -117,6 +125,7 @@ static void fill_copy(const struct machine *m, struct profile *p, bool up)
 	if (m->root_gbps > 0)
 		ask(p, of_root(m, p->gpu, up ? RES_ROOT_UP : RES_ROOT_DOWN), rate);
 	ask_dram(m, p, rate);
+	ask_stream_cores(m, p);
 }
 
 /* Both directions of the GPU's PCIe link at `rate` each. */
@@ -134,6 +143,7 @@ static void fill_collective(const struct machine *m, struct profile *p)
 
 	ask(p, of_gpu(p->gpu, RES_SM), m->nccl_sm_share);
 	ask(p, of_gpu(p->gpu, RES_HBM), 2 * rate);
+	ask_stream_cores(m, p);
 	if (m->nvlink_gbps > 0) {
 		ask(p, of_gpu(p->gpu, RES_NVLINK), rate);
 		return;
@@ -201,6 +211,7 @@ struct resources *resources_new(const struct machine *m, int adam_threads)
 		}
 		p[PROFILE_ADAM].flow_class = FLOW_ADAM;
 		p[PROFILE_ADAM].threads = adam_threads ? adam_threads : m->adam_threads;
+		ask(&p[PROFILE_ADAM], of_node(m, node, RES_CORES), fmin(m->stream_cores * p[PROFILE_ADAM].threads, m->cores));
 		ask_dram(m, &p[PROFILE_ADAM], machine_adam_gparams_per_s(m, adam_threads) * m->adam_bytes_per_param);
 		fill_ssd(m, &p[PROFILE_READ], true);
 		fill_ssd(m, &p[PROFILE_WRITE], false);
@@ -222,7 +233,7 @@ static const char *const gpu_names[GPU_RESOURCES] = {
     [RES_PCIE_DUPLEX] = "pcie", [RES_NVLINK] = "nvlink"};
 static const char *const root_names[ROOT_RESOURCES] = {[RES_ROOT_UP] = "root up", [RES_ROOT_DOWN] = "root down"};
 static const char *const node_names[NODE_RESOURCES] = {
-    [RES_DRAM] = "dram", [RES_NIC] = "nic", [RES_SSD_READ] = "ssd read", [RES_SSD_WRITE] = "ssd write", [RES_SSD] = "ssd"};
+    [RES_DRAM] = "dram", [RES_NIC] = "nic", [RES_SSD_READ] = "ssd read", [RES_SSD_WRITE] = "ssd write", [RES_SSD] = "ssd", [RES_CORES] = "cores"};
 
 char *resource_name(const struct machine *m, uint32_t resource)
 {

@@ -6,15 +6,16 @@
 
 #include <stdint.h>
 
-/* Per GPU, per root complex and per node; ids are dense. Capacities and demands in bytes per nanosecond (GB/s), SMs as a share of 1. */
+/* Per GPU, per root complex and per node; ids are dense. Capacities and demands in bytes per nanosecond (GB/s), SMs as a share of 1, cores in
+ * cores. */
 enum gpu_resource { RES_SM, RES_HBM, RES_PCIE_UP, RES_PCIE_DOWN, RES_PCIE_DUPLEX, RES_NVLINK, GPU_RESOURCES };
 enum root_resource { RES_ROOT_UP, RES_ROOT_DOWN, ROOT_RESOURCES };
-enum node_resource { RES_DRAM, RES_NIC, RES_SSD_READ, RES_SSD_WRITE, RES_SSD, NODE_RESOURCES };
+enum node_resource { RES_DRAM, RES_NIC, RES_SSD_READ, RES_SSD_WRITE, RES_SSD, RES_CORES, NODE_RESOURCES };
 
 /* Classes of users of host DRAM, for the measured contention rule. */
 enum flow_class { FLOW_OTHER, FLOW_ADAM, FLOW_UP, FLOW_DOWN };
 
-#define PROFILE_DEMANDS 8
+#define PROFILE_DEMANDS 9
 
 struct demand {
 	uint32_t resource;

@@ -8,6 +8,7 @@
 #include "scenario.h"
 
 #include "error.h"
+#include "measured.h"
 
 #include <string.h>
 
@@ -43,7 +44,7 @@ static bool check_sections(const char *const *set, GError **error)
 {
 	for (; set && *set; set++) {
 		g_autofree char *section = g_strndup(*set, strcspn(*set, ".="));
-		if (g_strv_contains(sections, section))
+		if (g_strv_contains(sections, section) || measured_section(section))
 			continue;
 		const char *nearest = nearest_word(section, sections);
 		g_autofree char *all = g_strjoinv(", ", (char **)sections);

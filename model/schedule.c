@@ -159,7 +159,7 @@ static stage_id gather_counts(struct schedule *s, int layer, int microbatch)
 		return s->gpu[0].last_compute;
 	uint64_t bytes = 4 * (uint64_t)s->n->layer[layer].experts * (uint64_t)s->gpus;
 	struct collective c = {.kind = STAGE_COUNTS, .pass = PASS_FORWARD, .layer = layer, .microbatch = microbatch, .expert = -1, .bytes = bytes};
-	c.cost_ns = cost_all_gather(s->cost, bytes, s->gpus);
+	c.cost_ns = cost_counts(s->cost, bytes, s->gpus);
 	emit_collective(s, &c, NULL, s->round);
 	return s->round[s->gpus - 1];
 }
@@ -359,6 +359,11 @@ bool schedule_wait(struct schedule *s, struct backend *backend, GError **error)
 const struct memory *schedule_memory(const struct schedule *s)
 {
 	return &s->plan.memory;
+}
+
+const struct cost *schedule_cost(const struct schedule *s)
+{
+	return s->cost;
 }
 
 const struct resources *schedule_resources(const struct schedule *s)

@@ -51,6 +51,7 @@ bool schedule_wait(struct schedule *schedule, struct backend *backend, GError **
 /* Borrowed views. */
 const struct plan *schedule_plan(const struct schedule *schedule);
 const struct memory *schedule_memory(const struct schedule *schedule);
+const struct cost *schedule_cost(const struct schedule *schedule);
 const struct resources *schedule_resources(const struct schedule *schedule);
 int schedule_expert_home(const struct schedule *schedule); /* enum expert_home, never auto */
 int schedule_microbatches(const struct schedule *schedule);

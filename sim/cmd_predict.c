@@ -3,6 +3,7 @@
 #include "grid.h"
 #include "model/command.h"
 #include "model/error.h"
+#include "model/measured.h"
 #include "report.h"
 #include "traces/kineto.h"
 #include "traces/outfile.h"
@@ -63,11 +64,43 @@ static void append_memory(GString *out, const struct memory *m)
 	g_string_append_c(out, '\n');
 }
 
+/* The kinds of stages whose costs have one of the bases, or nothing. */
+static void append_kinds(GString *out, const struct prediction *p, int basis, const char *title)
+{
+	const char *between = "";
+	for (int kind = 0; kind < N_STAGE_KINDS; kind++)
+		for (int pass = 0; pass < N_STAGE_PASSES; pass++) {
+			bool by_pass = measured_pass(kind, PASS_BACKWARD) == PASS_BACKWARD;
+			if (!(p->basis[kind][pass] & basis))
+				continue;
+			if (!*between)
+				g_string_append_printf(out, "  %-15s ", title);
+			g_string_append_printf(out, "%s%s%s%s", between, stage_kind_name(kind), by_pass ? " " : "",
+			                       by_pass ? stage_pass_name(pass) : "");
+			between = ", ";
+		}
+	if (*between)
+		g_string_append_c(out, '\n');
+}
+
+static void append_costs(GString *out, const struct machine *m, const struct prediction *p)
+{
+	const char *contention = m->contention == CONTENTION_MEASURED ? "measured" : "max-min fair, not measured";
+	if (!m->measured) {
+		g_string_append_printf(out, "%-17s roofline, DRAM contention %s\n", "costs", contention);
+		return;
+	}
+	g_string_append_printf(out, "%-17s measured, DRAM contention %s\n", "costs", contention);
+	g_string_append_printf(out, "  %-15s %s, %s\n", "on", m->measured->date, m->measured->device);
+	append_kinds(out, p, COST_BELOW, "below range");
+	append_kinds(out, p, COST_ABOVE, "above range");
+	append_kinds(out, p, COST_ROOFLINE, "by roofline");
+}
+
 static void append_table(GString *out, const struct scenario *s, const struct row *row)
 {
 	static const char *const homes[] = {"GPU memory", "host DRAM", "SSD, with host DRAM as its cache"};
 	const struct prediction *p = &row->prediction;
-	bool measured = s->machine->contention == CONTENTION_MEASURED;
 	g_string_append_printf(out, "%s trains %s on %s\n", row->policy, row->model, row->machine);
 	g_string_append_printf(out, "%d GPUs, %d experts a layer, %d sequences of %d tokens a GPU, routing %s\n\n", row->gpus, row->experts,
 	                       s->sequences, s->seq_len, s->routing_spec);
@@ -78,7 +111,7 @@ static void append_table(GString *out, const struct scenario *s, const struct ro
 	g_string_append_printf(out, "%-17s %s\n", "idle experts in", homes[p->expert_home]);
 	g_string_append_printf(out, "%-17s %d a step\n", "micro-batches", p->microbatches);
 	g_string_append_printf(out, "%-17s %.2f %%\n", "dropped tokens", 100 * p->dropped_share);
-	g_string_append_printf(out, "%-17s roofline, DRAM contention %s\n", "costs", measured ? "measured" : "max-min fair, not measured");
+	append_costs(out, s->machine, p);
 	append_memory(out, &p->memory);
 }
 

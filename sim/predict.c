@@ -2,6 +2,7 @@
  * then settled, and what one step leaves to the next (optimizer tails) is counted where it is paid. */
 #include "predict.h"
 
+#include "model/measured.h"
 #include "occupancy.h"
 
 #include <math.h>
@@ -84,6 +85,14 @@ static void fill_trace(const struct scenario *s, const struct backend *b, const 
 	g_array_append_vals(trace->step_end_ns, ends, (guint)steps);
 }
 
+static void fill_basis(const struct schedule *schedule, struct prediction *out)
+{
+	for (int kind = 0; kind < N_STAGE_KINDS; kind++)
+		for (int pass = 0; pass < N_STAGE_PASSES; pass++)
+			if (measured_pass(kind, pass) == pass)
+				out->basis[kind][pass] = (uint8_t)cost_basis(schedule_cost(schedule), kind, pass);
+}
+
 bool predict(const struct scenario *scenario, const struct sim_options *o, int warmup, struct prediction *out, struct trace *trace, GError **error)
 {
 	struct sim_options options = *o;
@@ -111,6 +120,7 @@ bool predict(const struct scenario *scenario, const struct sim_options *o, int w
 	out->tokens_per_s = (double)scenario->machine->gpus * scenario->sequences * scenario->seq_len / ((double)step_ns / 1e9);
 	out->speed_of_light_ms = (double)schedule_light_ns(schedule) / 1e6;
 	out->n_stages = b->n_launched;
+	fill_basis(schedule, out);
 	name_bound(scenario, schedule, b, ends[steps - 1], ends[steps], out);
 	if (trace) {
 		fill_trace(scenario, b, ends + 1, steps, trace);
