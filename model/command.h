@@ -12,5 +12,6 @@ bool cmd_show(int argc, char **argv, GError **error) G_GNUC_WARN_UNUSED_RESULT;
 bool cmd_predict(int argc, char **argv, GError **error) G_GNUC_WARN_UNUSED_RESULT;
 bool cmd_compare(int argc, char **argv, GError **error) G_GNUC_WARN_UNUSED_RESULT;
 bool cmd_sweep(int argc, char **argv, GError **error) G_GNUC_WARN_UNUSED_RESULT;
+bool cmd_run(int argc, char **argv, GError **error) G_GNUC_WARN_UNUSED_RESULT;
 bool cmd_trace(int argc, char **argv, GError **error) G_GNUC_WARN_UNUSED_RESULT;
 bool cmd_plot(int argc, char **argv, GError **error) G_GNUC_WARN_UNUSED_RESULT;

@@ -1,0 +1,34 @@
+/* The folder of a run: run.ini, losses.csv and memory.csv from the first step on; at its end trace.rank<N>.json, trace.host.json and loads.csv. */
+#pragma once
+
+#include "record.h"
+
+#include <stdbool.h>
+
+struct folder;
+
+/* What came of one step. */
+struct run_step {
+	uint64_t step; /* from 0 */
+	double loss;   /* mean cross entropy of the step's tokens, nats */
+	double tokens_per_s, step_ms;
+	const char *bound_by; /* the stream that was busiest, "host_launch" where that is launching; borrowed, static */
+};
+
+/* Bytes in use at a step's end: of each GPU's arena, of the process, and of the expert files. */
+struct run_memory {
+	const uint64_t *hbm_bytes; /* (G) */
+	uint64_t host_bytes, ssd_bytes;
+};
+
+/* Makes the folder with its run.ini, which starts with `command` as a comment. The scenario is borrowed. ESMOE_ERROR_INPUT: cannot be written. Owned
+ * by the caller. */
+struct folder *folder_new(const char *path, const struct scenario *sc, const char *command, GError **error) G_GNUC_WARN_UNUSED_RESULT;
+void folder_free(struct folder *f);
+AUTOPTR(folder)
+
+/* Appends a step's rows: "step,loss,tokens_per_s,step_ms" and, a row a GPU, "step,gpu,hbm_bytes,host_bytes,ssd_bytes". */
+bool folder_step(struct folder *f, const struct run_step *s, const struct run_memory *m, GError **error) G_GNUC_WARN_UNUSED_RESULT;
+
+/* Writes the trace and the loads of the recorded steps. */
+bool folder_finish(struct folder *f, const struct record *r, GError **error) G_GNUC_WARN_UNUSED_RESULT;

@@ -1,0 +1,119 @@
+/* Steps wait in a queue, the oldest leaves when a new one comes. Times, steps and stage ids start at 0 only when a trace is asked for:
+ *
+ *     run     | step 7 |checkpoint| step 8 | step 9 |
+ *     trace   | step 0 | step 1 | step 2 |
+ *
+ * Steps do not overlap (a run waits for the end of each), so that moving a step moves its spans and nothing else. */
+#include "record.h"
+
+struct kept_step {
+	nsec_t start_ns, end_ns;
+	GArray *spans;
+	uint32_t *tokens;
+};
+
+struct record {
+	const struct scenario *sc;
+	int microbatches, keep;
+	GQueue steps; /* struct kept_step * */
+};
+
+static void kept_step_free(void *step)
+{
+	struct kept_step *s = step;
+	g_array_unref(s->spans);
+	g_free(s->tokens);
+	g_free(s);
+}
+
+struct record *record_new(const struct scenario *sc, int microbatches, int keep)
+{
+	struct record *r = g_new0(struct record, 1);
+	*r = (struct record){.sc = sc, .microbatches = microbatches, .keep = keep};
+	g_queue_init(&r->steps);
+	return r;
+}
+
+void record_free(struct record *r)
+{
+	if (!r)
+		return;
+	g_queue_clear_full(&r->steps, kept_step_free);
+	g_free(r);
+}
+
+static int by_id(gconstpointer a, gconstpointer b)
+{
+	const struct span *x = a, *y = b;
+	return (x->id > y->id) - (x->id < y->id);
+}
+
+void record_step(struct record *r, nsec_t start_ns, nsec_t end_ns, GArray *spans, uint32_t *tokens)
+{
+	struct kept_step *s = g_new(struct kept_step, 1);
+	*s = (struct kept_step){start_ns, end_ns, spans, tokens};
+	g_array_sort(spans, by_id);
+	g_queue_push_tail(&r->steps, s);
+	while (g_queue_get_length(&r->steps) > (guint)r->keep)
+		kept_step_free(g_queue_pop_head(&r->steps));
+}
+
+/* Predecessors of steps that are not kept have ended before; they are left out. */
+static struct span moved(const struct span *from, uint16_t step, stage_id first, nsec_t by_ns)
+{
+	struct span span = *from;
+	span.step = step;
+	span.id -= first;
+	span.start_ns += by_ns;
+	span.end_ns += by_ns;
+	if (span.launch_ns != -1) {
+		span.launch_ns += by_ns;
+		span.launch_end_ns += by_ns;
+	}
+	span.n_preds = 0;
+	for (int i = 0; i < from->n_preds; i++)
+		if (from->preds[i] >= first)
+			span.preds[span.n_preds++] = from->preds[i] - first;
+	return span;
+}
+
+struct trace *record_trace(const struct record *r)
+{
+	struct trace *trace = trace_new();
+	const struct machine *m = r->sc->machine;
+	const struct kept_step *oldest = r->steps.head ? r->steps.head->data : NULL;
+	stage_id first = oldest && oldest->spans->len ? g_array_index(oldest->spans, struct span, 0).id : 0;
+	nsec_t end_ns = 0;
+	uint16_t step = 0;
+	trace->gpus = m->gpus;
+	trace->gpus_per_node = m->gpus_per_node;
+	trace->gpu_name = g_strdup(m->gpu_name);
+	trace->hbm_bytes = (uint64_t)(m->hbm_gib * GIB);
+	trace->sms = m->sms;
+	trace->description = scenario_ini(r->sc);
+	for (const GList *item = r->steps.head; item; item = item->next, step++) {
+		const struct kept_step *s = item->data;
+		for (guint i = 0; i < s->spans->len; i++) {
+			struct span span = moved(&g_array_index(s->spans, struct span, i), step, first, end_ns - s->start_ns);
+			g_array_append_val(trace->spans, span);
+		}
+		end_ns += s->end_ns - s->start_ns;
+		g_array_append_val(trace->step_end_ns, end_ns);
+	}
+	return trace;
+}
+
+void record_loads(const struct record *r, GString *out)
+{
+	const struct network *n = r->sc->network;
+	int microbatch = 0;
+	g_string_append(out, "microbatch,layer,gpu,expert,tokens\n");
+	for (const GList *item = r->steps.head; item; item = item->next) {
+		const uint32_t *tokens = ((const struct kept_step *)item->data)->tokens;
+		for (int mb = 0; mb < r->microbatches; mb++, microbatch++)
+			for (int layer = 0; layer < n->layers; layer++)
+				for (int i = 0; i < r->sc->machine->gpus * n->layer[layer].experts; i++)
+					g_string_append_printf(out, "%d,%d,%d,%d,%u\n", microbatch, layer, i / n->layer[layer].experts,
+					                       i % n->layer[layer].experts, *tokens++);
+	}
+}

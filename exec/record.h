@@ -1,0 +1,22 @@
+/* The last steps of a run as they were: spans, loads, ends. A long run keeps a bounded number of them. */
+#pragma once
+
+#include "model/scenario.h"
+#include "traces/trace.h"
+
+struct record;
+
+/* Keeps the last `keep` steps of `microbatches` each. The scenario is borrowed. Owned by the caller. */
+struct record *record_new(const struct scenario *sc, int microbatches, int keep);
+void record_free(struct record *r);
+AUTOPTR(record)
+
+/* One step from start_ns to end_ns: its spans (struct span, taken over), and the tokens (microbatches, MoE layers, G, E of the layer) of its gates
+ * (taken over, g_free). */
+void record_step(struct record *r, nsec_t start_ns, nsec_t end_ns, GArray *spans, uint32_t *tokens);
+
+/* The kept steps as one trace from time 0, step 0 and stage 0; what a run did between two steps (checkpoints) is left out. Owned by the caller. */
+struct trace *record_trace(const struct record *r);
+
+/* Appends their loads as "microbatch,layer,gpu,expert,tokens"; micro-batches count through: step * microbatches + micro-batch. */
+void record_loads(const struct record *r, GString *out);
