@@ -21,6 +21,7 @@ struct world {
 	struct backend *(*make)(const struct ground *ground);
 	/* When a stage that was waited for started and ended; launched stages that have not ended may end at this call. */
 	void (*times)(struct backend *b, stage_id id, nsec_t *start_ns, nsec_t *end_ns);
+	bool real_time; /* two runs differ in their times */
 };
 
 enum { CONTRACT_STAGES = 400, CONTRACT_GPUS = 3, CONTRACT_EXPERTS = 10, CONTRACT_TOP_K = 2, CONTRACT_TOKENS = 1001 };
@@ -212,7 +213,7 @@ static inline stage_id counts_launch(struct backend *b, const struct machine *m,
 	return stages->len - 1;
 }
 
-/* A gate's counts add up, and two backends of one world give the same ones and the same times. */
+/* A gate's counts add up, and two backends of one world give the same ones and, in virtual time, the same times. */
 static inline void gates_answer_alike(const struct world *world, const struct ground *ground)
 {
 	uint32_t tokens[2][CONTRACT_GPUS * CONTRACT_EXPERTS];
@@ -228,7 +229,7 @@ static inline void gates_answer_alike(const struct world *world, const struct gr
 			world->times(side[i], gate.counts, &start[i], &end[i]);
 		}
 		cr_assert_arr_eq(tokens[0], tokens[1], sizeof tokens[0], "%s: two runs route differently", world->name);
-		cr_assert(start[0] == start[1] && end[0] == end[1], "%s: two runs differ in time", world->name);
+		cr_assert(world->real_time || (start[0] == start[1] && end[0] == end[1]), "%s: two runs differ in time", world->name);
 		for (int g = 0; g < CONTRACT_GPUS; g++) {
 			uint64_t sum = 0;
 			for (int e = 0; e < CONTRACT_EXPERTS; e++)

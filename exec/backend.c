@@ -1,0 +1,309 @@
+/* The executor as a backend. One host thread calls it; work is done by others:
+ *
+ *     caller ---> launcher of each GPU ---> its four streams      wait for predecessors' events, start event, operations, end event
+ *         \-----> worker of each node stream                     the same, but the worker itself waits, works and signals
+ *
+ * Bookkeeping belongs to the caller alone. A record holds a stage, its two events and the number of stages that will still wait for it (`users`).
+ * Once a wait is over, all that the stage followed, by stream or as a predecessor, has ended too: those records take their times from the events, and
+ * the oldest that have ended and have no users are retired in order of id; their events go round. A stage of a retired id is no predecessor any more,
+ * however old the schedule's memory of it. So only a few steps are live, whatever the number of stages. Their spans stay until exec_trace takes them.
+ */
+#include "model/error.h"
+#include "world.h"
+
+static struct record **place(struct exec *x, stage_id id)
+{
+	return &x->live[id & (x->ring - 1)];
+}
+
+/* The record of a stage that may not have ended; NULL: it has. */
+static struct record *unended(struct exec *x, stage_id id)
+{
+	struct record *r = id == STAGE_NONE || id < x->first ? NULL : *place(x, id);
+	return r && r->ended ? NULL : r;
+}
+
+/* ---- launching ---- */
+
+static struct device_event *event_take(struct exec *x, int rank)
+{
+	GPtrArray *spare = x->spare[rank];
+	return spare->len ? g_ptr_array_steal_index_fast(spare, spare->len - 1) : device_event_new(x->devices[rank]);
+}
+
+static struct group *group_join(struct exec *x, const struct stage *stage)
+{
+	if (!stage->group || stage->group_size < 2)
+		return NULL;
+	struct group *g = g_hash_table_lookup(x->open_groups, GUINT_TO_POINTER(stage->group));
+	if (!g) {
+		g = g_malloc0(sizeof *g + stage->group_size * sizeof g->member[0]);
+		g->id = stage->group;
+		g->size = stage->group_size;
+		g_hash_table_insert(x->open_groups, GUINT_TO_POINTER(g->id), g);
+	}
+	g_assert(g->size == stage->group_size);
+	g->holders++;
+	g_mutex_lock(&x->lock);
+	g->member[g->launched++] = stage->id;
+	if (g->launched == g->size) {
+		g_hash_table_remove(x->open_groups, GUINT_TO_POINTER(g->id));
+		g_cond_broadcast(&x->changed);
+	}
+	g_mutex_unlock(&x->lock);
+	return g;
+}
+
+static void ring_put(struct exec *x, struct record *r)
+{
+	const stage_id id = r->stage.id;
+	if (id - x->first == x->ring) {
+		const stage_id old = x->ring;
+		struct record **live = g_new0(struct record *, 2 * old);
+		for (stage_id i = x->first; i < id; i++)
+			live[i & (2 * old - 1)] = x->live[i & (old - 1)];
+		g_free(x->live);
+		x->live = live;
+		x->ring = 2 * old;
+	}
+	*place(x, id) = r;
+}
+
+static struct record *record_new(struct exec *x, const struct stage *stage)
+{
+	struct record *r = g_new0(struct record, 1);
+	if (stage->id == 0)
+		x->origin_ns = exec_now_ns();
+	else if (x->parity != stage->step_parity)
+		x->step++;
+	x->parity = stage->step_parity;
+	r->stage = *stage;
+	r->step = x->step;
+	r->end = event_take(x, stage->rank);
+	r->start = on_gpu(x, stage->stream) ? event_take(x, stage->rank) : NULL;
+	r->before = x->last[stage->stream];
+	x->last[stage->stream] = stage->id;
+	for (int i = 0; i < stage->n_preds; i++) {
+		struct record *pred = unended(x, stage->preds[i]);
+		if (!pred || pred->stage.stream == stage->stream)
+			continue;
+		g_atomic_int_inc(&pred->users);
+		r->after[r->n_after++] = pred;
+	}
+	ring_put(x, r);
+	return r;
+}
+
+static bool exec_launch(struct backend *b, const struct stage *stage, GError **error)
+{
+	struct exec *x = exec_of(b);
+	const bool gpu = on_gpu(x, stage->stream);
+	g_assert(stage->rank < x->m->gpus && stage->stream < (stream_id)x->n_streams);
+	g_assert(!gpu || stage->stream / GPU_STREAMS == (stream_id)stage->rank);
+	if (exec_failed(x, error))
+		return false;
+	struct record *r = record_new(x, stage);
+	struct worker *w = gpu ? x->launcher[stage->rank] : x->node[stage->stream - (stream_id)x->m->gpus * GPU_STREAMS];
+	r->group = group_join(x, stage);
+	if (!gpu) {
+		device_event_arm(r->end);
+		r->issued = true;
+		r->launch_ns = r->launch_end_ns = exec_now_ns();
+	}
+	worker_push(w, gpu ? launcher_run : node_run, &(struct errand){x, r}, sizeof(struct errand));
+	return true;
+}
+
+/* ---- waiting ---- */
+
+/* The stage has ended, and with it all that it followed. */
+static void note_ended(struct exec *x, stage_id id)
+{
+	g_array_set_size(x->unfolding, 0);
+	g_array_append_val(x->unfolding, id);
+	while (x->unfolding->len) {
+		struct record *r = unended(x, g_array_index(x->unfolding, stage_id, x->unfolding->len - 1));
+		g_array_set_size(x->unfolding, x->unfolding->len - 1);
+		if (!r)
+			continue;
+		launcher_wait_issued(x, r); /* the launcher may still be noting when it was done */
+		r->start_ns = r->start ? device_event_ns(r->start) : r->start_ns;
+		r->end_ns = device_event_ns(r->end);
+		r->ended = true;
+		g_array_append_vals(x->unfolding, r->stage.preds, r->stage.n_preds);
+		g_array_append_val(x->unfolding, r->before);
+	}
+}
+
+static void record_free(struct exec *x, struct record *r)
+{
+	g_ptr_array_add(x->spare[r->stage.rank], r->end);
+	if (r->start)
+		g_ptr_array_add(x->spare[r->stage.rank], r->start);
+	g_free(r);
+}
+
+static void retire(struct exec *x)
+{
+	for (; x->first < x->base.n_launched; x->first++) {
+		struct record *r = *place(x, x->first);
+		if (!r->ended || g_atomic_int_get(&r->users))
+			return;
+		spans_add(x, r);
+		record_free(x, r);
+	}
+}
+
+static bool await(struct exec *x, stage_id id, GError **error)
+{
+	struct record *r = unended(x, id);
+	GError *own = NULL;
+	if (r) {
+		launcher_wait_issued(x, r);
+		if (!device_event_wait(r->end, &own))
+			exec_fail(x, own);
+	}
+	if (exec_failed(x, error))
+		return false;
+	note_ended(x, id);
+	return true;
+}
+
+/* Launchers stand still at a group that misses members, and only the caller can launch them. */
+static bool groups_complete(struct exec *x, stage_id id, GError **error)
+{
+	GHashTableIter i;
+	gpointer open;
+	const struct group *stuck = NULL;
+	g_hash_table_iter_init(&i, x->open_groups);
+	while (g_hash_table_iter_next(&i, NULL, &open))
+		if (!stuck || ((struct group *)open)->member[0] < stuck->member[0])
+			stuck = open;
+	if (!stuck || stuck->member[0] > id)
+		return true;
+	g_set_error(error, ESMOE_ERROR, ESMOE_ERROR_INPUT, "the schedule is stuck: stage %u waits for its group %u (%u members, %u launched)",
+	            stuck->member[0], stuck->id, stuck->size, stuck->launched);
+	return false;
+}
+
+/* Members of a group end together. */
+static bool exec_wait(struct backend *b, stage_id id, GError **error)
+{
+	struct exec *x = exec_of(b);
+	const struct record *r = unended(x, id);
+	const struct group *g = r ? r->group : NULL;
+	if (!groups_complete(x, id, error))
+		return false;
+	for (uint32_t i = 0; g && i < g->size; i++)
+		if (!await(x, g->member[i], error))
+			return false;
+	if (!await(x, id, error))
+		return false;
+	retire(x);
+	return true;
+}
+
+static bool exec_loads(struct backend *b, const struct gate *gate, uint32_t *tokens, GError **error)
+{
+	const struct issue *issue = &exec_of(b)->issue;
+	return exec_wait(b, gate->counts, error) && issue->loads(issue->user, gate, tokens, error);
+}
+
+/* ---- life ---- */
+
+static void exec_free(struct backend *b)
+{
+	struct exec *x = exec_of(b);
+	const int nodes = machine_nodes(x->m);
+	g_mutex_lock(&x->lock);
+	x->stopping = true;
+	g_cond_broadcast(&x->changed);
+	g_mutex_unlock(&x->lock);
+	for (int i = 0; i < x->m->gpus; i++)
+		worker_free(x->launcher[i]);
+	for (int i = 0; i < nodes * NODE_STREAMS; i++)
+		worker_free(x->node[i]);
+	for (int i = 0; i < x->m->gpus * GPU_STREAMS; i++)
+		if (x->stream[i])
+			device_stream_free(x->stream[i]);
+	for (; x->first < b->n_launched; x->first++) {
+		group_unref((*place(x, x->first))->group);
+		record_free(x, *place(x, x->first));
+	}
+	spans_clear(x);
+	for (int i = 0; i < x->m->gpus; i++)
+		g_ptr_array_unref(x->spare[i]);
+	g_hash_table_unref(x->open_groups);
+	g_array_unref(x->unfolding);
+	g_clear_error(&x->error);
+	g_mutex_clear(&x->lock);
+	g_cond_clear(&x->changed);
+	g_free(x->launcher);
+	g_free(x->node);
+	g_free(x->stream);
+	g_free(x->spare);
+	g_free(x->last);
+	g_free(x->live);
+	g_free(x);
+}
+
+static const struct backend_impl exec_impl = {
+    .name = "exec",
+    .launch = exec_launch,
+    .wait = exec_wait,
+    .loads = exec_loads,
+    .free = exec_free,
+};
+
+static void event_free(gpointer event)
+{
+	device_event_free(event);
+}
+
+static bool streams_new(struct exec *x, GError **error)
+{
+	for (int i = 0; i < x->n_streams; i++) {
+		g_autofree char *name = stream_name(x->m, (stream_id)i);
+		const int node_stream = i - x->m->gpus * GPU_STREAMS;
+		if (node_stream >= 0)
+			x->node[node_stream] = worker_new(name);
+		else if (!(x->stream[i] = device_stream_new(x->devices[i / GPU_STREAMS], name, error)))
+			return false;
+	}
+	return true;
+}
+
+struct backend *exec_new_issuing(struct device **devices, int count, const struct issue *issue, const struct machine *m, GError **error)
+{
+	struct exec *x = g_new0(struct exec, 1);
+	g_assert(count == m->gpus);
+	x->base.impl = &exec_impl;
+	x->m = m;
+	x->issue = *issue;
+	x->devices = devices;
+	x->n_streams = stream_count(m);
+	x->launcher = g_new0(struct worker *, count);
+	x->stream = g_new0(struct device_stream *, count * GPU_STREAMS);
+	x->node = g_new0(struct worker *, machine_nodes(m) * NODE_STREAMS);
+	x->spare = g_new0(GPtrArray *, count);
+	x->last = g_new(stage_id, x->n_streams);
+	for (int i = 0; i < x->n_streams; i++)
+		x->last[i] = STAGE_NONE;
+	x->ring = 1024;
+	x->live = g_new0(struct record *, x->ring);
+	x->open_groups = g_hash_table_new(NULL, NULL);
+	x->unfolding = g_array_new(FALSE, FALSE, sizeof(stage_id));
+	spans_init(x);
+	g_mutex_init(&x->lock);
+	g_cond_init(&x->changed);
+	for (int i = 0; i < count; i++) {
+		g_autofree char *name = g_strdup_printf("gpu%d host", i);
+		x->spare[i] = g_ptr_array_new_with_free_func(event_free);
+		x->launcher[i] = worker_new(name);
+	}
+	if (!streams_new(x, error)) {
+		exec_free(&x->base);
+		return NULL;
+	}
+	return &x->base;
+}

@@ -1,0 +1,115 @@
+/* What the threads of the executor do with a stage: the launcher of a GPU queues it on its stream between two events, behind those of its
+ * predecessors; the worker of a node's stream waits, works and signals.
+ *
+ * An event can be waited for only when it has been queued, and launchers do not keep step, so each first waits until the predecessor has been issued
+ * by its own. A launcher issues in launch order: the earliest stage that is not issued can always be, and nothing hangs.
+ *
+ * A group is issued when its last member was launched, by all members or, after an error or when the backend is freed, by none: the first member to
+ * come decides for all, because a collective that some skip never ends for the others. */
+#include "world.h"
+
+/* The first error of any thread stays; the devices let everyone go on who waits for what will not come. Takes the error. */
+void exec_fail(struct exec *x, GError *error)
+{
+	g_mutex_lock(&x->lock);
+	const bool first = !x->error;
+	if (first)
+		x->error = g_error_copy(error);
+	g_cond_broadcast(&x->changed);
+	g_mutex_unlock(&x->lock);
+	if (first)
+		device_fail(x->devices[0], error);
+	g_error_free(error);
+}
+
+bool exec_failed(struct exec *x, GError **error)
+{
+	g_mutex_lock(&x->lock);
+	const bool has = x->error != NULL;
+	if (has && error)
+		*error = g_error_copy(x->error);
+	g_mutex_unlock(&x->lock);
+	return has;
+}
+
+void launcher_wait_issued(struct exec *x, const struct record *r)
+{
+	g_mutex_lock(&x->lock);
+	while (!r->issued)
+		g_cond_wait(&x->changed, &x->lock);
+	g_mutex_unlock(&x->lock);
+}
+
+/* Afterwards the record may be retired at any moment. */
+static void set_issued(struct exec *x, struct record *r)
+{
+	g_mutex_lock(&x->lock);
+	r->issued = true;
+	g_cond_broadcast(&x->changed);
+	g_mutex_unlock(&x->lock);
+}
+
+static bool may_run(struct exec *x, struct group *g)
+{
+	g_mutex_lock(&x->lock);
+	while (g && g->launched < g->size && !x->error && !x->stopping)
+		g_cond_wait(&x->changed, &x->lock);
+	bool run = !x->error && !x->stopping;
+	if (g && g->verdict == OPEN)
+		g->verdict = run ? RUN : SKIP;
+	if (g)
+		run = g->verdict == RUN;
+	g_mutex_unlock(&x->lock);
+	return run;
+}
+
+static void issue(struct exec *x, const struct record *r, struct device_stream *stream)
+{
+	GError *error = NULL;
+	if (x->issue.stage(x->issue.user, &r->stage, stream, &error))
+		return;
+	g_autofree char *name = stream_name(x->m, r->stage.stream);
+	g_prefix_error(&error, "stage %u (%s %s of layer %d on %s): ", r->stage.id, stage_pass_name(r->stage.pass), stage_kind_name(r->stage.kind),
+	               r->stage.layer, name);
+	exec_fail(x, error);
+}
+
+void launcher_run(void *args)
+{
+	const struct errand *errand = args;
+	struct exec *x = errand->x;
+	struct record *r = errand->r;
+	struct device_stream *stream = x->stream[r->stage.stream];
+	const bool run = may_run(x, r->group);
+	for (int i = 0; i < r->n_after; i++)
+		launcher_wait_issued(x, r->after[i]);
+	r->launch_ns = exec_now_ns();
+	for (int i = 0; i < r->n_after; i++) {
+		device_stream_wait(stream, r->after[i]->end);
+		g_atomic_int_add(&r->after[i]->users, -1);
+	}
+	device_event_record(stream, r->start);
+	if (run)
+		issue(x, r, stream);
+	device_event_record(stream, r->end);
+	r->launch_end_ns = exec_now_ns();
+	set_issued(x, r);
+}
+
+void node_run(void *args)
+{
+	const struct errand *errand = args;
+	struct exec *x = errand->x;
+	struct record *r = errand->r;
+	for (int i = 0; i < r->n_after; i++) {
+		GError *error = NULL;
+		launcher_wait_issued(x, r->after[i]);
+		if (!device_event_wait(r->after[i]->end, &error))
+			exec_fail(x, error);
+		g_atomic_int_add(&r->after[i]->users, -1);
+	}
+	r->start_ns = exec_now_ns();
+	if (may_run(x, NULL))
+		issue(x, r, NULL);
+	device_event_signal(r->end);
+}

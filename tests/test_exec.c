@@ -1,0 +1,404 @@
+/* The executor: the backend's promises and its errors with a stand-in for the engine whose stages only take time, and the same stages as the
+ * simulator. */
+#include "contract.h"
+#include "exec/host.h"
+#include "exec/world.h"
+#include "model/error.h"
+#include "steps.h"
+
+#include <string.h>
+
+/* Devices and what their stages do: sleep, meet their group, or fail. */
+struct bench {
+	struct device *device[8];
+	struct device_group *group;
+	const struct machine *m;
+	const struct routing *routing;
+	struct backend *b;
+	struct trace *trace;
+	stage_id failing; /* STAGE_NONE: none */
+	nsec_t (*sleep_ns)(const struct stage *stage);
+	GMutex lock;
+	GArray *issued; /* struct stage, in the order of issue */
+};
+
+static void sleep_op(struct device_stream *s, const void *args)
+{
+	g_usleep((gulong)(*(const nsec_t *)args / NSEC_PER_USEC));
+}
+
+static bool bench_stage(void *user, const struct stage *stage, struct device_stream *stream, GError **error)
+{
+	struct bench *bench = user;
+	const nsec_t ns = bench->sleep_ns ? bench->sleep_ns(stage) : 0;
+	g_mutex_lock(&bench->lock);
+	g_array_append_vals(bench->issued, stage, 1);
+	g_mutex_unlock(&bench->lock);
+	if (stage->id == bench->failing) {
+		g_set_error(error, ESMOE_ERROR, ESMOE_ERROR_DEVICE, "the disk is full");
+		return false;
+	}
+	if (stream && stage->group)
+		group_meet(stream, bench->group, stage->rank);
+	if (stream && ns)
+		host_push(stream, sleep_op, &ns, sizeof ns);
+	else if (ns)
+		g_usleep((gulong)(ns / NSEC_PER_USEC));
+	return true;
+}
+
+static bool bench_loads(void *user, const struct gate *gate, uint32_t *tokens, GError **error)
+{
+	const struct bench *bench = user;
+	return routing_loads(bench->routing, gate->step, gate->microbatch, gate->layer, bench->m->gpus, gate->experts, gate->top_k,
+	                     gate->tokens_per_gpu, tokens, error);
+}
+
+static struct bench *bench_new(const struct machine *m, const struct routing *routing, nsec_t (*sleep_ns)(const struct stage *))
+{
+	g_autoptr(GError) error = NULL;
+	struct bench *bench = g_new0(struct bench, 1);
+	const struct issue issue = {bench, bench_stage, bench_loads};
+	bench->m = m;
+	bench->routing = routing;
+	bench->sleep_ns = sleep_ns;
+	bench->failing = STAGE_NONE;
+	bench->trace = trace_new();
+	bench->issued = g_array_new(FALSE, FALSE, sizeof(struct stage));
+	g_mutex_init(&bench->lock);
+	cr_assert_leq(m->gpus, (int)G_N_ELEMENTS(bench->device));
+	cr_assert(device_open("host", m->gpus, 4096, bench->device, &bench->group, &error), "%s", error ? error->message : "");
+	bench->b = exec_new_issuing(bench->device, m->gpus, &issue, m, &error);
+	cr_assert(bench->b, "%s", error ? error->message : "");
+	return bench;
+}
+
+/* `b` is NULL when someone else has freed the backend. */
+static void bench_free(struct bench *bench)
+{
+	backend_free(bench->b);
+	device_close(bench->device, bench->m->gpus, bench->group);
+	trace_free(bench->trace);
+	g_array_unref(bench->issued);
+	g_mutex_clear(&bench->lock);
+	g_free(bench);
+}
+AUTOPTR(bench)
+
+static stage_id add(struct bench *bench, int gpu, enum gpu_stream stream, nsec_t cost_ns, stage_id a, stage_id b)
+{
+	static const uint8_t kinds[] = {STAGE_EXPERT, STAGE_UPLOAD, STAGE_DOWNLOAD, STAGE_ALL_TO_ALL};
+	g_autoptr(GError) error = NULL;
+	struct stage stage = {
+	    .id = bench->b->n_launched, .kind = kinds[stream], .rank = gpu, .expert = -1, .stream = stream_of_gpu(gpu, stream), .cost_ns = cost_ns};
+	if (a != STAGE_NONE)
+		stage.preds[stage.n_preds++] = a;
+	if (b != STAGE_NONE)
+		stage.preds[stage.n_preds++] = b;
+	cr_assert(backend_launch(bench->b, &stage, &error), "%s", error ? error->message : "");
+	return stage.id;
+}
+
+static bool try_add_on_node(struct bench *bench, enum node_stream stream, nsec_t cost_ns, stage_id a, GError **error)
+{
+	static const uint8_t kinds[] = {STAGE_ADAM, STAGE_SSD_READ, STAGE_SSD_WRITE};
+	struct stage stage = {
+	    .id = bench->b->n_launched, .kind = kinds[stream], .expert = -1, .stream = stream_of_node(bench->m, 0, stream), .cost_ns = cost_ns};
+	if (a != STAGE_NONE)
+		stage.preds[stage.n_preds++] = a;
+	return backend_launch(bench->b, &stage, error);
+}
+
+static stage_id add_on_node(struct bench *bench, enum node_stream stream, nsec_t cost_ns, stage_id a)
+{
+	g_autoptr(GError) error = NULL;
+	cr_assert(try_add_on_node(bench, stream, cost_ns, a, &error), "%s", error ? error->message : "");
+	return bench->b->n_launched - 1;
+}
+
+static stage_id add_member(struct bench *bench, int gpu, uint32_t group, uint32_t size)
+{
+	g_autoptr(GError) error = NULL;
+	const struct stage stage = {.id = bench->b->n_launched,
+	                            .kind = STAGE_ALL_TO_ALL,
+	                            .rank = gpu,
+	                            .expert = -1,
+	                            .group = group,
+	                            .group_size = size,
+	                            .stream = stream_of_gpu(gpu, STREAM_COLLECTIVE)};
+	cr_assert(backend_launch(bench->b, &stage, &error), "%s", error ? error->message : "");
+	return stage.id;
+}
+
+static void await(struct bench *bench, stage_id id)
+{
+	g_autoptr(GError) error = NULL;
+	cr_assert(backend_wait(bench->b, id, &error), "%s", error ? error->message : "");
+}
+
+static const struct span *span_of(struct bench *bench, stage_id id)
+{
+	exec_trace(bench->b, bench->trace);
+	const uint32_t i = trace_find(bench->trace, id);
+	cr_assert_neq(i, STAGE_NONE);
+	return &g_array_index(bench->trace->spans, struct span, i);
+}
+
+static nsec_t as_it_says(const struct stage *stage)
+{
+	return stage->cost_ns;
+}
+
+/* ---- the contract ---- */
+
+static nsec_t a_tenth(const struct stage *stage)
+{
+	return stage->cost_ns / 10;
+}
+
+static GPtrArray *benches;
+
+static struct backend *bench_make(const struct ground *ground)
+{
+	struct bench *bench = bench_new(&ground->machine, ground->routing, a_tenth);
+	g_ptr_array_add(benches, bench);
+	return bench->b;
+}
+
+static void bench_times(struct backend *b, stage_id id, nsec_t *start_ns, nsec_t *end_ns)
+{
+	guint i = benches->len;
+	while (((struct bench *)benches->pdata[--i])->b != b) /* the latest: addresses come again */
+		;
+	const struct span *span = span_of(benches->pdata[i], id);
+	*start_ns = span->start_ns;
+	*end_ns = span->end_ns;
+}
+
+Test(exec, keeps_the_contract)
+{
+	struct ground ground;
+	benches = g_ptr_array_new();
+	ground_init(&ground);
+	contract_check(&(struct world){"exec", bench_make, bench_times, .real_time = true});
+	for (guint i = 0; i < benches->len; i++) {
+		struct bench *bench = benches->pdata[i];
+		bench->b = NULL;
+		bench->m = &ground.machine;
+		bench_free(bench);
+	}
+	g_ptr_array_unref(benches);
+	ground_clear(&ground);
+}
+
+/* ---- times ---- */
+
+Test(exec, streams_run_side_by_side_and_stages_take_their_time)
+{
+	const struct machine m = {.gpus = 2, .gpus_per_node = 2};
+	g_autoptr(bench) bench = bench_new(&m, NULL, as_it_says);
+	const stage_id up = add(bench, 0, STREAM_UPLOAD, 40000000, STAGE_NONE, STAGE_NONE);
+	const stage_id compute = add(bench, 1, STREAM_COMPUTE, 40000000, STAGE_NONE, STAGE_NONE);
+	const stage_id adam = add_on_node(bench, STREAM_OPTIMIZER, 40000000, STAGE_NONE);
+	const stage_id down = add(bench, 0, STREAM_DOWNLOAD, 10000000, up, adam);
+	await(bench, down);
+	for (stage_id id = up; id <= adam; id++) {
+		cr_assert_geq(span_of(bench, id)->end_ns - span_of(bench, id)->start_ns, 40000000);
+		cr_assert_lt(span_of(bench, id)->start_ns, span_of(bench, up)->end_ns, "stage %u waited for another stream", id);
+		cr_assert_geq(span_of(bench, down)->start_ns, id == compute ? 0 : span_of(bench, id)->end_ns);
+	}
+	cr_assert_geq(span_of(bench, up)->launch_ns, 0);
+	cr_assert_leq(span_of(bench, up)->launch_ns, span_of(bench, up)->launch_end_ns);
+}
+
+/* GPU 1 comes 20 ms late. */
+Test(exec, a_collective_starts_for_all_when_the_last_has_come)
+{
+	const struct machine m = {.gpus = 2, .gpus_per_node = 2};
+	g_autoptr(bench) bench = bench_new(&m, NULL, as_it_says);
+	add(bench, 1, STREAM_COLLECTIVE, 20000000, STAGE_NONE, STAGE_NONE);
+	const stage_id a = add_member(bench, 0, 7, 2), b = add_member(bench, 1, 7, 2);
+	await(bench, a);
+	cr_assert_eq(span_of(bench, a)->start_ns, span_of(bench, b)->start_ns);
+	cr_assert_geq(span_of(bench, a)->start_ns, 20000000);
+	cr_assert_geq(span_of(bench, a)->end_ns, span_of(bench, a)->start_ns);
+}
+
+Test(exec, steps_end_with_their_last_stage_over_several_traces)
+{
+	const struct machine m = {.gpus = 1, .gpus_per_node = 1};
+	g_autoptr(bench) bench = bench_new(&m, NULL, NULL);
+	g_autoptr(GError) error = NULL;
+	for (stage_id id = 0; id < 9; id++) { /* three a step, a trace after every second one */
+		const struct stage stage = {.id = id, .step_parity = id / 3 & 1};
+		cr_assert(backend_launch(bench->b, &stage, &error));
+		if (id % 2)
+			exec_trace(bench->b, bench->trace);
+	}
+	exec_trace(bench->b, bench->trace);
+	cr_assert_eq(bench->trace->spans->len, 9);
+	cr_assert_eq(bench->trace->step_end_ns->len, 3);
+	for (guint i = 0; i < 3; i++)
+		cr_assert_eq(g_array_index(bench->trace->step_end_ns, nsec_t, i), span_of(bench, i * 3 + 2)->end_ns);
+}
+
+/* Waits at every hundredth stage only; stage 0 is named by all. */
+Test(exec, events_go_round_however_many_stages)
+{
+	const struct machine m = {.gpus = 2, .gpus_per_node = 2};
+	g_autoptr(bench) bench = bench_new(&m, NULL, NULL);
+	const struct exec *x = exec_of(bench->b);
+	stage_id last = add(bench, 0, STREAM_COMPUTE, 0, STAGE_NONE, STAGE_NONE);
+	for (int i = 1; i < 20000; i++) {
+		last = i % 5 ? add(bench, i % 2, (enum gpu_stream)(i % GPU_STREAMS), 0, last, 0) : add_on_node(bench, i % NODE_STREAMS, 0, last);
+		if (i % 100 == 0)
+			await(bench, last);
+	}
+	exec_trace(bench->b, bench->trace);
+	cr_assert_eq(bench->trace->spans->len, 20000);
+	cr_assert_leq(x->spare[0]->len + x->spare[1]->len, 2 * 101 + 2);
+	for (stage_id id = 0; id < 20000; id++)
+		cr_assert_eq(g_array_index(bench->trace->spans, struct span, id).id, id);
+}
+
+/* 5000 stages under way at once. */
+Test(exec, stages_may_be_launched_far_ahead)
+{
+	const struct machine m = {.gpus = 1, .gpus_per_node = 1};
+	g_autoptr(bench) bench = bench_new(&m, NULL, as_it_says);
+	stage_id last = add_on_node(bench, STREAM_OPTIMIZER, 50000000, STAGE_NONE);
+	for (int i = 0; i < 5000; i++)
+		last = add(bench, 0, i % 2 ? STREAM_UPLOAD : STREAM_COMPUTE, 0, last, 0);
+	await(bench, last);
+	cr_assert_geq(span_of(bench, 1)->start_ns, 50000000);
+	cr_assert_geq(span_of(bench, last)->start_ns, span_of(bench, last - 1)->end_ns);
+}
+
+/* ---- errors ---- */
+
+/* Nodes, streams and launchers have work before, on and behind the failing stage; the error is told again by whatever is called. */
+Test(exec, the_first_error_names_its_stage_and_nobody_hangs)
+{
+	const struct machine m = {.gpus = 2, .gpus_per_node = 2};
+	g_autoptr(bench) bench = bench_new(&m, NULL, as_it_says);
+	g_autoptr(GError) error = NULL, again = NULL;
+	bench->failing = 2;
+	const stage_id up = add(bench, 0, STREAM_UPLOAD, 1000000, STAGE_NONE, STAGE_NONE);
+	const stage_id compute = add(bench, 1, STREAM_COMPUTE, 1000000, up, STAGE_NONE);
+	cr_assert(try_add_on_node(bench, STREAM_SSD_WRITE, 0, compute, &error));
+	cr_assert(!backend_wait(bench->b, 2, &error));
+	cr_assert(g_error_matches(error, ESMOE_ERROR, ESMOE_ERROR_DEVICE));
+	cr_assert_str_eq(error->message, "stage 2 (forward ssd_write of layer 0 on node0 ssd write): the disk is full");
+	cr_assert(bench->b->failed);
+	bench->b->failed = false; /* what the wrappers forbid: the backend itself must stay with its error */
+	cr_assert(!try_add_on_node(bench, STREAM_OPTIMIZER, 0, compute, &again));
+	cr_assert_str_eq(again->message, error->message);
+}
+
+Test(exec, an_error_in_one_member_lets_the_others_out_of_their_collective)
+{
+	const struct machine m = {.gpus = 3, .gpus_per_node = 3};
+	for (stage_id failing = 0; failing < 6; failing++) {
+		g_autoptr(bench) bench = bench_new(&m, NULL, NULL);
+		g_autoptr(GError) error = NULL;
+		bool well = true;
+		bench->failing = failing;
+		for (int i = 0; i < 30 && well; i++) {
+			const struct stage stage = {.id = bench->b->n_launched,
+			                            .kind = STAGE_ALL_TO_ALL,
+			                            .rank = i % 3,
+			                            .group = (uint32_t)i / 3 + 1,
+			                            .group_size = 3,
+			                            .stream = stream_of_gpu(i % 3, STREAM_COLLECTIVE)};
+			well = backend_launch(bench->b, &stage, &error);
+		}
+		cr_assert(!(well && backend_wait(bench->b, 29, &error)));
+		cr_assert(strstr(error->message, "the disk is full"), "%s", error->message);
+	}
+}
+
+Test(exec, waiting_behind_a_group_that_misses_members_is_an_error)
+{
+	const struct machine m = {.gpus = 2, .gpus_per_node = 2};
+	g_autoptr(bench) bench = bench_new(&m, NULL, NULL);
+	g_autoptr(GError) error = NULL;
+	const stage_id before = add(bench, 0, STREAM_COMPUTE, 0, STAGE_NONE, STAGE_NONE), member = add_member(bench, 0, 3, 2);
+	const stage_id behind = add(bench, 0, STREAM_COMPUTE, 0, member, STAGE_NONE);
+	await(bench, before);
+	cr_assert(!backend_wait(bench->b, behind, &error));
+	cr_assert(g_error_matches(error, ESMOE_ERROR, ESMOE_ERROR_INPUT));
+	cr_assert_str_eq(error->message, "the schedule is stuck: stage 1 waits for its group 3 (2 members, 1 launched)");
+}
+
+/* ---- the same schedule as the simulator's ---- */
+
+static bool same_stage(const struct stage *a, const struct stage *b)
+{
+	return a->id == b->id && a->kind == b->kind && a->pass == b->pass && a->step_parity == b->step_parity && a->layer == b->layer &&
+	       a->microbatch == b->microbatch && a->expert == b->expert && a->slot == b->slot && a->part == b->part && a->rank == b->rank &&
+	       a->stream == b->stream && a->group == b->group && a->group_size == b->group_size && a->profile == b->profile &&
+	       a->tokens == b->tokens && a->n_kernels == b->n_kernels && a->bytes == b->bytes && a->cost_ns == b->cost_ns &&
+	       a->n_preds == b->n_preds && memcmp(a->preds, b->preds, sizeof a->preds[0] * a->n_preds) == 0;
+}
+
+static bool same_span(const struct span *a, const struct span *b)
+{
+	return a->id == b->id && a->kind == b->kind && a->pass == b->pass && a->step == b->step && a->layer == b->layer &&
+	       a->microbatch == b->microbatch && a->expert == b->expert && a->rank == b->rank && a->stream == b->stream && a->tokens == b->tokens &&
+	       a->bytes == b->bytes && a->n_preds == b->n_preds && memcmp(a->preds, b->preds, sizeof a->preds[0] * a->n_preds) == 0;
+}
+
+/* What was issued, against the do-nothing backend's record; a launcher and a node's worker each issue in launch order. */
+static void check_issued(const struct bench *bench, const GArray *recorded)
+{
+	g_autofree stage_id *last = g_new0(stage_id, bench->m->gpus + stream_count(bench->m));
+	g_autofree bool *seen = g_new0(bool, recorded->len);
+	cr_assert_eq(bench->issued->len, recorded->len);
+	for (guint i = 0; i < bench->issued->len; i++) {
+		const struct stage *stage = &g_array_index(bench->issued, struct stage, i);
+		const bool gpu = stage->stream < (stream_id)bench->m->gpus * GPU_STREAMS;
+		stage_id *before = &last[gpu ? stage->rank : bench->m->gpus + (int)stage->stream];
+		cr_assert(stage->id < recorded->len && !seen[stage->id], "stage %u is issued twice", stage->id);
+		cr_assert_geq(stage->id, *before);
+		cr_assert(same_stage(stage, &g_array_index(recorded, struct stage, stage->id)), "stage %u is another", stage->id);
+		seen[ *before = stage->id] = true;
+	}
+}
+
+static void check_same(const char *policy, int microbatches, const char *const *set)
+{
+	struct steps t;
+	const struct scenario_options o = {.model = ROUND_NETWORK,
+	                                   .machine = ROUND_MACHINE,
+	                                   .policy = policy,
+	                                   .routing = "zipf:1",
+	                                   .seed = 3,
+	                                   .microbatches = microbatches,
+	                                   .set = set};
+	g_autoptr(trace) simulated = trace_new();
+	steps_simulate(&t, &o, 3, &(struct sim_options){0});
+	sim_trace(t.b, false, simulated);
+	struct schedule *schedule = schedule_made(t.s);
+	struct bench *bench = bench_new(t.s->machine, t.s->routing, NULL);
+	steps_run(schedule, bench->b, 3, NULL);
+	exec_trace(bench->b, bench->trace);
+	check_issued(bench, t.stages);
+	cr_assert_eq(bench->trace->spans->len, simulated->spans->len);
+	cr_assert_eq(bench->trace->step_end_ns->len, simulated->step_end_ns->len);
+	for (guint i = 0; i < simulated->spans->len; i++)
+		cr_assert(same_span(&g_array_index(bench->trace->spans, struct span, i), &g_array_index(simulated->spans, struct span, i)),
+		          "span %u is another", i);
+	bench_free(bench);
+	schedule_free(schedule);
+	steps_clear(&t);
+}
+
+#define SHAPE "machine.gpus=2", "network.experts=6", "network.layers=3"
+
+Test(exec, runs_the_stages_that_the_simulator_runs)
+{
+	check_same("es-moe", 1, SETS(SHAPE, "policy.expert_home=dram"));
+	check_same("es-moe", 2, SETS(SHAPE, "network.sequences=2", "policy.expert_home=ssd"));
+	check_same("static", 1, SETS(SHAPE));
+	check_same("fairseq", 2, SETS(SHAPE, "network.sequences=2"));
+}
