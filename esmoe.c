@@ -26,7 +26,7 @@ static const struct command commands[] = {
     {"compare", cmd_compare, "several policies side by side"},
     {"sweep", cmd_sweep, "a what-if grid over GPUs and experts, to a CSV"},
     {"trace", cmd_trace, "info, convert, diff and critical path of trace files"},
-    {"plot", cmd_plot, "timeline, throughput, breakdown and memory figures"},
+    {"plot", cmd_plot, "timeline, throughput, breakdown, memory and learning figures"},
 };
 
 /* fprintf errors are sticky in the stream, so one look at the very end sees a full disk, also after GOption has printed a --help and called exit. */

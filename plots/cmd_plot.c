@@ -1,5 +1,6 @@
 /* `esmoe plot FIGURE -o FILE INPUT...`: a table of figures, each with its own options, its help and what it makes of its inputs. */
 #include "breakdown.h"
+#include "losses.h"
 #include "memory.h"
 #include "model/command.h"
 #include "model/error.h"
@@ -286,6 +287,29 @@ static bool memory_run(const struct request *r, GError **error)
 	return ok;
 }
 
+static void losses_offer(struct request *r, GOptionContext *context) {}
+
+/* A run is named after its folder. */
+static bool losses_run(const struct request *r, GError **error)
+{
+	g_autoptr(GPtrArray) files = g_ptr_array_new_with_free_func(csv_free_element), names = g_ptr_array_new_with_free_func(g_free);
+	g_autofree struct losses_input *runs = g_new(struct losses_input, r->n_inputs);
+
+	for (int i = 0; i < r->n_inputs; i++) {
+		bool folder = g_file_test(r->inputs[i], G_FILE_TEST_IS_DIR);
+		g_autofree char *path = folder ? g_build_filename(r->inputs[i], "losses.csv", NULL) : g_strdup(r->inputs[i]);
+		g_autofree char *parent = g_path_get_dirname(path);
+		struct csv *csv = csv_read(path, error);
+
+		if (!csv)
+			return false;
+		g_ptr_array_add(files, csv);
+		g_ptr_array_add(names, g_path_get_basename(parent));
+		runs[i] = (struct losses_input){.name = g_ptr_array_index(names, (guint)i), .csv = csv};
+	}
+	return plot_losses(runs, r->n_inputs, r->out, error);
+}
+
 static const struct figure_command figures[] = {
     {"timeline", "when each stream did what, zoomed to one MoE layer", "TRACE...",
      "TRACE is the files of one trace, their common prefix, or their folder.\n\nExample:\n  esmoe plot timeline --layer 12 -o timeline.png out/trace",
@@ -300,6 +324,9 @@ static const struct figure_command figures[] = {
     {"memory", "bytes per tier against its capacity", "INPUT...",
      "INPUT is a trace, or a CSV file of tier,class,bytes,room.\n\nExample:\n  esmoe plot memory -o memory.png out/es-moe out/tutel", memory_offer,
      memory_run},
+    {"losses", "the loss of runs over their steps", "RUN...",
+     "RUN is the folder that `esmoe run --trace` wrote, or its losses.csv.\n\nExample:\n  esmoe plot losses -o losses.png out/es-moe out/static",
+     losses_offer, losses_run},
 };
 
 static bool figure_run(const struct figure_command *figure, int argc, char **argv, GError **error)
@@ -350,7 +377,7 @@ bool cmd_plot(int argc, char **argv, GError **error)
 	const char *names[G_N_ELEMENTS(figures) + 1] = {NULL}, *near;
 
 	if (argc < 2)
-		return usage(error, "plot: which figure? timeline, throughput, breakdown or memory");
+		return usage(error, "plot: which figure? timeline, throughput, breakdown, memory or losses");
 	if (!strcmp(argv[1], "--help") || !strcmp(argv[1], "-h")) {
 		print_help();
 		return true;
@@ -361,6 +388,7 @@ bool cmd_plot(int argc, char **argv, GError **error)
 			return figure_run(&figures[i], argc - 1, argv + 1, error);
 	}
 	near = nearest_word(argv[1], names);
-	return usage(error, near ? "plot: no figure '%s'; did you mean %s?" : "plot: no figure '%s': timeline, throughput, breakdown or memory",
+	return usage(error,
+	             near ? "plot: no figure '%s'; did you mean %s?" : "plot: no figure '%s': timeline, throughput, breakdown, memory or losses",
 	             argv[1], near);
 }
