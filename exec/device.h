@@ -57,7 +57,7 @@ void device_stream_free(struct device_stream *s); /* after it has drained */
 
 /* Events are reused: each record or signal makes a new occurrence, a wait is for the latest one recorded before the wait was queued. */
 struct device_event *device_event_new(struct device *d);
-void device_event_free(struct device_event *e);
+void device_event_free(struct device_event *e);                            /* after the streams that record it or wait for it */
 void device_event_record(struct device_stream *s, struct device_event *e); /* when the stream gets here */
 void device_stream_wait(struct device_stream *s, struct device_event *e);  /* the stream goes on when it has happened */
 /* Events that a host thread signals (optimizer workers, SSD): reset before the waits are queued, then signalled once. */

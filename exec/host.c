@@ -138,14 +138,14 @@ bool device_check(struct device *d, GError **error)
 
 void *device_alloc(struct device *d, size_t bytes, const char *what, GError **error)
 {
-	uint64_t room = d->arena_bytes - d->used_bytes, need = (MAX(bytes, 1) + HOST_ALIGNMENT - 1) / HOST_ALIGNMENT * HOST_ALIGNMENT;
-	if (need > room) {
+	uint64_t room = d->arena_bytes - d->used_bytes, rest = bytes % HOST_ALIGNMENT;
+	if (bytes > room) {
 		g_set_error(error, ESMOE_ERROR, ESMOE_ERROR_FIT, "hbm: %s needs %.6f GiB, but %.6f GiB of the arena's %.6f GiB are left", what,
 		            (double)bytes / GIB, (double)room / GIB, (double)d->arena_bytes / GIB);
 		return NULL;
 	}
 	void *p = d->arena + d->used_bytes;
-	d->used_bytes += need;
+	d->used_bytes += MIN(room, bytes + (rest || !bytes ? HOST_ALIGNMENT - rest : 0));
 	return p;
 }
 
