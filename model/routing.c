@@ -28,8 +28,9 @@ struct place {
 struct routing {
 	bool (*fill)(const struct routing *r, struct place at, struct shape s, uint32_t *tokens, GError **error);
 	uint64_t seed;
-	double skew, drift;  /* zipf */
-	struct loads *loads; /* file */
+	double skew, drift;   /* zipf */
+	struct loads *loads;  /* file */
+	int replayed, offset; /* file: its micro-batches a step, 0: the same in every step; and the step it begins with */
 };
 
 enum purpose { ORDER, SWAP, ROUNDING, TOKEN }; /* keeps the random numbers of different uses apart */
@@ -191,7 +192,8 @@ static bool file_fill(const struct routing *r, struct place at, struct shape s, 
 	const int n_rows = loads_gpus(r->loads);
 	const size_t n_experts = (size_t)s.experts;
 	g_autofree uint32_t *file = g_new(uint32_t, (size_t)n_rows * n_experts); /* (file's G, E) */
-	if (!loads_layer(r->loads, at.microbatch, at.layer, s.experts, file, error))
+	int microbatch = at.microbatch + (at.step + r->offset) * r->replayed;
+	if (!loads_layer(r->loads, microbatch, at.layer, s.experts, file, error))
 		return false;
 	g_autofree int *order = g_new(int, n_experts);
 	g_autofree double *weight = g_new0(double, n_experts);
@@ -301,6 +303,13 @@ void routing_free(struct routing *r)
 		return;
 	loads_free(r->loads);
 	g_free(r);
+}
+
+void routing_replay(struct routing *r, int microbatches, int offset)
+{
+	g_assert(microbatches > 0 && offset >= 0);
+	r->replayed = microbatches;
+	r->offset = offset;
 }
 
 bool routing_loads(const struct routing *r, int step, int microbatch, int layer, int gpus, int experts, int top_k, uint32_t tokens_per_gpu,

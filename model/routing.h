@@ -17,6 +17,10 @@ struct routing *routing_new(const char *spec, uint64_t seed, GError **error) G_G
 void routing_free(struct routing *routing);
 AUTOPTR(routing)
 
+/* From now on the rows of a CSV are of one step after another, `microbatches` each, beginning with the file's step `offset`: a recorded run's.
+ * Nothing for other rules. */
+void routing_replay(struct routing *r, int microbatches, int offset);
+
 /* Fills tokens (G, E) with counts: each row sums to exactly `tokens_per_gpu` * `top_k`, no entry past tokens_per_gpu. Pure function of the seed and
  * its arguments, whatever was asked before. Fails only when a CSV lacks the layer or has other experts. */
 bool routing_loads(const struct routing *r, int step, int microbatch, int layer, int gpus, int experts, int top_k, uint32_t tokens_per_gpu,

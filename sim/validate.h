@@ -1,0 +1,36 @@
+/* A recorded run simulated again: its own description, machine and loads, as many steps; then the two side by side. */
+#pragma once
+
+#include "model/schedule.h"
+#include "traces/trace.h"
+
+enum accuracy_of { ACCURACY_STEP, ACCURACY_STREAM, ACCURACY_STAGE };
+
+/* One figure of a step, in milliseconds: its whole time, the busy time of one stream, or the sum over the stages of one kind and pass. Medians over
+ * the steps; spread: half the distance of the quartiles over the median. A collective counts from when its last member came: waiting for each other
+ * is not its work. */
+struct accuracy {
+	enum accuracy_of of;
+	char *name; /* "step", "gpu0 compute", "expert backward" */
+	double measured_ms, measured_spread, predicted_ms, predicted_spread;
+};
+void accuracy_clear(void *accuracy);             /* for GArray */
+double accuracy_error(const struct accuracy *a); /* predicted over measured, minus 1; 0 of nothing */
+
+/* struct accuracy, in the order of the enum. Both traces have the same GPUs and steps. Owned by the caller. */
+GArray *accuracy_of_traces(const struct trace *measured, const struct trace *predicted);
+
+struct recorded {
+	struct scenario *scenario;
+	struct trace *trace;
+	int warmup; /* steps before the first recorded one that are worth simulating: 0 for a run recorded whole */
+	bool waits; /* the run waited for the end of each step before the next */
+};
+
+/* Reads the folder of a run: run.ini, the trace, and loads.csv; without the last (a simulated run) the description's own routing. ESMOE_ERROR_INPUT
+ * names the file. */
+bool recorded_read(const char *folder, struct recorded *out, GError **error) G_GNUC_WARN_UNUSED_RESULT;
+void recorded_clear(struct recorded *r);
+
+/* The recorded steps in virtual time. NULL on error. Owned by the caller. */
+struct trace *recorded_simulate(const struct recorded *r, GError **error) G_GNUC_WARN_UNUSED_RESULT;

@@ -1,0 +1,210 @@
+/* Validation: a simulated run recorded as a real one would be predicts itself; figures against sums by hand. */
+#include "model/error.h"
+#include "sim/validate.h"
+#include "traces/kineto.h"
+
+#include <criterion/criterion.h>
+#include <glib/gstdio.h>
+#include <math.h>
+#include <string.h>
+
+static struct scenario *scenario_of(const char *policy, int gpus)
+{
+	g_autoptr(GError) error = NULL;
+	const struct scenario_options o = {
+	    .model = "gpt-moe-s", .machine = "h200-x2", .policy = policy, .gpus = gpus, .experts = 8, .sequences = 4, .routing = "zipf:0.8:0.5"};
+	struct scenario *s = scenario_new(&o, &error);
+	cr_assert_not_null(s, "%s", error ? error->message : "");
+	return s;
+}
+
+static void write_text(const char *folder, const char *name, const char *text)
+{
+	g_autofree char *path = g_build_filename(folder, name, NULL);
+	cr_assert(g_file_set_contents(path, text, -1, NULL));
+}
+
+/* Loads as a run writes them: micro-batches count through. */
+static void write_loads(const char *folder, const struct scenario *s, int steps, int microbatches)
+{
+	g_autoptr(GString) out = g_string_new("microbatch,layer,gpu,expert,tokens\n");
+	int gpus = s->machine->gpus;
+	uint32_t per_gpu = (uint32_t)(s->sequences / microbatches * s->seq_len);
+	for (int i = 0; i < steps * microbatches; i++)
+		for (int layer = 0; layer < s->network->layers; layer++) {
+			const struct layer *l = &s->network->layer[layer];
+			g_autofree uint32_t *tokens = g_new0(uint32_t, gpus * MAX(1, l->experts));
+			if (l->experts)
+				cr_assert(routing_loads(s->routing, i / microbatches, i % microbatches, layer, gpus, l->experts, l->top_k, per_gpu,
+				                        tokens, NULL));
+			for (int t = 0; t < gpus * l->experts; t++)
+				g_string_append_printf(out, "%d,%d,%d,%d,%u\n", i, layer, t / l->experts, t % l->experts, tokens[t]);
+		}
+	write_text(folder, "loads.csv", out->str);
+}
+
+static struct trace *simulated(struct scenario *s, int steps, bool waits)
+{
+	g_autoptr(GError) error = NULL;
+	struct recorded r = {.scenario = s, .trace = trace_new(), .waits = waits};
+	nsec_t end = 0;
+	for (int i = 0; i < steps; i++)
+		g_array_append_val(r.trace->step_end_ns, end);
+	struct trace *trace = recorded_simulate(&r, &error);
+	cr_assert_not_null(trace, "%s", error ? error->message : "");
+	trace_free(r.trace);
+	return trace;
+}
+
+static char *recorded_folder(struct scenario *s, int steps, bool waits)
+{
+	g_autoptr(GError) error = NULL;
+	char *folder = g_dir_make_tmp("esmoe-validate-XXXXXX", NULL);
+	g_autofree char *ini = scenario_ini(s), *prefix = g_build_filename(folder, "trace", NULL);
+	g_autoptr(trace) trace = simulated(s, steps, waits);
+	write_text(folder, "run.ini", ini);
+	cr_assert(kineto_write(trace, prefix, false, &error), "%s", error ? error->message : "");
+	return folder;
+}
+
+static void remove_folder(char *folder)
+{
+	g_autoptr(GDir) dir = g_dir_open(folder, 0, NULL);
+	for (const char *name; (name = g_dir_read_name(dir));) {
+		g_autofree char *path = g_build_filename(folder, name, NULL);
+		g_unlink(path);
+	}
+	g_rmdir(folder);
+	g_free(folder);
+}
+
+static GArray *validated(const char *folder)
+{
+	g_autoptr(GError) error = NULL;
+	struct recorded r;
+	cr_assert(recorded_read(folder, &r, &error), "%s", error ? error->message : "");
+	g_autoptr(trace) predicted = recorded_simulate(&r, &error);
+	cr_assert_not_null(predicted, "%s", error ? error->message : "");
+	GArray *rows = accuracy_of_traces(r.trace, predicted);
+	recorded_clear(&r);
+	return rows;
+}
+
+static void predicts_itself(const char *policy, int gpus, bool with_loads)
+{
+	g_autoptr(scenario) s = scenario_of(policy, gpus);
+	enum { STEPS = 3 };
+	char *folder = recorded_folder(s, STEPS, with_loads);
+	if (with_loads) {
+		g_autoptr(schedule) schedule = schedule_new(s, NULL, NULL);
+		write_loads(folder, s, STEPS, schedule_microbatches(schedule));
+	}
+	g_autoptr(GArray) rows = validated(folder);
+	bool stage = false, stream = false;
+	cr_assert_str_eq(g_array_index(rows, struct accuracy, 0).name, "step");
+	for (guint i = 0; i < rows->len; i++) {
+		const struct accuracy *a = &g_array_index(rows, struct accuracy, i);
+		cr_assert_eq(accuracy_error(a), 0, "%s of %s on %d: %g, not %g", a->name, policy, gpus, a->predicted_ms, a->measured_ms);
+		cr_assert_gt(a->measured_ms, 0);
+		stage |= strcmp(a->name, "expert backward") == 0;
+		stream |= strcmp(a->name, "gpu0 compute") == 0;
+	}
+	cr_assert(stage && stream);
+	remove_folder(folder);
+}
+
+Test(validate, a_simulated_run_is_predicted_exactly)
+{
+	predicts_itself("static", 1, false);
+	predicts_itself("es-moe", 2, false);
+}
+
+Test(validate, from_its_own_loads_too)
+{
+	predicts_itself("es-moe", 2, true);
+	predicts_itself("static", 2, true);
+}
+
+Test(validate, other_loads_give_another_time)
+{
+	g_autoptr(scenario) s = scenario_of("static", 2);
+	char *folder = recorded_folder(s, 2, true);
+	g_autoptr(schedule) schedule = schedule_new(s, NULL, NULL);
+	routing_free(s->routing);
+	s->routing = routing_new("uniform", 0, NULL);
+	write_loads(folder, s, 2, schedule_microbatches(schedule));
+	g_autoptr(GArray) rows = validated(folder);
+	cr_assert_neq(accuracy_error(&g_array_index(rows, struct accuracy, 0)), 0);
+	remove_folder(folder);
+}
+
+static struct span span_by_hand(stage_id id, int kind, int rank, int step, enum gpu_stream stream, nsec_t start_ns, nsec_t end_ns)
+{
+	return (struct span){.id = id,
+	                     .kind = (uint8_t)kind,
+	                     .rank = rank,
+	                     .step = (uint16_t)step,
+	                     .expert = -1,
+	                     .stream = stream_of_gpu(rank, stream),
+	                     .start_ns = start_ns,
+	                     .end_ns = end_ns};
+}
+
+static struct trace *by_hand(const struct span *spans, guint n, const nsec_t *ends, guint steps)
+{
+	struct trace *t = trace_new();
+	t->gpus = t->gpus_per_node = 2;
+	g_array_append_vals(t->spans, spans, n);
+	g_array_append_vals(t->step_end_ns, ends, steps);
+	return t;
+}
+
+static const struct accuracy *row(const GArray *rows, const char *name)
+{
+	for (guint i = 0; i < rows->len; i++)
+		if (strcmp(g_array_index(rows, struct accuracy, i).name, name) == 0)
+			return &g_array_index(rows, struct accuracy, i);
+	cr_assert_fail("no row %s", name);
+	return NULL;
+}
+
+Test(validate, figures_are_medians_over_the_steps_and_collectives_do_not_count_waiting)
+{
+	const struct span measured[] = {
+	    span_by_hand(0, STAGE_MIXER, 0, 0, STREAM_COMPUTE, 0, 4000000),
+	    span_by_hand(1, STAGE_ALL_TO_ALL, 0, 0, STREAM_COLLECTIVE, 1000000, 9000000),
+	    span_by_hand(2, STAGE_ALL_TO_ALL, 1, 0, STREAM_COLLECTIVE, 7000000, 9000000),
+	    span_by_hand(3, STAGE_MIXER, 0, 1, STREAM_COMPUTE, 10000000, 12000000),
+	    span_by_hand(4, STAGE_MIXER, 0, 1, STREAM_COMPUTE, 12000000, 16000000),
+	    span_by_hand(5, STAGE_MIXER, 0, 2, STREAM_COMPUTE, 20000000, 25000000),
+	};
+	const nsec_t ends[] = {10000000, 20000000, 32000000};
+	struct span predicted[G_N_ELEMENTS(measured)];
+	memcpy(predicted, measured, sizeof predicted);
+	predicted[5].end_ns += 5000000;
+	g_autoptr(trace) a = by_hand(measured, G_N_ELEMENTS(measured), ends, 3), b = by_hand(predicted, G_N_ELEMENTS(predicted), ends, 3);
+	g_autoptr(GArray) rows = accuracy_of_traces(a, b);
+	cr_assert_eq(row(rows, "step")->measured_ms, 10);
+	cr_assert_float_eq(row(rows, "step")->measured_spread, (11 - 10) / 2.0 / 10, 1e-12);
+	cr_assert_eq(row(rows, "mixer forward")->measured_ms, 5);
+	cr_assert_eq(row(rows, "mixer forward")->predicted_ms, 6);
+	cr_assert_float_eq(accuracy_error(row(rows, "mixer forward")), 0.2, 1e-12);
+	/* of three steps only one exchanges: the median is nothing, so there is no such row */
+	for (guint i = 0; i < rows->len; i++)
+		cr_assert_str_neq(g_array_index(rows, struct accuracy, i).name, "all_to_all forward");
+	g_autoptr(trace) one = by_hand(measured, 3, ends, 1), same = by_hand(measured, 3, ends, 1);
+	g_autoptr(GArray) first = accuracy_of_traces(one, same);
+	cr_assert_eq(row(first, "all_to_all forward")->measured_ms, 4); /* 2 on each GPU */
+	cr_assert_eq(row(first, "gpu0 collective")->measured_ms, 2);
+}
+
+Test(validate, what_is_missing_is_named)
+{
+	g_autofree char *folder = g_dir_make_tmp("esmoe-validate-XXXXXX", NULL);
+	g_autoptr(GError) error = NULL;
+	struct recorded r;
+	cr_assert_not(recorded_read(folder, &r, &error));
+	cr_assert(g_error_matches(error, ESMOE_ERROR, ESMOE_ERROR_INPUT));
+	cr_assert_not_null(strstr(error->message, "run.ini"));
+	g_rmdir(folder);
+}
