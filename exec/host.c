@@ -23,8 +23,8 @@ struct device_event {
 	struct device *device;
 	atomic_uint_least64_t queued, happened;
 	atomic_int_least64_t ns;
-	GMutex lock;
-	GCond changed;
+	pthread_mutex_t lock;
+	pthread_cond_t changed;
 	int waiting;
 	GList link;
 };
@@ -66,8 +66,8 @@ bool host_open(int count, uint64_t arena_bytes, struct device **devices, struct 
 	openblas_set_num_threads(1);
 	g->devices = g_new0(struct device *, (size_t)count);
 	g->post = g_new0(struct host_post, (size_t)count);
-	g_mutex_init(&g->lock);
-	g_cond_init(&g->met);
+	pthread_mutex_init(&g->lock, NULL);
+	pthread_cond_init(&g->met, NULL);
 	g_queue_init(&g->events);
 	for (; g->count < count; g->count++) {
 		struct device *d = host_new(g, arena_bytes, error);
@@ -88,8 +88,8 @@ void device_close(struct device **devices, int count, struct device_group *group
 	if (!group)
 		return;
 	g_assert(!group->events.length);
-	g_cond_clear(&group->met);
-	g_mutex_clear(&group->lock);
+	pthread_cond_destroy(&group->met);
+	pthread_mutex_destroy(&group->lock);
 	g_clear_error(&group->error);
 	g_free(group->post);
 	g_free(group->devices);
@@ -99,18 +99,18 @@ void device_close(struct device **devices, int count, struct device_group *group
 void device_fail(struct device *d, const GError *error)
 {
 	struct device_group *g = d->group;
-	g_mutex_lock(&g->lock);
+	pthread_mutex_lock(&g->lock);
 	if (!g->error)
 		g->error = g_error_copy(error);
 	atomic_store(&g->failed, true);
-	g_cond_broadcast(&g->met);
+	pthread_cond_broadcast(&g->met);
 	for (GList *l = g->events.head; l; l = l->next) {
 		struct device_event *e = l->data;
-		g_mutex_lock(&e->lock);
-		g_cond_broadcast(&e->changed);
-		g_mutex_unlock(&e->lock);
+		pthread_mutex_lock(&e->lock);
+		pthread_cond_broadcast(&e->changed);
+		pthread_mutex_unlock(&e->lock);
 	}
-	g_mutex_unlock(&g->lock);
+	pthread_mutex_unlock(&g->lock);
 }
 
 void host_fail(struct device_stream *s, int code, const char *format, ...)
@@ -128,9 +128,9 @@ bool device_check(struct device *d, GError **error)
 	struct device_group *g = d->group;
 	if (!atomic_load(&g->failed))
 		return true;
-	g_mutex_lock(&g->lock);
+	pthread_mutex_lock(&g->lock);
 	g_propagate_error(error, g_error_copy(g->error));
-	g_mutex_unlock(&g->lock);
+	pthread_mutex_unlock(&g->lock);
 	return false;
 }
 
@@ -230,12 +230,12 @@ struct device_event *device_event_new(struct device *d)
 {
 	struct device_event *e = g_new0(struct device_event, 1);
 	e->device = d;
-	g_mutex_init(&e->lock);
-	g_cond_init(&e->changed);
+	pthread_mutex_init(&e->lock, NULL);
+	pthread_cond_init(&e->changed, NULL);
 	e->link.data = e;
-	g_mutex_lock(&d->group->lock);
+	pthread_mutex_lock(&d->group->lock);
 	g_queue_push_tail_link(&d->group->events, &e->link);
-	g_mutex_unlock(&d->group->lock);
+	pthread_mutex_unlock(&d->group->lock);
 	return e;
 }
 
@@ -243,35 +243,35 @@ void device_event_free(struct device_event *e)
 {
 	if (!e)
 		return;
-	g_mutex_lock(&e->device->group->lock);
+	pthread_mutex_lock(&e->device->group->lock);
 	g_queue_unlink(&e->device->group->events, &e->link);
-	g_mutex_unlock(&e->device->group->lock);
-	g_cond_clear(&e->changed);
-	g_mutex_clear(&e->lock);
+	pthread_mutex_unlock(&e->device->group->lock);
+	pthread_cond_destroy(&e->changed);
+	pthread_mutex_destroy(&e->lock);
 	g_free(e);
 }
 
 static void happen(struct device_event *e, uint64_t occurrence)
 {
 	nsec_t now = exec_now_ns();
-	g_mutex_lock(&e->lock);
+	pthread_mutex_lock(&e->lock);
 	atomic_store_explicit(&e->ns, now, memory_order_relaxed);
 	atomic_store_explicit(&e->happened, occurrence, memory_order_release);
 	if (e->waiting)
-		g_cond_broadcast(&e->changed);
-	g_mutex_unlock(&e->lock);
+		pthread_cond_broadcast(&e->changed);
+	pthread_mutex_unlock(&e->lock);
 }
 
 static void await(struct device_event *e, uint64_t occurrence)
 {
 	if (atomic_load_explicit(&e->happened, memory_order_acquire) >= occurrence)
 		return;
-	g_mutex_lock(&e->lock);
+	pthread_mutex_lock(&e->lock);
 	e->waiting++;
 	while (e->happened < occurrence && !atomic_load(&e->device->group->failed))
-		g_cond_wait(&e->changed, &e->lock);
+		pthread_cond_wait(&e->changed, &e->lock);
 	e->waiting--;
-	g_mutex_unlock(&e->lock);
+	pthread_mutex_unlock(&e->lock);
 }
 
 struct occurrence {

@@ -5,6 +5,7 @@
 #include "device.h"
 #include "worker.h"
 
+#include <pthread.h>
 #include <stdatomic.h>
 
 #define HOST_ALIGNMENT 256
@@ -20,8 +21,8 @@ struct host_post {
 struct device_group {
 	int count;
 	struct device **devices;
-	GMutex lock;
-	GCond met;              /* the turn changed, or the group failed */
+	pthread_mutex_t lock;
+	pthread_cond_t met;     /* the turn changed, or the group failed */
 	int waiting;            /* members that got to the meeting */
 	uint64_t turn;          /* meetings so far */
 	GQueue events;          /* of all devices: a failure wakes who waits for them */

@@ -13,17 +13,17 @@
 /* False: the group failed. */
 static bool meet(struct device_group *g)
 {
-	g_mutex_lock(&g->lock);
+	pthread_mutex_lock(&g->lock);
 	uint64_t turn = g->turn;
 	if (++g->waiting == g->count) {
 		g->waiting = 0;
 		g->turn++;
-		g_cond_broadcast(&g->met);
+		pthread_cond_broadcast(&g->met);
 	}
 	while (g->turn == turn && !g->error)
-		g_cond_wait(&g->met, &g->lock);
+		pthread_cond_wait(&g->met, &g->lock);
 	bool met = !g->error;
-	g_mutex_unlock(&g->lock);
+	pthread_mutex_unlock(&g->lock);
 	return met;
 }
 

@@ -4,10 +4,11 @@
  *      head              head + n
  *        v                  v
  *     [ | task | task | task | | | ]      the thread copies the first task out before it runs it: the ring may move meanwhile
- */
+ * (Locks are those of pthread, which the thread sanitizer can see.) */
 #include "worker.h"
 
 #include <glib.h>
+#include <pthread.h>
 #include <stdalign.h>
 #include <string.h>
 
@@ -21,8 +22,8 @@ struct task {
 
 struct worker {
 	GThread *thread;
-	GMutex lock;
-	GCond pushed, emptied;
+	pthread_mutex_t lock;
+	pthread_cond_t pushed, emptied;
 	struct task *ring;
 	size_t room, head, n;
 	bool busy, ending;
@@ -39,33 +40,33 @@ static void *work(void *user)
 {
 	struct worker *w = user;
 	struct task task;
-	g_mutex_lock(&w->lock);
+	pthread_mutex_lock(&w->lock);
 	for (;;) {
 		while (!w->n && !w->ending)
-			g_cond_wait(&w->pushed, &w->lock);
+			pthread_cond_wait(&w->pushed, &w->lock);
 		if (!w->n)
 			break;
 		task_copy(&task, &w->ring[w->head]);
 		w->head = (w->head + 1) & (w->room - 1);
 		w->n--;
 		w->busy = true;
-		g_mutex_unlock(&w->lock);
+		pthread_mutex_unlock(&w->lock);
 		task.fn(task.args);
-		g_mutex_lock(&w->lock);
+		pthread_mutex_lock(&w->lock);
 		w->busy = false;
 		if (!w->n)
-			g_cond_broadcast(&w->emptied);
+			pthread_cond_broadcast(&w->emptied);
 	}
-	g_mutex_unlock(&w->lock);
+	pthread_mutex_unlock(&w->lock);
 	return NULL;
 }
 
 struct worker *worker_new(const char *name)
 {
 	struct worker *w = g_new0(struct worker, 1);
-	g_mutex_init(&w->lock);
-	g_cond_init(&w->pushed);
-	g_cond_init(&w->emptied);
+	pthread_mutex_init(&w->lock, NULL);
+	pthread_cond_init(&w->pushed, NULL);
+	pthread_cond_init(&w->emptied, NULL);
 	w->room = FIRST_ROOM;
 	w->ring = g_new(struct task, w->room);
 	w->thread = g_thread_new(name, work, w);
@@ -76,14 +77,14 @@ void worker_free(struct worker *w)
 {
 	if (!w)
 		return;
-	g_mutex_lock(&w->lock);
+	pthread_mutex_lock(&w->lock);
 	w->ending = true;
-	g_cond_signal(&w->pushed);
-	g_mutex_unlock(&w->lock);
+	pthread_cond_signal(&w->pushed);
+	pthread_mutex_unlock(&w->lock);
 	g_thread_join(w->thread);
-	g_cond_clear(&w->emptied);
-	g_cond_clear(&w->pushed);
-	g_mutex_clear(&w->lock);
+	pthread_cond_destroy(&w->emptied);
+	pthread_cond_destroy(&w->pushed);
+	pthread_mutex_destroy(&w->lock);
 	g_free(w->ring);
 	g_free(w);
 }
@@ -102,7 +103,7 @@ static void grow(struct worker *w)
 void worker_push(struct worker *w, task_fn fn, const void *args, size_t bytes)
 {
 	g_assert(bytes <= WORKER_ARGS);
-	g_mutex_lock(&w->lock);
+	pthread_mutex_lock(&w->lock);
 	if (w->n == w->room)
 		grow(w);
 	struct task *t = &w->ring[(w->head + w->n++) & (w->room - 1)];
@@ -111,14 +112,14 @@ void worker_push(struct worker *w, task_fn fn, const void *args, size_t bytes)
 	if (bytes)
 		memcpy(t->args, args, bytes);
 	if (w->n == 1 && !w->busy)
-		g_cond_signal(&w->pushed);
-	g_mutex_unlock(&w->lock);
+		pthread_cond_signal(&w->pushed);
+	pthread_mutex_unlock(&w->lock);
 }
 
 void worker_drain(struct worker *w)
 {
-	g_mutex_lock(&w->lock);
+	pthread_mutex_lock(&w->lock);
 	while (w->n || w->busy)
-		g_cond_wait(&w->emptied, &w->lock);
-	g_mutex_unlock(&w->lock);
+		pthread_cond_wait(&w->emptied, &w->lock);
+	pthread_mutex_unlock(&w->lock);
 }
