@@ -205,7 +205,7 @@ static bool exec_wait(struct backend *b, stage_id id, GError **error)
 
 static bool exec_loads(struct backend *b, const struct gate *gate, uint32_t *tokens, GError **error)
 {
-	const struct issue *issue = &exec_of(b)->issue;
+	const struct issuer *issue = &exec_of(b)->issue;
 	return exec_wait(b, gate->counts, error) && issue->loads(issue->user, gate, tokens, error);
 }
 
@@ -273,7 +273,7 @@ static bool streams_new(struct exec *x, GError **error)
 	return true;
 }
 
-struct backend *exec_new_issuing(struct device **devices, int count, const struct issue *issue, const struct machine *m, GError **error)
+struct backend *exec_new_issuing(struct device **devices, int count, const struct issuer *issue, const struct machine *m, GError **error)
 {
 	struct exec *x = g_new0(struct exec, 1);
 	g_assert(count == m->gpus);

@@ -14,6 +14,6 @@ static bool answer_gate(void *engine, const struct gate *gate, uint32_t *tokens,
 
 struct backend *exec_new(struct device **devices, int count, struct engine *engine, const struct machine *m, GError **error)
 {
-	const struct issue issue = {engine, issue_stage, answer_gate};
+	const struct issuer issue = {engine, issue_stage, answer_gate};
 	return exec_new_issuing(devices, count, &issue, m, error);
 }

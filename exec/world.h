@@ -5,7 +5,7 @@
 #include "worker.h"
 
 /* What a backend asks of the one who knows the tensors. */
-struct issue {
+struct issuer {
 	void *user;
 	/* As engine_issue: a GPU's stages by its launcher in launch order; a node's by the stream's worker in launch order, stream NULL. */
 	bool (*stage)(void *user, const struct stage *stage, struct device_stream *stream, GError **error);
@@ -14,7 +14,7 @@ struct issue {
 };
 
 /* exec_new with another in the engine's place; `issue` is copied, its user borrowed. */
-struct backend *exec_new_issuing(struct device **devices, int count, const struct issue *issue, const struct machine *m,
+struct backend *exec_new_issuing(struct device **devices, int count, const struct issuer *issue, const struct machine *m,
                                  GError **error) G_GNUC_WARN_UNUSED_RESULT;
 
 enum verdict { OPEN, RUN, SKIP };
@@ -45,7 +45,7 @@ struct record {
 struct exec {
 	struct backend base;
 	const struct machine *m;
-	struct issue issue;
+	struct issuer issue;
 	struct device **devices;
 	int n_streams;
 	struct worker **launcher;      /* (gpus) */

@@ -58,7 +58,7 @@ static struct bench *bench_new(const struct machine *m, const struct routing *ro
 {
 	g_autoptr(GError) error = NULL;
 	struct bench *bench = g_new0(struct bench, 1);
-	const struct issue issue = {bench, bench_stage, bench_loads};
+	const struct issuer issue = {bench, bench_stage, bench_loads};
 	bench->m = m;
 	bench->routing = routing;
 	bench->sleep_ns = sleep_ns;
