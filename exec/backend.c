@@ -44,13 +44,13 @@ static struct group *group_join(struct exec *x, const struct stage *stage)
 	}
 	g_assert(g->size == stage->group_size);
 	g->holders++;
-	g_mutex_lock(&x->lock);
+	pthread_mutex_lock(&x->lock);
 	g->member[g->launched++] = stage->id;
 	if (g->launched == g->size) {
 		g_hash_table_remove(x->open_groups, GUINT_TO_POINTER(g->id));
-		g_cond_broadcast(&x->changed);
+		pthread_cond_broadcast(&x->changed);
 	}
-	g_mutex_unlock(&x->lock);
+	pthread_mutex_unlock(&x->lock);
 	return g;
 }
 
@@ -215,10 +215,10 @@ static void exec_free(struct backend *b)
 {
 	struct exec *x = exec_of(b);
 	const int nodes = machine_nodes(x->m);
-	g_mutex_lock(&x->lock);
+	pthread_mutex_lock(&x->lock);
 	x->stopping = true;
-	g_cond_broadcast(&x->changed);
-	g_mutex_unlock(&x->lock);
+	pthread_cond_broadcast(&x->changed);
+	pthread_mutex_unlock(&x->lock);
 	for (int i = 0; i < x->m->gpus; i++)
 		worker_free(x->launcher[i]);
 	for (int i = 0; i < nodes * NODE_STREAMS; i++)
@@ -236,8 +236,8 @@ static void exec_free(struct backend *b)
 	g_hash_table_unref(x->open_groups);
 	g_array_unref(x->unfolding);
 	g_clear_error(&x->error);
-	g_mutex_clear(&x->lock);
-	g_cond_clear(&x->changed);
+	pthread_mutex_destroy(&x->lock);
+	pthread_cond_destroy(&x->changed);
 	g_free(x->launcher);
 	g_free(x->node);
 	g_free(x->stream);
@@ -294,8 +294,8 @@ struct backend *exec_new_issuing(struct device **devices, int count, const struc
 	x->open_groups = g_hash_table_new(NULL, NULL);
 	x->unfolding = g_array_new(FALSE, FALSE, sizeof(stage_id));
 	spans_init(x);
-	g_mutex_init(&x->lock);
-	g_cond_init(&x->changed);
+	pthread_mutex_init(&x->lock, NULL);
+	pthread_cond_init(&x->changed, NULL);
 	for (int i = 0; i < count; i++) {
 		g_autofree char *name = g_strdup_printf("gpu%d host", i);
 		x->spare[i] = g_ptr_array_new_with_free_func(event_free);

@@ -11,12 +11,12 @@
 /* The first error of any thread stays; the devices let everyone go on who waits for what will not come. Takes the error. */
 void exec_fail(struct exec *x, GError *error)
 {
-	g_mutex_lock(&x->lock);
+	pthread_mutex_lock(&x->lock);
 	const bool first = !x->error;
 	if (first)
 		x->error = g_error_copy(error);
-	g_cond_broadcast(&x->changed);
-	g_mutex_unlock(&x->lock);
+	pthread_cond_broadcast(&x->changed);
+	pthread_mutex_unlock(&x->lock);
 	if (first)
 		device_fail(x->devices[0], error);
 	g_error_free(error);
@@ -24,42 +24,42 @@ void exec_fail(struct exec *x, GError *error)
 
 bool exec_failed(struct exec *x, GError **error)
 {
-	g_mutex_lock(&x->lock);
+	pthread_mutex_lock(&x->lock);
 	const bool has = x->error != NULL;
 	if (has && error)
 		*error = g_error_copy(x->error);
-	g_mutex_unlock(&x->lock);
+	pthread_mutex_unlock(&x->lock);
 	return has;
 }
 
 void launcher_wait_issued(struct exec *x, const struct record *r)
 {
-	g_mutex_lock(&x->lock);
+	pthread_mutex_lock(&x->lock);
 	while (!r->issued)
-		g_cond_wait(&x->changed, &x->lock);
-	g_mutex_unlock(&x->lock);
+		pthread_cond_wait(&x->changed, &x->lock);
+	pthread_mutex_unlock(&x->lock);
 }
 
 /* Afterwards the record may be retired at any moment. */
 static void set_issued(struct exec *x, struct record *r)
 {
-	g_mutex_lock(&x->lock);
+	pthread_mutex_lock(&x->lock);
 	r->issued = true;
-	g_cond_broadcast(&x->changed);
-	g_mutex_unlock(&x->lock);
+	pthread_cond_broadcast(&x->changed);
+	pthread_mutex_unlock(&x->lock);
 }
 
 static bool may_run(struct exec *x, struct group *g)
 {
-	g_mutex_lock(&x->lock);
+	pthread_mutex_lock(&x->lock);
 	while (g && g->launched < g->size && !x->error && !x->stopping)
-		g_cond_wait(&x->changed, &x->lock);
+		pthread_cond_wait(&x->changed, &x->lock);
 	bool run = !x->error && !x->stopping;
 	if (g && g->verdict == OPEN)
 		g->verdict = run ? RUN : SKIP;
 	if (g)
 		run = g->verdict == RUN;
-	g_mutex_unlock(&x->lock);
+	pthread_mutex_unlock(&x->lock);
 	return run;
 }
 

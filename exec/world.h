@@ -4,6 +4,8 @@
 #include "exec.h"
 #include "worker.h"
 
+#include <pthread.h>
+
 /* What a backend asks of the one who knows the tensors. */
 struct issuer {
 	void *user;
@@ -63,8 +65,8 @@ struct exec {
 	uint16_t step, traced_step;
 	uint8_t parity;
 
-	GMutex lock;
-	GCond changed;
+	pthread_mutex_t lock; /* not GLib's, which the thread sanitizer does not see */
+	pthread_cond_t changed;
 	GError *error; /* the first of any thread */
 	bool stopping;
 };

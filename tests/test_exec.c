@@ -18,7 +18,7 @@ struct bench {
 	struct trace *trace;
 	stage_id failing; /* STAGE_NONE: none */
 	nsec_t (*sleep_ns)(const struct stage *stage);
-	GMutex lock;
+	pthread_mutex_t lock;
 	GArray *issued; /* struct stage, in the order of issue */
 };
 
@@ -31,9 +31,9 @@ static bool bench_stage(void *user, const struct stage *stage, struct device_str
 {
 	struct bench *bench = user;
 	const nsec_t ns = bench->sleep_ns ? bench->sleep_ns(stage) : 0;
-	g_mutex_lock(&bench->lock);
+	pthread_mutex_lock(&bench->lock);
 	g_array_append_vals(bench->issued, stage, 1);
-	g_mutex_unlock(&bench->lock);
+	pthread_mutex_unlock(&bench->lock);
 	if (stage->id == bench->failing) {
 		g_set_error(error, ESMOE_ERROR, ESMOE_ERROR_DEVICE, "the disk is full");
 		return false;
@@ -65,7 +65,7 @@ static struct bench *bench_new(const struct machine *m, const struct routing *ro
 	bench->failing = STAGE_NONE;
 	bench->trace = trace_new();
 	bench->issued = g_array_new(FALSE, FALSE, sizeof(struct stage));
-	g_mutex_init(&bench->lock);
+	pthread_mutex_init(&bench->lock, NULL);
 	cr_assert_leq(m->gpus, (int)G_N_ELEMENTS(bench->device));
 	cr_assert(device_open("host", m->gpus, 4096, bench->device, &bench->group, &error), "%s", error ? error->message : "");
 	bench->b = exec_new_issuing(bench->device, m->gpus, &issue, m, &error);
@@ -80,7 +80,7 @@ static void bench_free(struct bench *bench)
 	device_close(bench->device, bench->m->gpus, bench->group);
 	trace_free(bench->trace);
 	g_array_unref(bench->issued);
-	g_mutex_clear(&bench->lock);
+	pthread_mutex_destroy(&bench->lock);
 	g_free(bench);
 }
 AUTOPTR(bench)
