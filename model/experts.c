@@ -78,6 +78,7 @@ static void refresh(struct schedule *s, int layer, int e)
 	struct expert_state *x = &moe->expert[e];
 	if (x->pinned < 0)
 		return;
+	stage_id fetched = store_fetch(s, PASS_UPDATE, layer, e, false, x->pinned);
 	struct stage st = stage_on_gpu(s, STAGE_UPLOAD, PASS_UPDATE, layer, 0, x->pinned, STREAM_UPLOAD, PROFILE_UP);
 	st.expert = e;
 	st.slot = (int16_t)x->pinned_slot;
@@ -86,6 +87,7 @@ static void refresh(struct schedule *s, int layer, int e)
 	st.n_kernels = (uint32_t)s->copy_kernels;
 	after(&st, x->updated);
 	after(&st, s->gpu[x->pinned].last_compute);
+	after(&st, fetched);
 	x->refreshed = x->uploaded = emit(s, &st);
 }
 

@@ -16,7 +16,7 @@ static uint64_t reads_of_last_step(const char *rule, bool state_only, uint64_t *
 	*updates = 0;
 	for (stage_id id = t.first[STEPS - 1]; id < t.first[STEPS]; id++) {
 		const struct stage *stage = &g_array_index(t.stages, struct stage, id);
-		reads += stage->kind == STAGE_SSD_READ && stage->bytes > 0 && (!state_only || stage->pass == PASS_UPDATE);
+		reads += stage->kind == STAGE_SSD_READ && stage->bytes > 0 && (!state_only || stage->part == 1);
 		*updates += stage->kind == STAGE_ADAM;
 	}
 	steps_clear(&t);
