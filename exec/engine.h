@@ -22,7 +22,8 @@ struct engine *engine_new(struct device **devices, struct device_group *group, c
 void engine_free(struct engine *e);
 AUTOPTR(engine)
 
-/* Begins a step: its tokens will be read, its loss starts at zero. */
+/* Begins a step: its tokens are read, its loss starts at zero. The first call goes with the schedule's first step; step N + 2 begins after N has
+ * ended. Tokens that cannot be read fail the step's first stage. */
 void engine_begin(struct engine *e, uint64_t step);
 
 /* Queues the stage's operations. GPU streams: on `stream`, returns at once. Node streams (Adam, accumulate, SSD): runs them, on the calling worker.
@@ -32,10 +33,12 @@ bool engine_issue(struct engine *e, const struct stage *stage, struct device_str
 /* After a STAGE_COUNTS (or, with one GPU, its gate) has ended: tokens (G, E) of the layer and micro-batch. */
 void engine_loads(const struct engine *e, int layer, int microbatch, uint32_t *tokens);
 
-/* After the step has ended: mean loss over all tokens (cross entropy alone), and its parts. */
+/* After the step has ended: mean loss over all tokens (cross entropy alone). */
 double engine_loss(const struct engine *e);
+/* The load-balancing and z-losses before their weights: sums over layers, means over GPUs and micro-batches. */
+void engine_aux(const struct engine *e, double *balance, double *z);
 
 /* Parameters and optimizer state while nothing runs, in a fixed order that does not depend on GPUs, homes or placement: for checkpoints, gradient
- * checks and tests. Each tensor: name, n elements, fp32 master, m, v, gradient. fn returns false to stop. */
+ * checks and tests. Each tensor: name, n elements, fp32 master, m, v, gradient (NULL unless grad_check keeps it). fn returns false to stop. */
 typedef bool (*engine_tensor_fn)(const char *name, size_t n, float *master, float *m, float *v, float *gradient, void *user, GError **error);
 bool engine_each(struct engine *e, bool write_back, engine_tensor_fn fn, void *user, GError **error) G_GNUC_WARN_UNUSED_RESULT;

@@ -1,0 +1,247 @@
+/* The life of a run's tensors, the beginning and the end of its steps. Tokens and losses are kept twice, by parity of the step, so that one may begin
+ * while the last still runs. */
+#include "tensors.h"
+
+#include "model/error.h"
+
+#include <string.h>
+
+static bool refuse(GError **error, const char *what)
+{
+	g_set_error(error, ESMOE_ERROR, ESMOE_ERROR_INPUT, "cannot be run: %s", what);
+	return false;
+}
+
+static bool can_run(const struct engine *e, GError **error)
+{
+	int set = e->plan->expert_parallel;
+	if (e->sc->machine->element_bytes != (int)e->element) {
+		g_set_error(error, ESMOE_ERROR, ESMOE_ERROR_INPUT, "software.element_bytes = %d; expected %d, what the device computes in",
+		            e->sc->machine->element_bytes, (int)e->element);
+		return false;
+	}
+	if (set != 1 && set != e->gpus)
+		return refuse(error, "policy.expert_parallel between 1 and the number of GPUs; expected 0 (all of them) or 1");
+	if (set == 1 && e->gpus > 1 && e->offloaded && machine_nodes(e->sc->machine) > 1)
+		return refuse(error,
+		              "policy.expert_parallel = 1 with experts beyond HBM on several nodes; expected one node, or expert_parallel = 0");
+	for (int i = 0; i < e->n->layers; i++) {
+		const struct layer *l = &e->n->layer[i];
+		if (l->mixer != MIXER_ATTENTION)
+			return refuse(error, "Mamba layers; expected a network with network.attention_every = 1");
+		if (l->cross)
+			return refuse(error, "an encoder-decoder; expected a network with network.encoder_decoder = false");
+		if (l->experts && l->experts < set && !e->offloaded)
+			return refuse(error,
+			              "a layer with fewer experts than GPUs; expected at least one expert a GPU, or policy.expert_home = dram");
+	}
+	return true;
+}
+
+static bool open_store(struct engine *e, GError **error)
+{
+	g_autofree struct store_layer *layers = g_new0(struct store_layer, e->n->layers);
+	int n = 0;
+	for (int i = 0; i < e->n->layers; i++)
+		if (e->n->layer[i].experts)
+			layers[n++] = (struct store_layer){.experts = e->n->layer[i].experts, .params = network_expert_params(e->n, &e->n->layer[i])};
+	struct store_options o = {
+	    .home = e->plan->home, .element_bytes = (int)e->element, .ssd_folder = e->o.ssd_folder, .cache_bytes = e->plan->memory.cache_bytes};
+	e->store = store_new(e->gpu[0].device, layers, n, &o, error);
+	return e->store != NULL;
+}
+
+static void open_host(struct engine *e)
+{
+	const struct machine *m = e->sc->machine;
+	int threads = e->p->adam_threads ? e->p->adam_threads : m->adam_threads, nodes = machine_nodes(m);
+	e->summed = g_new0(uint8_t *, e->n->layers);
+	for (int i = 0; i < e->n->layers; i++)
+		e->summed[i] = g_new0(uint8_t, MAX(1, (size_t)e->n->layer[i].experts) * (size_t)e->gpus);
+	e->pool = g_new0(struct adam_pool *, nodes + 1);
+	for (int i = 0; i < nodes && e->offloaded; i++)
+		e->pool[i] = adam_pool_new(MAX(1, threads));
+}
+
+struct engine *engine_new(struct device **devices, struct device_group *group, const struct scenario *sc, struct schedule *schedule,
+                          const struct data *data, const struct engine_options *o, GError **error)
+{
+	g_autoptr(engine) e = g_new0(struct engine, 1);
+	const struct plan *plan = schedule_plan(schedule);
+	*e = (struct engine){
+	    .sc = sc, .n = sc->network, .p = sc->policy, .plan = plan, .data = data, .o = *o, .group = group, .gpus = sc->machine->gpus};
+	e->microbatches = plan->microbatches;
+	e->experts = network_experts(sc->network);
+	e->B = plan->microbatch;
+	e->N = (int)plan->tokens;
+	e->element = (size_t)device_info(devices[0])->element_bytes;
+	e->offloaded = plan->home != HOME_HBM && e->experts > 0;
+	e->exchanges = plan->expert_parallel > 1;
+	e->o.ssd_folder = g_strdup(o->ssd_folder);
+	e->gpu = g_new0(struct gpu, e->gpus);
+	if (!can_run(e, error))
+		return NULL;
+	for (int g = 0; g < e->gpus; g++) {
+		e->gpu[g].device = devices[g];
+		e->gpu[g].done = device_event_new(devices[g]);
+		e->gpu[g].side = device_stream_new(devices[g], "side", error);
+		if (!e->gpu[g].side)
+			return NULL;
+	}
+	open_host(e);
+	if ((e->offloaded && !open_store(e, error)) || !tensors_init(e, error) || !tensors_start(e, error))
+		return NULL;
+	return g_steal_pointer(&e);
+}
+
+void engine_free(struct engine *e)
+{
+	if (!e)
+		return;
+	tensors_clear(e);
+	for (int g = 0; g < e->gpus; g++) {
+		if (e->gpu[g].side)
+			device_stream_free(e->gpu[g].side);
+		if (e->gpu[g].done)
+			device_event_free(e->gpu[g].done);
+	}
+	for (int i = 0; e->summed && i < e->n->layers; i++)
+		g_free(e->summed[i]);
+	for (int i = 0; e->pool && e->pool[i]; i++)
+		adam_pool_free(e->pool[i]);
+	g_free(e->summed);
+	g_free(e->pool);
+	store_free(e->store);
+	g_clear_error(&e->unread);
+	g_free((char *)e->o.ssd_folder);
+	g_free(e->gpu);
+	g_free(e);
+}
+
+/* The global batch is cut into the GPUs' sequences, those into micro-batches. */
+void engine_begin(struct engine *e, uint64_t step)
+{
+	int parity = (int)(e->begun++ & 1), all = e->microbatches * e->B;
+	e->step_of[parity] = step;
+	for (int g = 0; g < e->gpus; g++)
+		for (int mb = 0; mb < e->microbatches && !e->unread; mb++) {
+			int32_t *tokens = e->gpu[g].tokens_of_step + ((size_t)(parity * e->microbatches + mb)) * 2 * (size_t)e->N;
+			uint64_t first = (uint64_t)g * (uint64_t)all + (uint64_t)mb * (uint64_t)e->B;
+			if (!data_batch(e->data, step, first, e->B, e->sc->seq_len, tokens, tokens + e->N, &e->unread))
+				break;
+		}
+}
+
+static const float *losses_now(const struct engine *e, int g)
+{
+	return e->gpu[g].losses + ((e->begun + 1) & 1) * losses_of_step(e);
+}
+
+double engine_loss(const struct engine *e)
+{
+	double sum = 0;
+	for (int g = 0; g < e->gpus; g++)
+		sum += (double)losses_now(e, g)[0];
+	return sum;
+}
+
+void engine_aux(const struct engine *e, double *balance, double *z)
+{
+	double parts = (double)e->gpus * e->microbatches;
+	*balance = *z = 0;
+	for (int g = 0; g < e->gpus; g++)
+		for (int layer = 0; layer < e->n->layers; layer++)
+			for (int mb = 0; e->n->layer[layer].experts && mb < e->microbatches; mb++) {
+				const float *aux = losses_now(e, g) + 1 + 2 * (layer * e->microbatches + mb);
+				*z += (double)aux[0] / e->N / parts;
+				*balance += (double)aux[1] / parts;
+			}
+}
+
+struct visit {
+	bool write_back;
+	engine_tensor_fn fn;
+	void *user;
+};
+
+/* Host copies of one tensor of n elements. */
+static struct tensor_state state_new(size_t n, bool gradient)
+{
+	return (struct tensor_state){g_new0(float, n), g_new0(float, n), g_new0(float, n), gradient ? g_new0(float, n) : NULL};
+}
+
+static void tensor_state_clear(struct tensor_state *s)
+{
+	g_free(s->master);
+	g_free(s->m);
+	g_free(s->v);
+	g_free(s->gradient);
+}
+
+static bool call(const struct visit *v, const char *name, size_t n, const struct tensor_state *s, GError **error)
+{
+	return v->fn(name, n, s->master, s->m, s->v, s->gradient, v->user, error);
+}
+
+static bool visit_dense(struct engine *e, const struct visit *v, const struct tensor *t, GError **error)
+{
+	autoclear(tensor_state) s = state_new(t->n, e->o.grad_check);
+	if (!tensors_read(e, 0, t->at, t->n, &s, error) || !call(v, t->name, t->n, &s, error))
+		return false;
+	for (int g = 0; v->write_back && g < e->gpus; g++)
+		if (!tensors_write(e, g, t->at, t->n, &s, error))
+			return false;
+	return true;
+}
+
+static bool visit_resident(struct engine *e, const struct visit *v, int layer, int expert, GError **error)
+{
+	size_t n = network_expert_params(e->n, &e->n->layer[layer]), at;
+	autoclear(tensor_state) s = state_new(n, e->o.grad_check);
+	g_autofree char *name = g_strdup_printf("layer%d.expert%d", layer, expert);
+	int owner = 0;
+	while (!expert_at_home(e, owner, layer, expert, &at))
+		owner++;
+	if (!tensors_read(e, owner, at, n, &s, error) || !call(v, name, n, &s, error))
+		return false;
+	for (int g = owner; v->write_back && g < e->gpus; g++)
+		if (expert_at_home(e, g, layer, expert, &at) && !tensors_write(e, g, at, n, &s, error))
+			return false;
+	return true;
+}
+
+/* Copies that stay in HBM between steps are brought up to date too. */
+static bool visit_stored(struct engine *e, const struct visit *v, int layer, int expert, GError **error)
+{
+	size_t n = network_expert_params(e->n, &e->n->layer[layer]);
+	int moe = e->layer[layer].moe;
+	autoclear(tensor_state) s = state_new(n, e->o.grad_check);
+	g_autofree char *name = g_strdup_printf("layer%d.expert%d", layer, expert);
+	if (!store_save(e->store, moe, expert, s.master, s.m, s.v, error))
+		return false;
+	if (e->o.grad_check && e->begun)
+		memcpy(s.gradient, store_sum(e->store, moe, expert), n * sizeof(float));
+	if (!call(v, name, n, &s, error))
+		return false;
+	if (v->write_back && !store_load(e->store, moe, expert, s.master, s.m, s.v, error))
+		return false;
+	for (int g = 0; v->write_back && g < e->gpus; g++)
+		for (int i = 0; i < e->slots; i++)
+			if (e->gpu[g].slot_layer[i] == layer && e->gpu[g].slot_expert[i] == expert &&
+			    !tensors_refresh_slot(e, g, i, s.master, n, error))
+				return false;
+	return true;
+}
+
+bool engine_each(struct engine *e, bool write_back, engine_tensor_fn fn, void *user, GError **error)
+{
+	const struct visit v = {write_back, fn, user};
+	for (guint i = 0; i < e->tensors->len; i++)
+		if (!visit_dense(e, &v, &g_array_index(e->tensors, struct tensor, i), error))
+			return false;
+	for (int layer = 0; layer < e->n->layers; layer++)
+		for (int x = 0; x < e->n->layer[layer].experts; x++)
+			if (!(e->offloaded ? visit_stored : visit_resident)(e, &v, layer, x, error))
+				return false;
+	return true;
+}

@@ -1,0 +1,393 @@
+/* MoE layers. A token's rows travel from the GPU whose gate chose to the GPUs that compute the experts, and back:
+ *
+ *     forward    u -> gather -> sent (D) =====> arrived (D) -> experts -> results (D) =====> sent -> scatter with weights -> out
+ *     backward   u -> gather -> sent (D) =====> arrived (D) ------------+
+ *                dout, weight -> sent (D + 1) ==> arrived (D + 1) -> experts -> dx, dot in place ==> sent -> scatter -> du, dweight
+ *
+ * Without an exchange the sender's rows are the expert's: both ends are one buffer. On its owner an expert's rows lie together, first those of GPU 0,
+ * each GPU's in the order of its tokens, whatever the placement: so the same GEMMs run on the same rows under every policy. An expert is computed in
+ * blocks of as many rows as a GPU has tokens, which bounds its hidden layer however many tokens choose it. */
+#include "tensors.h"
+
+#include "model/error.h"
+
+#include <string.h>
+
+static uint32_t *loads_of(const struct engine *e, int g, int layer, int microbatch)
+{
+	size_t block = (size_t)layer * (size_t)e->microbatches + (size_t)microbatch;
+	return e->gpu[g].loads + block * (size_t)e->gpus * (size_t)e->experts;
+}
+
+void engine_loads(const struct engine *e, int layer, int microbatch, uint32_t *tokens)
+{
+	size_t n = (size_t)e->gpus * (size_t)e->n->layer[layer].experts;
+	memcpy(tokens, loads_of(e, 0, layer, microbatch), n * sizeof(uint32_t));
+}
+
+bool issue_gate(const struct issue *i)
+{
+	const struct engine *e = i->e;
+	const struct stage *st = i->st;
+	struct activations *a = i->a;
+	int E = i->l->experts;
+	size_t block = (size_t)st->layer * (size_t)e->microbatches + st->microbatch, bytes = sizeof(uint32_t) * (size_t)E;
+	op_linear(i->s, a->logits, a->u, param_at(e, i->gpu, i->at->gate), e->N, e->n->d_model, E, false);
+	op_gate(i->s, a->prob, a->index, a->counts, i->g->w.aux, a->logits, e->N, E, i->l->top_k);
+	if (st->pass != PASS_FORWARD)
+		return true;
+	device_download(i->s, i->g->losses + st->step_parity * losses_of_step(e) + 1 + 2 * block, i->g->w.aux, 2 * sizeof(float));
+	/* nothing orders the gathering of the counts before a later layer's gate */
+	if (e->gpus > 1)
+		device_copy(i->s, i->g->counts + block * (size_t)e->experts, a->counts, bytes);
+	else
+		device_download(i->s, loads_of(e, i->gpu, st->layer, st->microbatch), a->counts, bytes);
+	return true;
+}
+
+bool issue_counts(const struct issue *i)
+{
+	const struct engine *e = i->e;
+	size_t block = (size_t)i->st->layer * (size_t)e->microbatches + i->st->microbatch;
+	group_gather_host(i->s, e->group, i->gpu, loads_of(e, i->gpu, i->st->layer, i->st->microbatch), i->g->counts + block * (size_t)e->experts,
+	                  sizeof(uint32_t) * (size_t)i->l->experts);
+	return true;
+}
+
+bool issue_gate_backward(const struct issue *i)
+{
+	const struct engine *e = i->e;
+	const struct activations *a = i->a;
+	const struct workspace *w = &i->g->w;
+	int E = i->l->experts;
+	float share = 1.0f / (float)(e->gpus * e->microbatches);
+	op_gate_backward(i->s, w->dlogits, w->dweight, a->prob, a->index, a->counts, a->logits, e->o.balance * share, e->o.z * share, e->N, E,
+	                 i->l->top_k);
+	op_linear_backward(i->s, w->du, i->g->gradient + i->at->gate, w->dlogits, a->u, param_at(e, i->gpu, i->at->gate), e->N, e->n->d_model, E,
+	                   true);
+	return true;
+}
+
+/* Rows that GPU g sends to an expert. */
+static int rows_from(const struct issue *i, const uint32_t *loads, int g, int expert)
+{
+	return (int)(i->st->block->capacity ? i->st->block->capacity : loads[(size_t)g * (size_t)i->l->experts + (size_t)expert]);
+}
+
+static void lay_out(const struct issue *i)
+{
+	const struct engine *e = i->e;
+	const struct block *b = i->st->block;
+	struct rows *r = &i->g->rows;
+	const uint32_t *loads = loads_of(e, i->gpu, i->st->layer, i->st->microbatch);
+	int *next = g_newa0(int, e->gpus);
+	int from = e->exchanges ? 0 : b->first[i->gpu], to = e->exchanges ? b->first[e->gpus] : b->first[i->gpu + 1], gpu = e->exchanges ? 0 : i->gpu;
+	for (int w = from; w < to; w++) {
+		while (w >= b->first[gpu + 1])
+			gpu++;
+		r->owner[b->work[w].expert] = gpu;
+		r->total[b->work[w].expert] = (int)b->work[w].tokens;
+	}
+	r->n_sent = 0;
+	r->exchanged = 0;
+	for (int x = 0; x < i->l->experts; x++) {
+		r->at[x] = next[r->owner[x]];
+		next[r->owner[x]] += r->total[x];
+		r->sent[x] = r->n_sent;
+		r->n_sent += rows_from(i, loads, i->gpu, x);
+	}
+	g_assert((size_t)r->n_sent <= e->rows_sent && (size_t)next[i->gpu] <= e->rows_arrived);
+}
+
+bool issue_permute(const struct issue *i)
+{
+	const struct engine *e = i->e;
+	struct activations *a = i->a;
+	int E = i->l->experts, k = i->l->top_k, D = e->n->d_model;
+	lay_out(i);
+	op_pick(i->s, a->weight, a->prob, a->index, e->N, E, k);
+	op_route(i->s, a->order, a->row, a->index, e->N, E, k, i->st->block->capacity);
+	op_gather(i->s, a->sent, a->u, a->order, NULL, i->g->rows.n_sent, D, k, D);
+	return true;
+}
+
+bool issue_permute_backward(const struct issue *i)
+{
+	const struct engine *e = i->e;
+	const struct workspace *w = &i->g->w;
+	int k = i->l->top_k, D = e->n->d_model;
+	op_scatter(i->s, w->du, w->sent, i->a->row, NULL, e->N, D, k, D + 1);
+	op_column(i->s, w->dweight, w->sent, i->a->row, e->N * k, D, D + 1);
+	return true;
+}
+
+bool issue_combine(const struct issue *i)
+{
+	const struct engine *e = i->e;
+	int D = e->n->d_model;
+	op_scatter(i->s, i->g->x[i->st->layer + 1], i->g->w.sent, i->a->row, i->a->weight, e->N, D, i->l->top_k, D);
+	return true;
+}
+
+bool issue_combine_backward(const struct issue *i)
+{
+	const struct engine *e = i->e;
+	const struct workspace *w = &i->g->w;
+	int D = e->n->d_model;
+	lay_out(i);
+	device_zero(i->s, w->du, (size_t)e->N * (size_t)D * e->element);
+	op_gather(i->s, w->sent, w->d, i->a->order, i->a->weight, i->g->rows.n_sent, D, i->l->top_k, D + 1);
+	return true;
+}
+
+/* The rows of a chunk among `total`, as the schedule cuts them. */
+struct range {
+	int from, to;
+};
+static struct range chunk_range(int total, int chunk, int chunks)
+{
+	int each = total / chunks, more = total % chunks, from = chunk * each + MIN(chunk, more);
+	return (struct range){from, from + each + (chunk < more)};
+}
+
+/* Segments between the sources and the owners of a chunk, as this GPU sends them: its own tokens on the way out, the rows of its experts on the way
+ * back. */
+static int make_segments(const struct issue *i, int chunk, bool back)
+{
+	const struct rows *r = &i->g->rows;
+	const uint32_t *loads = loads_of(i->e, i->gpu, i->st->layer, i->st->microbatch);
+	int *sent = g_newa0(int, i->e->gpus), n = 0;
+	for (int x = 0; x < i->l->experts; x++) {
+		struct range c = chunk_range(r->total[x], chunk, i->st->block->chunks);
+		for (int g = 0, first = 0; g < i->e->gpus; g++) {
+			int rows = rows_from(i, loads, g, x), from = MAX(first, c.from), to = MIN(first + rows, c.to);
+			int there = sent[g] + from - first, here = r->at[x] + from;
+			first += rows;
+			sent[g] += rows;
+			if (from >= to || (back ? r->owner[x] : g) != i->gpu)
+				continue;
+			r->segment[n++] = back ? (struct segment){.peer = g, .from = here, .to = there, .rows = to - from}
+			                       : (struct segment){.peer = r->owner[x], .from = there, .to = here, .rows = to - from};
+		}
+	}
+	return n;
+}
+
+/* A chunk's first exchange of a pass takes its rows to the experts, the second brings them back. */
+bool issue_all_to_all(const struct issue *i)
+{
+	const struct workspace *w = &i->g->w;
+	int width = i->e->n->d_model + (i->st->pass == PASS_BACKWARD);
+	bool back = i->g->rows.exchanged++ >= i->st->block->chunks;
+	int n = make_segments(i, i->st->part, back);
+	elem *from = back ? w->arrived : i->a->sent, *to = back ? w->sent : i->a->arrived;
+	if (!back && i->st->pass == PASS_BACKWARD) {
+		from = w->sent;
+		to = w->arrived;
+	}
+	group_all_to_all(i->s, i->e->group, i->gpu, to, from, i->g->rows.segment, n, width);
+	return true;
+}
+
+/* One expert: its matrices and where their gradients go. */
+struct expert {
+	elem *up, *down;
+	float *dup, *ddown;
+};
+
+static void expert_forward(const struct issue *i, const struct expert *x, size_t from, int n)
+{
+	const struct engine *e = i->e;
+	const struct workspace *w = &i->g->w;
+	int D = e->n->d_model, F = i->l->d_expert, wide = ups_of(e) * F;
+	op_linear(i->s, w->hidden, elem_at(e, i->a->arrived, from * (size_t)D), x->up, n, D, wide, false);
+	op_activation(i->s, w->active, w->hidden, n, F, (int)e->n->activation);
+	op_linear(i->s, elem_at(e, w->arrived, from * (size_t)D), w->active, x->down, n, F, D, false);
+}
+
+static void expert_backward(const struct issue *i, const struct expert *x, size_t from, int n)
+{
+	const struct engine *e = i->e;
+	const struct workspace *w = &i->g->w;
+	int D = e->n->d_model, F = i->l->d_expert, wide = ups_of(e) * F;
+	elem *in = elem_at(e, i->a->arrived, from * (size_t)D), *rows = elem_at(e, w->arrived, from * (size_t)(D + 1));
+	op_linear(i->s, w->hidden, in, x->up, n, D, wide, false);
+	op_activation(i->s, w->active, w->hidden, n, F, (int)e->n->activation);
+	op_linear(i->s, w->y, w->active, x->down, n, F, D, false);
+	op_split(i->s, w->dy, w->dot, rows, w->y, n, D, D + 1);
+	op_linear_backward(i->s, w->dactive, x->ddown, w->dy, w->active, x->down, n, F, D, false);
+	op_activation_backward(i->s, w->dhidden, w->dactive, w->hidden, n, F, (int)e->n->activation);
+	op_linear_backward(i->s, w->dx, x->dup, w->dhidden, in, x->up, n, D, wide, false);
+	op_join(i->s, rows, w->dx, w->dot, n, D, D + 1);
+}
+
+/* The gradient of one micro-batch is complete before it is added to those before it, as it is where the host adds them: the sums have the same bits.
+ */
+static void compute_expert(const struct issue *i, int expert)
+{
+	const struct engine *e = i->e;
+	const struct stage *st = i->st;
+	bool uploaded = st->slot >= 0, backward = st->pass == PASS_BACKWARD, apart = !uploaded && e->microbatches > 1;
+	size_t params = network_expert_params(e->n, i->l), up = params - (size_t)e->n->d_model * (size_t)i->l->d_expert, at = 0;
+	g_assert(uploaded || expert_at_home(e, i->gpu, st->layer, expert, &at));
+	elem *weights = uploaded ? i->g->slot[st->slot] : param_at(e, i->gpu, at);
+	float *home = uploaded ? i->g->slot_gradient[backward ? st->part : 0] : i->g->gradient + at, *gradient = apart ? i->g->w.gradient : home;
+	struct expert x = {weights, elem_at(e, weights, up), gradient, gradient + up};
+	struct range c = chunk_range(i->g->rows.total[expert], uploaded ? 0 : st->part, st->block->chunks);
+	if (backward && (uploaded || apart))
+		device_zero(i->s, gradient, params * sizeof(float));
+	for (int from = c.from; from < c.to; from += e->N) {
+		int n = MIN(e->N, c.to - from);
+		(backward ? expert_backward : expert_forward)(i, &x, (size_t)(i->g->rows.at[expert] + from), n);
+	}
+	if (backward && apart)
+		op_accumulate(i->s, home, gradient, params);
+}
+
+bool issue_expert(const struct issue *i)
+{
+	const struct block *b = i->st->block;
+	if (i->st->expert >= 0)
+		compute_expert(i, i->st->expert);
+	for (int w = b->first[i->gpu]; i->st->expert < 0 && w < b->first[i->gpu + 1]; w++)
+		compute_expert(i, b->work[w].expert);
+	return true;
+}
+
+bool issue_upload(const struct issue *i)
+{
+	const struct engine *e = i->e;
+	int slot = i->st->slot;
+	i->g->slot_layer[slot] = i->st->layer;
+	i->g->slot_expert[slot] = i->st->expert;
+	device_upload(i->s, i->g->slot[slot], store_params(e->store, i->at->moe, i->st->expert), network_expert_params(e->n, i->l) * e->element);
+	return true;
+}
+
+/* Where every GPU computes every expert, each has the sum of one share of the gradient. */
+struct share {
+	size_t from, n;
+};
+static struct share share_of(const struct issue *i)
+{
+	size_t params = network_expert_params(i->e->n, i->l), gpus = (size_t)i->e->gpus, gpu = (size_t)i->st->rank;
+	if (i->e->exchanges || gpus == 1)
+		return (struct share){0, params};
+	size_t from = params * gpu / gpus;
+	return (struct share){from, params * (gpu + 1) / gpus - from};
+}
+
+bool issue_download(const struct issue *i)
+{
+	struct share share = share_of(i);
+	float *to = store_gradient(i->e->store, i->at->moe, i->st->expert);
+	device_download(i->s, to + share.from, i->g->slot_gradient[i->st->slot] + share.from, share.n * sizeof(float));
+	return true;
+}
+
+bool issue_reduce_scatter(const struct issue *i)
+{
+	group_reduce_scatter(i->s, i->e->group, i->gpu, i->g->slot_gradient[i->st->part], network_expert_params(i->e->n, i->l));
+	return true;
+}
+
+static struct adam_pool *pool_of(const struct issue *i)
+{
+	return i->e->pool[i->st->rank / i->e->sc->machine->gpus_per_node];
+}
+
+static uint8_t *summed_of(const struct issue *i)
+{
+	return &i->e->summed[i->st->layer][(size_t)i->st->expert * (size_t)i->e->gpus + (i->e->exchanges ? 0 : (size_t)i->st->rank)];
+}
+
+static bool absent(const struct issue *i, const char *what)
+{
+	g_set_error(i->error, ESMOE_ERROR, ESMOE_ERROR_DEVICE, "layer %d, expert %d: its %s are not in DRAM when stage %u (%s) needs them",
+	            i->st->layer, i->st->expert, what, i->st->id, stage_kind_name(i->st->kind));
+	return false;
+}
+
+/* Adds the share that came down to the step's sum, or begins the sum with it. */
+static bool add_gradient(const struct issue *i)
+{
+	struct share share = share_of(i);
+	struct store_loan loan;
+	float *sum = store_sum(i->e->store, i->at->moe, i->st->expert);
+	store_lend(i->e->store, i->at->moe, i->st->expert, &loan);
+	const float *gradient = loan.gradient;
+	if (gradient && *summed_of(i))
+		adam_accumulate(pool_of(i), sum + share.from, gradient + share.from, ADAM_FP32, share.n);
+	else if (gradient)
+		adam_cast(pool_of(i), sum + share.from, ADAM_FP32, gradient + share.from, share.n);
+	*summed_of(i) = 1;
+	store_return(i->e->store, i->at->moe, i->st->expert);
+	return gradient || absent(i, "gradients");
+}
+
+bool issue_accumulate(const struct issue *i)
+{
+	return add_gradient(i);
+}
+
+/* Leaves the step's gradient in the sum, zero where no token came by. */
+static bool keep_gradient(const struct issue *i)
+{
+	struct share share = share_of(i);
+	float *sum = store_sum(i->e->store, i->at->moe, i->st->expert);
+	if (!i->st->part && !*summed_of(i))
+		memset(sum + share.from, 0, share.n * sizeof(float));
+	else if (i->st->part && !add_gradient(i))
+		return false;
+	*summed_of(i) = 0;
+	return true;
+}
+
+/* Parameters that left DRAM are cast from the master when they come again. */
+static bool update(const struct issue *i, const float *sum, const struct store_loan *loan)
+{
+	const struct engine *e = i->e;
+	struct share share = share_of(i);
+	const float *gradient = sum ? sum : i->st->part ? loan->gradient : NULL;
+	if (!loan->master)
+		return absent(i, "optimizer's numbers");
+	if (i->st->part && !gradient)
+		return absent(i, "gradients");
+	struct adam_args a = {.master = loan->master + share.from,
+	                      .m = loan->m + share.from,
+	                      .v = loan->v + share.from,
+	                      .gradient = gradient ? gradient + share.from : NULL,
+	                      .out = loan->params ? elem_at(e, loan->params, share.from) : NULL,
+	                      .n = share.n,
+	                      .scale = 1,
+	                      .gradient_format = ADAM_FP32,
+	                      .out_format = e->element == sizeof(float) ? ADAM_FP32 : ADAM_BF16,
+	                      .step = adam_step_of(e, i->st)};
+	adam_update(pool_of(i), &a);
+	return true;
+}
+
+bool issue_adam(const struct issue *i)
+{
+	const struct engine *e = i->e;
+	struct store_loan loan;
+	if (e->o.grad_check)
+		return keep_gradient(i);
+	if (i->st->part && *summed_of(i) && !add_gradient(i))
+		return false;
+	const float *sum = *summed_of(i) ? store_sum(e->store, i->at->moe, i->st->expert) : NULL;
+	store_lend(e->store, i->at->moe, i->st->expert, &loan);
+	bool updated = update(i, sum, &loan);
+	store_return(e->store, i->at->moe, i->st->expert);
+	*summed_of(i) = 0;
+	return updated;
+}
+
+bool issue_ssd(const struct issue *i)
+{
+	struct store *store = i->e->store;
+	bool state = i->st->part;
+	if (i->st->kind == STAGE_SSD_READ)
+		return store_read(store, i->at->moe, i->st->expert, state, i->st->bytes == 0, i->error);
+	return store_write(store, i->at->moe, i->st->expert, state, true, i->error);
+}
