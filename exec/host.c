@@ -8,6 +8,7 @@
  *
  * An occurrence is announced only after the last one has happened, or on the same stream. */
 #include "host.h"
+#include "adam.h"
 #include "model/error.h"
 
 #include <cblas.h>
@@ -59,11 +60,26 @@ static void host_free(struct device *d)
 	g_free(d);
 }
 
+/* The unit that the CPU optimizer works on, too. */
+static const struct host_loops *choose_loops(void)
+{
+	static const struct host_loops *const known[] = {
+#ifdef __x86_64__
+	    &host_avx512, &host_avx2,
+#endif
+	    &host_plain};
+	size_t i = 0;
+	while (i + 1 < G_N_ELEMENTS(known) && strcmp(known[i]->name, adam_simd()) != 0)
+		i++;
+	return known[i];
+}
+
 /* Two GPUs that share two cores must not start threads of BLAS on top; and a sum that is cut among threads would depend on their number. */
 bool host_open(int count, uint64_t arena_bytes, struct device **devices, struct device_group **group, GError **error)
 {
 	struct device_group *g = g_new0(struct device_group, 1);
 	openblas_set_num_threads(1);
+	g->loops = choose_loops();
 	g->devices = g_new0(struct device *, (size_t)count);
 	g->post = g_new0(struct host_post, (size_t)count);
 	pthread_mutex_init(&g->lock, NULL);

@@ -3,6 +3,7 @@
 #pragma once
 
 #include "device.h"
+#include "host_loops.h"
 #include "worker.h"
 
 #include <pthread.h>
@@ -19,6 +20,7 @@ struct host_post {
 };
 
 struct device_group {
+	const struct host_loops *loops;
 	int count;
 	struct device **devices;
 	pthread_mutex_t lock;

@@ -6,7 +6,6 @@
  *      i1   [ . . . . . . |.\      ]
  */
 #include "host.h"
-#include "host_math.h"
 
 #include <cblas.h>
 #include <math.h>
@@ -51,7 +50,7 @@ static void make_scores(const struct head *x, float *scores, int i0, int rows, i
 }
 
 /* o (T, C), lse (T) of one head. */
-static void forward(const struct head *x, float *scores, float *o, float *lse)
+static void forward(const struct host_loops *loops, const struct head *x, float *scores, float *o, float *lse)
 {
 	for (int i0 = 0; i0 < x->T; i0 += QUERIES) {
 		int rows = MIN(QUERIES, x->T - i0), keys = i0 + rows;
@@ -59,7 +58,7 @@ static void forward(const struct head *x, float *scores, float *o, float *lse)
 		for (int r = 0; r < rows; r++) {
 			float *p = scores + (size_t)r * (size_t)keys, most;
 			int seen = i0 + r + 1;
-			float sum = exp_row(p, seen, &most), share = 1 / sum;
+			float sum = loops->exp_row(p, seen, &most), share = 1 / sum;
 #pragma omp simd
 			for (int j = 0; j < seen; j++)
 				p[j] *= share;
@@ -78,7 +77,7 @@ static void run_attention(struct device_stream *s, const void *args)
 	for (int b = 0; b < c->B; b++)
 		for (int h = 0; h < c->H; h++) {
 			struct head x = head_of(c, b, h);
-			forward(&x, scores, c->o + (size_t)b * (size_t)c->T * (size_t)x.out_row + (size_t)(h * c->C),
+			forward(s->device->group->loops, &x, scores, c->o + (size_t)b * (size_t)c->T * (size_t)x.out_row + (size_t)(h * c->C),
 			        c->lse + ((size_t)b * (size_t)c->H + (size_t)h) * (size_t)c->T);
 		}
 }
@@ -87,18 +86,6 @@ void op_attention(struct device_stream *s, elem *o, float *lse, const elem *qkv,
 {
 	struct attention c = {.o = o, .lse = lse, .qkv = qkv, .B = B, .T = T, .H = H, .K = K, .C = C};
 	host_push(s, run_attention, &c, sizeof(c));
-}
-
-/* A row of p = e^(score - lse), and of the scores' gradient ds = scale p (dp - <do, o>). */
-static void differentiate(float *p, float *ds, int seen, int keys, float lse, float along, float scale)
-{
-#pragma omp simd
-	for (int j = 0; j < seen; j++) {
-		p[j] = fast_exp(p[j] - lse);
-		ds[j] = scale * p[j] * (ds[j] - along);
-	}
-	memset(p + seen, 0, sizeof(float) * (size_t)(keys - seen));
-	memset(ds + seen, 0, sizeof(float) * (size_t)(keys - seen));
 }
 
 static float inner(const float *a, const float *b, int n)
@@ -110,7 +97,7 @@ static float inner(const float *a, const float *b, int n)
 	return sum;
 }
 
-static void backward(const struct head *x, float *p, float *ds, const float *d_o, const float *o, const float *lse)
+static void backward(const struct host_loops *loops, const struct head *x, float *p, float *ds, const float *d_o, const float *o, const float *lse)
 {
 	int C = x->C, row = x->row, out_row = x->out_row;
 	for (int i0 = 0; i0 < x->T; i0 += QUERIES) {
@@ -120,7 +107,10 @@ static void backward(const struct head *x, float *p, float *ds, const float *d_o
 		cblas_sgemm(CblasRowMajor, CblasNoTrans, CblasTrans, rows, keys, C, 1, block_do, out_row, x->v, row, 0, ds, keys);
 		for (int r = 0; r < rows; r++) {
 			size_t at = (size_t)r * (size_t)keys, out = (size_t)r * (size_t)out_row;
-			differentiate(p + at, ds + at, i0 + r + 1, keys, lse[i0 + r], inner(block_do + out, block_o + out, C), x->scale);
+			int seen = i0 + r + 1;
+			loops->differentiate(p + at, ds + at, seen, lse[i0 + r], inner(block_do + out, block_o + out, C), x->scale);
+			memset(p + at + seen, 0, sizeof(float) * (size_t)(keys - seen));
+			memset(ds + at + seen, 0, sizeof(float) * (size_t)(keys - seen));
 		}
 		cblas_sgemm(CblasRowMajor, CblasNoTrans, CblasNoTrans, rows, C, keys, 1, ds, keys, x->k, row, 0, x->dq + (size_t)i0 * (size_t)row,
 		            row);
@@ -139,7 +129,8 @@ static void run_attention_backward(struct device_stream *s, const void *args)
 		for (int h = 0; h < c->H; h++) {
 			struct head x = head_of(c, b, h);
 			size_t out = (size_t)b * (size_t)c->T * (size_t)x.out_row + (size_t)(h * c->C);
-			backward(&x, p, ds, c->d_o + out, c->out + out, c->kept + ((size_t)b * (size_t)c->H + (size_t)h) * (size_t)c->T);
+			backward(s->device->group->loops, &x, p, ds, c->d_o + out, c->out + out,
+			         c->kept + ((size_t)b * (size_t)c->H + (size_t)h) * (size_t)c->T);
 		}
 }
 

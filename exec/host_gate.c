@@ -6,7 +6,6 @@
  *     row     [ 3 0 1 2 ]      where each pair went
  */
 #include "host.h"
-#include "host_math.h"
 
 #include <math.h>
 #include <string.h>
@@ -46,7 +45,7 @@ static void run_gate(struct device_stream *s, const void *args)
 		float *p = c->prob + n * E, most;
 		int32_t *chosen = c->index + n * k;
 		memcpy(p, c->logits + n * E, sizeof(float) * E);
-		float sum = exp_row(p, c->E, &most), share = 1 / sum;
+		float sum = s->device->group->loops->exp_row(p, c->E, &most), share = 1 / sum;
 		double lse = (double)most + log((double)sum);
 		squares += lse * lse;
 		for (size_t e = 0; e < E; e++) {

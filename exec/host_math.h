@@ -3,8 +3,8 @@
 
 #include <stdint.h>
 
-/* Within 2e-7 of e^x, relative, from -87 to 88; beyond, the value at the end. x = n ln 2 + r: adding ROUND leaves n in the low bits of the sum, and
- * e^r for |r| <= ln 2 / 2 is the polynomial of Cephes' expf. */
+/* Within 2e-7 of e^x, relative, from -87 to 87; beyond, the value at the end: neither it nor its inverse is denormal, which would be slow. x = n ln 2
+ * + r: adding ROUND leaves n in the low bits of the sum, and e^r for |r| <= ln 2 / 2 is the polynomial of Cephes' expf. */
 static inline float fast_exp(float x)
 {
 	const float ROUND = 12582912.0f; /* 1.5 * 2^23 */
@@ -13,7 +13,7 @@ static inline float fast_exp(float x)
 		uint32_t u;
 	} n, power;
 	x = x < -87.0f ? -87.0f : x;
-	x = x > 88.0f ? 88.0f : x;
+	x = x > 87.0f ? 87.0f : x;
 	n.f = x * 1.44269504088896341f + ROUND;
 	float whole = n.f - ROUND;
 	float r = x - whole * 0.693359375f + whole * 2.12194440e-4f;
@@ -25,26 +25,4 @@ static inline float fast_exp(float x)
 	p = p * r + 5.0000001201e-1f;
 	power.u = (n.u - 0x4b400000u + 127) << 23;
 	return (p * r * r + r + 1.0f) * power.f;
-}
-
-/* sigmoid(x) = 1 / (1 + e^-x), without cancellation on either side. */
-static inline float fast_sigmoid(float x)
-{
-	return 1.0f / (1.0f + fast_exp(-x));
-}
-
-/* x (n) <- e^(x - max), and their sum: a row of a softmax before it is divided. *max becomes the largest. */
-static inline float exp_row(float *x, int n, float *max)
-{
-	float most = x[0], sum = 0;
-#pragma omp simd reduction(max : most)
-	for (int i = 0; i < n; i++)
-		most = x[i] > most ? x[i] : most;
-#pragma omp simd reduction(+ : sum)
-	for (int i = 0; i < n; i++) {
-		x[i] = fast_exp(x[i] - most);
-		sum += x[i];
-	}
-	*max = most;
-	return sum;
 }

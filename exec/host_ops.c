@@ -2,7 +2,6 @@
  * launcher that copies the one and queues the other. Loops over a row are written for the compiler's vectoriser (omp simd: sums in lanes, the same
  * lanes on every run); nothing allocates. A call with no tokens does nothing. */
 #include "host.h"
-#include "host_math.h"
 
 #include <cblas.h>
 #include <math.h>
@@ -229,101 +228,26 @@ void op_cast(struct device_stream *s, elem *to, const float *from, size_t n)
 
 /* ---- activation ---- */
 
-#define GELU_SCALE 1.5957691216057308f /* 2 sqrt(2 / pi): 0.5 (1 + tanh u) = sigmoid(2 u) */
-#define GELU_CUBE 0.044715f
-
-struct activation_args {
-	float *a, *dh;
-	const float *da, *h;
-	int N, F;
-};
-
-#define SPECIALISED static inline __attribute__((always_inline))
-
-SPECIALISED float gelu_inner(float x)
+static void run_activation(struct device_stream *s, const void *args)
 {
-	return GELU_SCALE * (x + GELU_CUBE * x * x * x);
+	s->device->group->loops->activate(args);
 }
 
-SPECIALISED float value(float x, int kind)
+static void run_activation_backward(struct device_stream *s, const void *args)
 {
-	if (kind == ACTIVATION_RELU)
-		return x > 0 ? x : 0;
-	return x * fast_sigmoid(kind == ACTIVATION_SWIGLU ? x : gelu_inner(x));
+	s->device->group->loops->activate_backward(args);
 }
-
-/* f(x) = x sigmoid(u(x)), so f' = s + x s (1 - s) u', where s (1 - s) = s (e^-u s) has no cancellation. */
-SPECIALISED float slope(float x, int kind)
-{
-	if (kind == ACTIVATION_RELU)
-		return x > 0 ? 1 : 0;
-	float u = kind == ACTIVATION_SWIGLU ? x : gelu_inner(x), du = kind == ACTIVATION_SWIGLU ? 1 : GELU_SCALE * (1 + 3 * GELU_CUBE * x * x);
-	float e = fast_exp(-u), sigmoid = 1 / (1 + e);
-	return sigmoid + x * sigmoid * (e * sigmoid) * du;
-}
-
-SPECIALISED void activate(const struct activation_args *c, int kind, bool gated)
-{
-	size_t F = (size_t)c->F;
-	for (int n = 0; n < c->N; n++) {
-		const float *h = c->h + (size_t)n * (gated ? 2 * F : F);
-		float *a = c->a + (size_t)n * F;
-#pragma omp simd
-		for (size_t f = 0; f < F; f++)
-			a[f] = gated ? value(h[f], kind) * h[F + f] : value(h[f], kind);
-	}
-}
-
-SPECIALISED void activate_backward(const struct activation_args *c, int kind, bool gated)
-{
-	size_t F = (size_t)c->F;
-	for (int n = 0; n < c->N; n++) {
-		size_t row = (size_t)n * (gated ? 2 * F : F);
-		const float *h = c->h + row, *da = c->da + (size_t)n * F;
-		float *dh = c->dh + row;
-#pragma omp simd
-		for (size_t f = 0; f < F; f++) {
-			float x = h[f], up = gated ? h[F + f] : 1, d = da[f];
-			if (gated)
-				dh[F + f] = d * value(x, kind);
-			dh[f] = d * up * slope(x, kind);
-		}
-	}
-}
-
-/* One loop each, with the choice outside. */
-#define ACTIVATION(name, loop, kind, gated)                                                                                                          \
-	static void name(struct device_stream *s, const void *args)                                                                                  \
-	{                                                                                                                                            \
-		loop(args, kind, gated);                                                                                                             \
-	}
-ACTIVATION(run_relu, activate, ACTIVATION_RELU, false)
-ACTIVATION(run_gelu, activate, ACTIVATION_GELU, false)
-ACTIVATION(run_geglu, activate, ACTIVATION_GEGLU, true)
-ACTIVATION(run_swiglu, activate, ACTIVATION_SWIGLU, true)
-ACTIVATION(run_relu_backward, activate_backward, ACTIVATION_RELU, false)
-ACTIVATION(run_gelu_backward, activate_backward, ACTIVATION_GELU, false)
-ACTIVATION(run_geglu_backward, activate_backward, ACTIVATION_GEGLU, true)
-ACTIVATION(run_swiglu_backward, activate_backward, ACTIVATION_SWIGLU, true)
 
 void op_activation(struct device_stream *s, elem *a, const elem *h, int N, int F, int activation)
 {
-	static const host_op run[] = {
-	    [ACTIVATION_RELU] = run_relu, [ACTIVATION_GELU] = run_gelu, [ACTIVATION_GEGLU] = run_geglu, [ACTIVATION_SWIGLU] = run_swiglu};
-	struct activation_args c = {.a = a, .h = h, .N = N, .F = F};
-	g_assert((size_t)activation < G_N_ELEMENTS(run));
-	host_push(s, run[activation], &c, sizeof(c));
+	struct activation_args c = {.a = a, .h = h, .N = N, .F = F, .kind = activation};
+	host_push(s, run_activation, &c, sizeof(c));
 }
 
 void op_activation_backward(struct device_stream *s, elem *dh, const elem *da, const elem *h, int N, int F, int activation)
 {
-	static const host_op run[] = {[ACTIVATION_RELU] = run_relu_backward,
-	                              [ACTIVATION_GELU] = run_gelu_backward,
-	                              [ACTIVATION_GEGLU] = run_geglu_backward,
-	                              [ACTIVATION_SWIGLU] = run_swiglu_backward};
-	struct activation_args c = {.dh = dh, .da = da, .h = h, .N = N, .F = F};
-	g_assert((size_t)activation < G_N_ELEMENTS(run));
-	host_push(s, run[activation], &c, sizeof(c));
+	struct activation_args c = {.dh = dh, .da = da, .h = h, .N = N, .F = F, .kind = activation};
+	host_push(s, run_activation_backward, &c, sizeof(c));
 }
 
 /* ---- head ---- */
@@ -338,14 +262,14 @@ struct head {
 };
 
 /* logits (rows, V) become their gradient; the sum of the tokens' cross entropies. */
-static double cross_entropy(const struct head *c, int from, int rows)
+static double cross_entropy(const struct host_loops *loops, const struct head *c, int from, int rows)
 {
 	double sum = 0;
 	float scale = (float)(1 / c->total);
 	for (int r = 0; r < rows; r++) {
 		float *p = c->logits + (size_t)r * (size_t)c->V, most;
 		int32_t target = c->targets[from + r];
-		float right = p[target], whole = exp_row(p, c->V, &most), share = scale / whole;
+		float right = p[target], whole = loops->exp_row(p, c->V, &most), share = scale / whole;
 		sum += log((double)whole) + (double)most - (double)right;
 #pragma omp simd
 		for (int v = 0; v < c->V; v++)
@@ -365,7 +289,7 @@ static void run_head(struct device_stream *s, const void *args)
 		const float *x = c->x + (size_t)from * (size_t)D;
 		float *dx = c->dx + (size_t)from * (size_t)D, *logits = c->logits;
 		cblas_sgemm(CblasRowMajor, CblasNoTrans, c->tied ? CblasTrans : CblasNoTrans, n, V, D, 1, x, D, c->w, c->tied ? D : V, 0, logits, V);
-		sum += cross_entropy(c, from, n);
+		sum += cross_entropy(s->device->group->loops, c, from, n);
 		cblas_sgemm(CblasRowMajor, CblasNoTrans, c->tied ? CblasNoTrans : CblasTrans, n, D, V, 1, logits, V, c->w, c->tied ? D : V, 0, dx, D);
 		if (c->tied)
 			cblas_sgemm(CblasRowMajor, CblasTrans, CblasNoTrans, V, D, n, 1, logits, V, x, D, 1, c->dw, D);
