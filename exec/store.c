@@ -24,6 +24,8 @@
 #include <sys/mman.h>
 
 #define BOUNCE_ELEMENTS (1 << 18)
+#define HUGE_PAGE ((size_t)2 << 20)
+#define HUGE_FROM (16 * HUGE_PAGE)
 
 struct expert {
 	pthread_mutex_t lock;
@@ -35,6 +37,7 @@ struct expert {
 struct layer_store {
 	struct store_layer shape;
 	size_t params_bytes, gradient_bytes, vector_bytes; /* in whole pages; a vector is master, m or v */
+	size_t copies_stride, states_stride;               /* from one expert to the next */
 	char *copies, *states;                             /* (experts, params + gradient), (experts, 3 vectors) */
 	uint64_t offset;                                   /* of the first state in the file */
 	struct expert *expert;                             /* (experts) */
@@ -62,9 +65,15 @@ static struct expert *expert_at(const struct store *s, int layer, int e)
 	return &s->layer[layer].expert[e];
 }
 
+/* From one expert to the next. A huge page that two shared would come and go with either; small experts cannot afford to round that far up. */
+static size_t stride_of(size_t bytes)
+{
+	return bytes < HUGE_FROM ? store_pages(bytes) : (bytes + HUGE_PAGE - 1) / HUGE_PAGE * HUGE_PAGE;
+}
+
 static char *params_of(const struct layer_store *l, int e)
 {
-	return l->copies + (size_t)e * (l->params_bytes + l->gradient_bytes);
+	return l->copies + (size_t)e * l->copies_stride;
 }
 
 static char *gradient_of(const struct layer_store *l, int e)
@@ -74,7 +83,7 @@ static char *gradient_of(const struct layer_store *l, int e)
 
 static float *state_of(const struct layer_store *l, int e)
 {
-	return (float *)(void *)(l->states + (size_t)e * 3 * l->vector_bytes);
+	return (float *)(void *)(l->states + (size_t)e * l->states_stride);
 }
 
 static uint64_t offset_of(const struct layer_store *l, int e)
@@ -94,34 +103,41 @@ static int element_format(const struct store *s)
 
 /* ---- life ---- */
 
-/* Address space only: pages get memory when they are touched. */
-static char *map(size_t bytes, GError **error)
+/* Address space only: pages get memory when they are touched. Reading the SSD into fresh pages is twice as fast when they are huge. */
+static char *map(size_t bytes, bool huge, GError **error)
 {
-	void *p = mmap(NULL, MAX(bytes, STORE_PAGE), PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+	void *p = mmap(NULL, bytes + HUGE_PAGE, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
 	if (p == MAP_FAILED) {
 		g_set_error(error, ESMOE_ERROR, ESMOE_ERROR_FIT, "dram: %.3f GiB for experts: %s", (double)bytes / GIB, g_strerror(errno));
 		return NULL;
 	}
-	return p;
+	size_t before = (size_t)(-(uintptr_t)p % HUGE_PAGE);
+	char *start = (char *)p + before;
+	if (before)
+		munmap(p, before);
+	munmap(start + bytes, HUGE_PAGE - before);
+	if (huge)
+		(void)madvise(start, bytes, MADV_HUGEPAGE);
+	return start;
 }
 
 static size_t copies_bytes(const struct layer_store *l)
 {
-	return (size_t)l->shape.experts * (l->params_bytes + l->gradient_bytes);
+	return (size_t)l->shape.experts * l->copies_stride;
 }
 
 static size_t states_bytes(const struct layer_store *l)
 {
-	return (size_t)l->shape.experts * 3 * l->vector_bytes;
+	return (size_t)l->shape.experts * l->states_stride;
 }
 
 static bool layer_open(struct store *s, struct layer_store *l, GError **error)
 {
 	bool dram = s->o.home == HOME_DRAM;
-	l->copies = dram ? pinned_alloc(s->device, copies_bytes(l), error) : map(copies_bytes(l), error);
+	l->copies = dram ? pinned_alloc(s->device, copies_bytes(l), error) : map(copies_bytes(l), l->copies_stride % HUGE_PAGE == 0, error);
 	if (!l->copies)
 		return false;
-	l->states = map(states_bytes(l), error);
+	l->states = map(states_bytes(l), l->states_stride % HUGE_PAGE == 0, error);
 	if (!l->states)
 		return false;
 	for (int e = 0; e < l->shape.experts; e++)
@@ -134,9 +150,9 @@ static void layer_close(struct store *s, struct layer_store *l)
 	if (l->copies && s->o.home == HOME_DRAM)
 		pinned_free(s->device, l->copies);
 	else if (l->copies)
-		munmap(l->copies, MAX(copies_bytes(l), STORE_PAGE));
+		munmap(l->copies, copies_bytes(l));
 	if (l->states)
-		munmap(l->states, MAX(states_bytes(l), STORE_PAGE));
+		munmap(l->states, states_bytes(l));
 	for (int e = 0; e < l->shape.experts; e++) {
 		pthread_mutex_destroy(&l->expert[e].lock);
 		g_free(l->expert[e].sum);
@@ -149,6 +165,7 @@ static uint64_t lay_out(struct store *s, const struct store_layer *layers)
 	uint64_t end = 0;
 	for (int i = 0; i < s->n_layers; i++) {
 		struct layer_store *l = &s->layer[i];
+		g_assert(layers[i].experts > 0 && layers[i].params > 0);
 		*l = (struct layer_store){
 		    .shape = layers[i],
 		    .params_bytes = store_pages(layers[i].params * (size_t)s->o.element_bytes),
@@ -159,7 +176,9 @@ static uint64_t lay_out(struct store *s, const struct store_layer *layers)
 		};
 		for (int e = 0; e < layers[i].experts; e++)
 			pthread_mutex_init(&l->expert[e].lock, NULL);
-		end += states_bytes(l);
+		l->copies_stride = stride_of(l->params_bytes + l->gradient_bytes);
+		l->states_stride = stride_of(3 * l->vector_bytes);
+		end += 3 * (uint64_t)l->vector_bytes * (uint64_t)layers[i].experts;
 	}
 	return end;
 }

@@ -8,7 +8,6 @@
 #include <criterion/criterion.h>
 #include <glib/gstdio.h>
 #include <string.h>
-#include <sys/resource.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -186,9 +185,10 @@ Test(store_files, parameters_are_cast_from_the_newest_master)
 	}
 }
 
+/* Large enough for huge pages. */
 Test(store_files, bf16_is_cast_from_the_file_piece_by_piece)
 {
-	const struct store_layer large = {2, 3 * (1 << 18) + 77};
+	const struct store_layer large = {2, 11 * (1 << 18) + 77};
 	struct device *device;
 	struct device_group *group;
 	g_autofree char *folder = g_dir_make_tmp("esmoe-XXXXXX", NULL);
