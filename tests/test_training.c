@@ -1,0 +1,112 @@
+/* The executor with the engine: whole training steps keep the backend's promises, and where experts live does not change a bit of the losses. */
+#include "exec/exec.h"
+#include "steps.h"
+
+#include <glib/gstdio.h>
+
+#define TINY                                                                                                                                         \
+	"[network]\nlayers = 3\nd_model = 16\nheads = 2\nvocab = 23\nseq_len = 8\nsequences = 4\nd_ff = 24\nexperts = 6\ntop_k = 2\nmoe_every = 2\n"
+#define ON_HBM "[policy]\nexpert_home = hbm\ngradient_bytes = 4\n"
+#define ON_DRAM "[policy]\nexpert_home = dram\nplacement = lpt\npinned_share = 0.4\nupload_ahead = 1\noptimizer = cpu-expert\ngradient_bytes = 4\n"
+#define ON_SSD "[policy]\nexpert_home = ssd\nplacement = lpt\noptimizer = cpu-expert\ngradient_bytes = 4\n"
+enum { TRAINED = 3 };
+
+/* A training run: its schedule as the do-nothing backend has it with the loads that the gates gave, its trace and its losses. */
+struct training {
+	struct scenario *sc;
+	struct trace *trace;
+	double loss[TRAINED];
+	int microbatches;
+};
+
+static void training_clear(struct training *t)
+{
+	trace_free(t->trace);
+	scenario_free(t->sc);
+}
+
+static void train_on(struct training *t, struct device **devices, struct device_group *group, struct schedule *schedule, const char *folder)
+{
+	g_autoptr(GError) error = NULL;
+	const struct engine_options o = {.seed = 5, .lr = 0.01f, .balance = 0.01f, .z = 0.001f, .ssd_folder = folder};
+	g_autoptr(data) data = data_open(NULL, t->sc->network->vocab, 7, &error);
+	g_autoptr(engine) engine = engine_new(devices, group, t->sc, schedule, data, &o, &error);
+	cr_assert(engine, "%s", error ? error->message : "");
+	g_autoptr(backend) b = exec_new(devices, t->sc->machine->gpus, engine, t->sc->machine, &error);
+	cr_assert(b, "%s", error ? error->message : "");
+	for (int i = 0; i < TRAINED; i++) {
+		engine_begin(engine, (uint64_t)i);
+		cr_assert(schedule_step(schedule, b, &error), "%s", error ? error->message : "");
+		cr_assert(schedule_wait(schedule, b, &error), "%s", error ? error->message : "");
+		t->loss[i] = engine_loss(engine);
+		exec_trace(b, t->trace);
+	}
+	cr_assert_eq(t->trace->spans->len, b->n_launched);
+	t->microbatches = schedule_microbatches(schedule);
+}
+
+static struct training trained(const char *policy, int gpus, int microbatches)
+{
+	g_autoptr(GError) error = NULL;
+	struct device *device[4];
+	struct device_group *group;
+	g_autofree char *folder = g_dir_make_tmp("esmoe-test-XXXXXX", &error);
+	cr_assert(folder, "%s", error ? error->message : "");
+	struct training t = {.sc = scenario_made(&(struct scenario_options){
+	                         .model = TINY, .machine = "host", .policy = policy, .gpus = gpus, .microbatches = microbatches}),
+	                     .trace = trace_new()};
+	struct schedule *schedule = schedule_made(t.sc);
+	cr_assert(device_open("host", gpus, UINT64_C(1) << 26, device, &group, &error), "%s", error ? error->message : "");
+	train_on(&t, device, group, schedule, folder);
+	device_close(device, gpus, group);
+	schedule_free(schedule);
+	cr_assert_eq(g_rmdir(folder), 0);
+	return t;
+}
+
+/* Every stage once and in order, streams without overlap, predecessors first, steps one after another. */
+static void check_trace(const struct training *t)
+{
+	const struct trace *trace = t->trace;
+	g_autofree nsec_t *stream_end = g_new0(nsec_t, trace_streams(trace));
+	for (guint i = 0; i < trace->spans->len; i++) {
+		const struct span *span = &g_array_index(trace->spans, struct span, i);
+		cr_assert_eq(span->id, i);
+		cr_assert_leq(span->launch_ns, span->start_ns);
+		cr_assert_leq(span->start_ns, span->end_ns);
+		cr_assert_geq(span->start_ns, stream_end[span->stream], "stage %u overlaps an earlier one of its stream", i);
+		stream_end[span->stream] = span->end_ns;
+		for (int p = 0; p < span->n_preds; p++)
+			cr_assert_geq(span->start_ns, g_array_index(trace->spans, struct span, span->preds[p]).end_ns,
+			              "stage %u starts before its predecessor %u ends", i, span->preds[p]);
+		cr_assert_geq(g_array_index(trace->step_end_ns, nsec_t, span->step), span->end_ns);
+	}
+	cr_assert_eq(trace->step_end_ns->len, TRAINED);
+}
+
+/* Races would show as other losses; so would a stage that runs before what it needs. */
+static void check_training(const char *policy, int gpus, int microbatches, const double *expected)
+{
+	struct training t = trained(policy, gpus, microbatches);
+	check_trace(&t);
+	for (int i = 0; i < TRAINED; i++)
+		cr_assert(t.loss[i] == expected[i], "%s: step %d has loss %.9g, not %.9g", policy, i, t.loss[i], expected[i]);
+	training_clear(&t);
+}
+
+Test(training, keeps_the_contract_and_its_bits_wherever_experts_live)
+{
+	for (int microbatches = 1; microbatches <= 2; microbatches++)
+		for (int gpus = 1; gpus <= 2; gpus++) {
+			struct training t = trained(ON_HBM, gpus, microbatches);
+			check_trace(&t);
+			cr_assert(t.loss[0] > 2 && t.loss[0] < 4 && t.loss[TRAINED - 1] < t.loss[0], "losses %g to %g", t.loss[0],
+			          t.loss[TRAINED - 1]); /* ln 23 is 3.1 */
+			for (int again = 0; again < 3; again++) {
+				check_training(ON_HBM, gpus, microbatches, t.loss);
+				check_training(ON_DRAM, gpus, microbatches, t.loss);
+				check_training(ON_SSD, gpus, microbatches, t.loss);
+			}
+			training_clear(&t);
+		}
+}
