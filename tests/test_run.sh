@@ -63,7 +63,7 @@ check "six losses" test "$(wc -l <es-moe/losses.csv)" -eq 7
 check "loads of three steps, two layers, eight experts" test "$(wc -l <es-moe/loads.csv)" -eq $((1 + 3 * 2 * 8))
 check "every token is routed once" awk -F, 'NR > 1 { sum[$1 "," $2] += $5 } END { for (i in sum) if (sum[i] != 64) exit 1 }' es-moe/loads.csv
 expect 0 trace info es-moe/trace
-prints 'compute' 'upload'
+prints 'compute'
 expect 0 trace critical-path es-moe/trace
 expect 0 predict -m es-moe/run.ini -M es-moe/run.ini -p es-moe/run.ini --routing es-moe/loads.csv
 expect 0 plot losses -o losses.png es-moe
@@ -75,7 +75,17 @@ check "static learns what es-moe does" same es-moe/losses.csv static/losses.csv
 for home in hbm dram ssd; do
 	expect 0 $run -p es-moe --set policy.expert_home=$home --steps 6 --trace $home
 	check "experts in $home learn the same" same es-moe/losses.csv $home/losses.csv
+	expect 0 trace info $home/trace
+	case $home in
+	hbm) prints 'gpu0 compute' ;;
+	dram) prints 'gpu0 upload' 'gpu0 download' 'node0 optimizer' ;;
+	ssd) prints 'gpu0 upload' 'gpu0 download' 'node0 optimizer' 'node0 ssd read' ;;
+	esac
 done
+expect 0 $run -p es-moe --set policy.expert_home=ssd --set host.dram_gib=4.0002 --steps 6 --trace narrow --ssd narrow.ssd
+check "DRAM for a few experts only" same es-moe/losses.csv narrow/losses.csv
+expect 0 trace info narrow/trace
+prints 'node0 ssd read' 'node0 ssd write'
 expect 0 $run -p es-moe --set policy.expert_home=dram --set policy.pinned_share=0 --steps 6 --trace unpinned
 check "pinned or not" same es-moe/losses.csv unpinned/losses.csv
 expect 0 $run -p es-moe --steps 6 --trace two --gpus 2 --sequences 2
