@@ -26,6 +26,7 @@ static const struct command commands[] = {
     {"compare", cmd_compare, "several policies side by side"},
     {"sweep", cmd_sweep, "a what-if grid over GPUs and experts, to a CSV"},
     {"run", cmd_run, "train one configuration for real on this machine's devices"},
+    {"calibrate", cmd_calibrate, "measure this machine, to predict with"},
     {"validate", cmd_validate, "simulate recorded runs again and compare"},
     {"trace", cmd_trace, "info, convert, diff and critical path of trace files"},
     {"plot", cmd_plot, "timeline, throughput, breakdown, memory and learning figures"},

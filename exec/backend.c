@@ -72,9 +72,7 @@ static void ring_put(struct exec *x, struct record *r)
 static struct record *record_new(struct exec *x, const struct stage *stage)
 {
 	struct record *r = g_new0(struct record, 1);
-	if (stage->id == 0)
-		x->origin_ns = exec_now_ns();
-	else if (x->parity != stage->step_parity)
+	if (stage->id && x->parity != stage->step_parity)
 		x->step++;
 	x->parity = stage->step_parity;
 	r->stage = *stage;

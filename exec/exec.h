@@ -10,5 +10,5 @@
 struct backend *exec_new(struct device **devices, int count, struct engine *engine, const struct machine *m,
                          GError **error) G_GNUC_WARN_UNUSED_RESULT;
 
-/* Spans of all stages launched since the last call, with the device's own times, appended to the trace; call when all have ended. */
+/* Spans of all stages launched since the last call, on the clock of exec_now_ns, appended to the trace; call when all have ended. */
 void exec_trace(struct backend *b, struct trace *trace);

@@ -41,10 +41,10 @@ static struct span span_of(const struct exec *x, const struct record *r)
 	    .stream = r->stage.stream,
 	    .tokens = r->stage.tokens,
 	    .bytes = r->stage.bytes,
-	    .launch_ns = r->launch_ns - x->origin_ns,
-	    .launch_end_ns = r->launch_end_ns - x->origin_ns,
-	    .start_ns = r->start_ns - x->origin_ns,
-	    .end_ns = r->end_ns - x->origin_ns,
+	    .launch_ns = r->launch_ns,
+	    .launch_end_ns = r->launch_end_ns,
+	    .start_ns = r->start_ns,
+	    .end_ns = r->end_ns,
 	    .n_preds = r->stage.n_preds,
 	};
 	memcpy(span.preds, r->stage.preds, sizeof span.preds);

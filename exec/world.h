@@ -60,7 +60,6 @@ struct exec {
 	GHashTable *open_groups;       /* id to struct group, of those that miss members */
 	GArray *unfolding;             /* stage_id, scratch of note_ended */
 	GArray *spans;                 /* struct traced */
-	nsec_t origin_ns;              /* times count from the first launch */
 	nsec_t traced_end_ns;
 	uint16_t step, traced_step;
 	uint8_t parity;

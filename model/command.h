@@ -13,6 +13,7 @@ bool cmd_predict(int argc, char **argv, GError **error) G_GNUC_WARN_UNUSED_RESUL
 bool cmd_compare(int argc, char **argv, GError **error) G_GNUC_WARN_UNUSED_RESULT;
 bool cmd_sweep(int argc, char **argv, GError **error) G_GNUC_WARN_UNUSED_RESULT;
 bool cmd_run(int argc, char **argv, GError **error) G_GNUC_WARN_UNUSED_RESULT;
+bool cmd_calibrate(int argc, char **argv, GError **error) G_GNUC_WARN_UNUSED_RESULT;
 bool cmd_validate(int argc, char **argv, GError **error) G_GNUC_WARN_UNUSED_RESULT;
 bool cmd_trace(int argc, char **argv, GError **error) G_GNUC_WARN_UNUSED_RESULT;
 bool cmd_plot(int argc, char **argv, GError **error) G_GNUC_WARN_UNUSED_RESULT;

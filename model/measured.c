@@ -233,6 +233,15 @@ enum measured_range measured_ns(const struct measured_table *t, double size, dou
 	return range;
 }
 
+void measured_table_clear(struct measured_table *t)
+{
+	g_free(t->sizes.v);
+	g_free(t->median_us.v);
+	g_free(t->spread_percent.v);
+	g_free(t->samples.v);
+	*t = (struct measured_table){0};
+}
+
 static int compare_doubles(const void *a, const void *b)
 {
 	double x = *(const double *)a, y = *(const double *)b;

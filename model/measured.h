@@ -42,5 +42,6 @@ enum measured_range { MEASURED_INSIDE, MEASURED_BELOW, MEASURED_ABOVE, MEASURED_
  * from 0 to 1: less work takes no longer, and more work no longer than in proportion. */
 enum measured_range measured_ns(const struct measured_table *t, double size, double *ns);
 
+void measured_table_clear(struct measured_table *t);
 /* Adds a size with its samples, in microseconds, which are sorted. Sizes must come ascending. */
 void measured_add(struct measured_table *t, double size, double *samples_us, int n);

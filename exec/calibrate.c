@@ -1,0 +1,459 @@
+/* A stage is measured where it will run, in a training step with its caches as they are then, but without company:
+ *
+ *     computation   one GPU, experts at home: only the compute stream works
+ *     copies, Adam  one GPU, one slot: an upload waits for the computation before it, Adam for the end of the backward
+ *     exchanges     two GPUs, experts at home: both compute streams wait meanwhile
+ *     all-reduces   outside a run, because in one the backward goes on beside them
+ *
+ * Runs differ in tokens, experts and the experts' inner size, so that each kind is seen over a range of sizes. Samples whose sizes lie within a
+ * quarter of an octave make one point of a table. */
+#include "calibrate.h"
+
+#include "measure.h"
+#include "model/backend_null.h"
+#include "model/error.h"
+#include "model/schedule.h"
+#include "run.h"
+#include "traces/kineto.h"
+
+#include <glib/gstdio.h>
+#include <math.h>
+#include <string.h>
+#include <sys/utsname.h>
+
+enum { WARMUP = 2, CONTENTION_MS = 200, COLLECTIVE_REPEATS = 30 };
+
+enum serves { SERVES_COMPUTE = 1, SERVES_COPIES = 2, SERVES_EXCHANGES = 4, SERVES_OVERHEADS = 8, SERVES_CORES = 16 };
+
+struct probe {
+	int serves;
+	int gpus, sequences, experts, microbatches, d_expert;
+};
+
+struct timing {
+	int kind, pass;
+	double size, us;
+};
+
+struct calibration {
+	const struct scenario_options *o;
+	const struct calibrate_options *how;
+	struct machine *m;
+	struct measured *tables;
+	GArray *probes;                         /* struct probe */
+	GArray *samples;                        /* struct timing */
+	GArray *launch_us, *sync_us, *event_us; /* double */
+	GArray *mixer_us[2];                    /* double: backward of one GPU alone, and beside another */
+	int done, total;
+};
+
+static void advance(struct calibration *c)
+{
+	c->how->progress(++c->done, c->total, c->how->user);
+}
+
+static void add_probe(struct calibration *c, struct probe p)
+{
+	g_array_append_val(c->probes, p);
+}
+
+static void list_probes(struct calibration *c, const struct scenario *base)
+{
+	const int s = base->sequences, e = network_experts(base->network), gpus = c->m->gpus_per_node;
+	int d = 0;
+	for (int i = 0; i < base->network->layers; i++)
+		d = base->network->layer[i].experts ? base->network->layer[i].d_expert : d;
+	for (int n = 1; n < s; n *= 2)
+		add_probe(c, (struct probe){SERVES_COMPUTE, 1, n, e, 1, d});
+	add_probe(c, (struct probe){SERVES_COMPUTE | SERVES_OVERHEADS | SERVES_CORES, 1, s, e, 1, d});
+	add_probe(c, (struct probe){SERVES_COMPUTE, 1, 2 * s, e, 1, d});
+	add_probe(c, (struct probe){SERVES_COMPUTE, 1, s, MAX(e / 4, 1), 1, d});
+	add_probe(c, (struct probe){SERVES_COMPUTE, 1, s, e * 4, 1, d});
+	add_probe(c, (struct probe){SERVES_COMPUTE, 1, MAX(s, 2), e, 2, d});
+	add_probe(c, (struct probe){SERVES_COPIES, 1, MAX(s / 2, 2), e, 1, MAX(d / 4, 1)});
+	add_probe(c, (struct probe){SERVES_COPIES | SERVES_OVERHEADS, 1, MAX(s / 2, 2), e, 1, d});
+	add_probe(c, (struct probe){SERVES_COPIES, 1, MAX(s / 2, 2), e, 2, d});
+	add_probe(c, (struct probe){SERVES_COPIES, 1, MAX(s / 2, 2), e, 1, 4 * d});
+	if (gpus < 2)
+		return;
+	add_probe(c, (struct probe){SERVES_EXCHANGES, 2, MAX(s / 4, 1), MAX(e, 2), 1, d});
+	add_probe(c, (struct probe){SERVES_EXCHANGES | SERVES_CORES, 2, s, MAX(e, 2), 1, d});
+	add_probe(c, (struct probe){SERVES_EXCHANGES, 2, 2 * s, MAX(e, 2), 1, d});
+}
+
+static struct scenario *scenario_of(const struct calibration *c, const struct probe *p, GError **error)
+{
+	bool copies = p->serves & SERVES_COPIES;
+	g_autoptr(GStrvBuilder) set = g_strv_builder_new();
+	g_autofree char *inner = g_strdup_printf("network.d_expert=%d", p->d_expert);
+	struct scenario_options o = *c->o;
+	if (o.set)
+		g_strv_builder_addv(set, (const char **)o.set);
+	g_strv_builder_add_many(set, inner, "policy.expert_compute=sequential", "contention.rule=max-min", NULL);
+	if (copies)
+		g_strv_builder_add_many(set, "policy.expert_home=dram", "policy.pinned_share=0", "policy.upload_ahead=0", "policy.upload_scope=layer",
+		                        "policy.optimizer=cpu-step", NULL);
+	g_auto(GStrv) words = g_strv_builder_end(set);
+	o.set = (const char *const *)words;
+	o.policy = copies ? "es-moe" : "static";
+	o.gpus = p->gpus;
+	o.sequences = p->sequences;
+	o.experts = p->experts;
+	o.microbatches = p->microbatches;
+	return scenario_new(&o, error);
+}
+
+static void remove_folder(const char *folder)
+{
+	g_autoptr(GDir) dir = g_dir_open(folder, 0, NULL);
+	for (const char *name; dir && (name = g_dir_read_name(dir));) {
+		g_autofree char *path = g_build_filename(folder, name, NULL);
+		g_unlink(path);
+	}
+	g_rmdir(folder);
+}
+
+static void say_nothing(const struct run_step *step, void *user) {}
+
+static struct trace *run(const struct calibration *c, const struct scenario *sc, GError **error)
+{
+	g_autoptr(GError) cause = NULL;
+	g_autofree char *folder = g_dir_make_tmp("esmoe-calibrate-XXXXXX", &cause);
+	if (!folder) {
+		g_set_error(error, ESMOE_ERROR, ESMOE_ERROR_INPUT, "no folder for the runs' traces: %s", cause->message);
+		return NULL;
+	}
+	const struct run_options o = {.device = c->how->device,
+	                              .steps = (uint64_t)(WARMUP + c->how->steps),
+	                              .lr = 1e-3f,
+	                              .balance = 1e-2f,
+	                              .z = 1e-3f,
+	                              .trace = folder,
+	                              .trace_steps = c->how->steps,
+	                              .save_every = 1,
+	                              .command = "esmoe calibrate",
+	                              .report = say_nothing};
+	const char *const paths[] = {folder, NULL};
+	struct trace *trace = run_train(sc, &o, error) ? kineto_read(paths, error) : NULL;
+	remove_folder(folder);
+	return trace;
+}
+
+/* In the unit of the kind's table. */
+static double size_of(const struct scenario *sc, const struct span *s)
+{
+	const char *unit = measured_unit(s->kind, s->pass);
+	const struct layer *l = &sc->network->layer[s->layer];
+	if (g_str_equal(unit, "bytes"))
+		return (double)s->bytes;
+	if (g_str_equal(unit, "parameters")) {
+		double each = s->kind == STAGE_ADAM_GPU || s->kind == STAGE_ACCUMULATE_GPU ? 28
+		              : s->kind == STAGE_ADAM                                      ? sc->machine->adam_bytes_per_param
+		                                                                           : 10;
+		return (double)s->bytes / each;
+	}
+	if (g_str_equal(unit, "tokens x experts"))
+		return (double)s->tokens * l->experts;
+	return (double)s->tokens * (g_str_equal(unit, "tokens x top_k") ? l->top_k : 1);
+}
+
+static bool serves_kind(int serves, int kind)
+{
+	switch (kind) {
+	case STAGE_UPLOAD:
+	case STAGE_DOWNLOAD:
+	case STAGE_ADAM:
+	case STAGE_ACCUMULATE:
+		return serves & SERVES_COPIES;
+	case STAGE_COUNTS:
+	case STAGE_ALL_TO_ALL:
+		return serves & SERVES_EXCHANGES;
+	case STAGE_ALL_REDUCE:
+	case STAGE_REDUCE_SCATTER:
+	case STAGE_ALL_GATHER:
+	case STAGE_SSD_READ:
+	case STAGE_SSD_WRITE:
+		return false;
+	default:
+		return serves & SERVES_COMPUTE;
+	}
+}
+
+static void take_samples(struct calibration *c, const struct probe *p, const struct scenario *sc, const struct trace *trace)
+{
+	for (guint i = 0; i < trace->spans->len; i++) {
+		const struct span *s = &g_array_index(trace->spans, struct span, i);
+		double us = (double)(s->end_ns - s->start_ns) / 1e3;
+		if (s->kind == STAGE_MIXER && s->pass == PASS_BACKWARD && p->serves & SERVES_CORES)
+			g_array_append_val(c->mixer_us[p->gpus - 1], us);
+		if (!measured_unit(s->kind, s->pass) || !serves_kind(p->serves, s->kind))
+			continue;
+		struct timing sample = {s->kind, measured_pass(s->kind, s->pass), size_of(sc, s), us};
+		if (sample.size > 0)
+			g_array_append_val(c->samples, sample);
+	}
+}
+
+/* Host time of one launch: what the launchers took for a step over the launches a schedule counts. */
+static bool take_launches(struct calibration *c, struct scenario *sc, const struct trace *trace, GError **error)
+{
+	sc->machine->launch_us = 1;
+	g_autoptr(schedule) schedule = schedule_new(sc, NULL, error);
+	if (!schedule)
+		return false;
+	g_autoptr(backend) b = backend_null_new(sc->routing, sc->machine->gpus);
+	if (!schedule_step(schedule, b, error))
+		return false;
+	double launches = (double)schedule_launch_ns(schedule) / 1e3;
+	for (guint step = 0; step < trace->step_end_ns->len; step++) {
+		nsec_t sum = 0;
+		for (guint i = 0; i < trace->spans->len; i++) {
+			const struct span *s = &g_array_index(trace->spans, struct span, i);
+			sum += s->step == step && s->rank == 0 && s->launch_ns >= 0 ? s->launch_end_ns - s->launch_ns : 0;
+		}
+		double us = (double)sum / 1e3 / launches;
+		g_array_append_val(c->launch_us, us);
+	}
+	return true;
+}
+
+/* From the gate's end to the launch of what follows its counts; and from a predecessor's end on another stream to the start of what waited for it
+ * alone. */
+static void take_waits(struct calibration *c, const struct trace *trace)
+{
+	const struct span *gate = NULL;
+	g_autofree nsec_t *free_ns = g_new0(nsec_t, trace_streams(trace));
+	for (guint i = 0; i < trace->spans->len; i++) {
+		const struct span *s = &g_array_index(trace->spans, struct span, i);
+		nsec_t last_ns = 0;
+		bool elsewhere = false;
+		for (int p = 0; p < s->n_preds; p++) {
+			uint32_t at = trace_find(trace, s->preds[p]);
+			const struct span *before = at == STAGE_NONE ? NULL : &g_array_index(trace->spans, struct span, at);
+			if (before && before->end_ns > last_ns) {
+				last_ns = before->end_ns;
+				elsewhere = before->stream != s->stream;
+			}
+		}
+		if (elsewhere && last_ns > free_ns[s->stream] && last_ns > s->launch_end_ns && s->start_ns >= last_ns) {
+			double us = (double)(s->start_ns - last_ns) / 1e3;
+			g_array_append_val(c->event_us, us);
+		}
+		free_ns[s->stream] = MAX(free_ns[s->stream], s->end_ns);
+		if (gate && s->kind == STAGE_PERMUTE && s->launch_ns > gate->end_ns) {
+			double us = (double)(s->launch_ns - gate->end_ns) / 1e3;
+			g_array_append_val(c->sync_us, us);
+		}
+		gate = s->kind == STAGE_GATE && s->pass == PASS_FORWARD ? s : NULL;
+	}
+}
+
+static bool measure_probe(struct calibration *c, const struct probe *p, GError **error)
+{
+	g_autoptr(scenario) sc = scenario_of(c, p, error);
+	g_autoptr(trace) trace = sc ? run(c, sc, error) : NULL;
+	if (!trace)
+		return false;
+	take_samples(c, p, sc, trace);
+	if (p->serves & SERVES_OVERHEADS)
+		take_waits(c, trace);
+	return !(p->serves & SERVES_OVERHEADS) || take_launches(c, sc, trace, error);
+}
+
+static int by_size(gconstpointer a, gconstpointer b)
+{
+	const struct timing *x = a, *y = b;
+	if (x->kind != y->kind)
+		return x->kind - y->kind;
+	if (x->pass != y->pass)
+		return x->pass - y->pass;
+	return (x->size > y->size) - (x->size < y->size);
+}
+
+static void fill_tables(struct calibration *c)
+{
+	const double width = pow(2, 0.25);
+	g_array_sort(c->samples, by_size);
+	const struct timing *all = (const struct timing *)(const void *)c->samples->data;
+	for (guint first = 0, end; first < c->samples->len; first = end) {
+		const struct timing *s = &all[first];
+		g_autoptr(GArray) us = g_array_new(FALSE, FALSE, sizeof(double));
+		for (end = first; end < c->samples->len && all[end].kind == s->kind && all[end].pass == s->pass && all[end].size < s->size * width;
+		     end++)
+			g_array_append_val(us, all[end].us);
+		measured_add(&c->tables->table[s->kind][s->pass], all[(first + end - 1) / 2].size, (double *)(void *)us->data, (int)us->len);
+	}
+}
+
+static double median(GArray *values, double otherwise)
+{
+	autoclear(measured_table) t = {0};
+	if (!values->len)
+		return otherwise;
+	measured_add(&t, 1, (double *)(void *)values->data, (int)values->len);
+	return t.median_us.v[0];
+}
+
+/* Two streams that compute at once on the cores there are: how much slower each gets tells what one asks for. */
+static void fill_cores(struct calibration *c)
+{
+	double alone = median(c->mixer_us[0], 1), beside = median(c->mixer_us[1], alone);
+	c->m->stream_cores = fmax(1, beside / alone * fmin(c->m->cores, 2) / 2);
+}
+
+static void put(struct ini_doubles *list, int i, int n, double value)
+{
+	if (i == 0) {
+		g_free(list->v);
+		list->v = g_new0(double, n);
+		list->n = n;
+	}
+	list->v[i] = value;
+}
+
+static double adam_gbps(const struct machine *m, const struct rates *r)
+{
+	return r->adam_gparams * m->adam_bytes_per_param;
+}
+
+/* One row of the contention table: a number of Adam threads against each mix of one GPU's copies. */
+static bool fill_row(struct calibration *c, struct measure *measure, int threads, int row, int rows, GError **error)
+{
+	struct contention_table *t = &c->m->table;
+	struct rates alone = {0}, u, d, ud;
+	const struct together mixes[] = {{false, false, threads}, {true, false, threads}, {false, true, threads}, {true, true, threads}};
+	if ((threads && !measure_together(measure, &mixes[0], CONTENTION_MS, &alone, error)) ||
+	    !measure_together(measure, &mixes[1], CONTENTION_MS, &u, error) || !measure_together(measure, &mixes[2], CONTENTION_MS, &d, error) ||
+	    !measure_together(measure, &mixes[3], CONTENTION_MS, &ud, error))
+		return false;
+	put(&t->threads, row, rows, threads);
+	put(&t->adam, row, rows, adam_gbps(c->m, &alone));
+	put(&t->adam_u, row, rows, adam_gbps(c->m, &u));
+	put(&t->adam_d, row, rows, adam_gbps(c->m, &d));
+	put(&t->adam_ud, row, rows, adam_gbps(c->m, &ud));
+	put(&t->u_u, row, rows, u.up_gbps);
+	put(&t->d_d, row, rows, d.down_gbps);
+	put(&t->u_ud, row, rows, ud.up_gbps);
+	put(&t->d_ud, row, rows, ud.down_gbps);
+	advance(c);
+	return true;
+}
+
+static int contention_rows(const struct machine *m)
+{
+	int rows = 2;
+	for (int threads = 1; threads < m->adam_threads; threads *= 2)
+		rows++;
+	return rows;
+}
+
+/* Rates and the contention of DRAM; columns of two GPUs stay unknown. */
+static bool fill_rates(struct calibration *c, struct measure *measure, GError **error)
+{
+	struct machine *m = c->m;
+	struct contention_table *t = &m->table;
+	int rows = contention_rows(m), row = 0;
+	struct ini_doubles *unknown[] = {&t->adam_uu, &t->adam_dd, &t->adam_uudd, &t->u_uu, &t->d_dd, &t->u_uudd, &t->d_uudd};
+	for (size_t i = 0; i < G_N_ELEMENTS(unknown); i++)
+		unknown[i]->n = 0;
+	if (!fill_row(c, measure, 0, row++, rows, error))
+		return false;
+	for (int threads = 1; threads < m->adam_threads; threads *= 2)
+		if (!fill_row(c, measure, threads, row++, rows, error))
+			return false;
+	if (!fill_row(c, measure, m->adam_threads, row, rows, error))
+		return false;
+	m->contention = CONTENTION_MEASURED;
+	m->adam_gparams_per_s = t->adam.v[rows - 1] / m->adam_bytes_per_param;
+	m->h2d_gbps = t->u_u.v[0];
+	m->d2h_gbps = t->d_d.v[0];
+	double one = fmax(m->h2d_gbps, m->d2h_gbps);
+	m->duplex_gbps = fmin(fmax(t->u_ud.v[0] + t->d_ud.v[0], one), m->h2d_gbps + m->d2h_gbps);
+	for (int i = 0; i < rows; i++)
+		m->dram_gbps = i ? fmax(m->dram_gbps, t->adam_ud.v[i] + t->u_ud.v[i] + t->d_ud.v[i]) : m->duplex_gbps;
+	return true;
+}
+
+static void set_text(char **field, char *owned)
+{
+	g_free(*field);
+	*field = owned;
+}
+
+static void fill_identity(struct calibration *c, const struct scenario *base)
+{
+	struct utsname system;
+	g_autoptr(GDateTime) now = g_date_time_new_now_utc();
+	uname(&system);
+	set_text(&c->tables->network, measured_network(base->network));
+	set_text(&c->tables->device, g_strdup_printf("%s on %d cores of %s", c->how->device, c->m->cores, system.machine));
+	set_text(&c->tables->driver, g_strdup_printf("esmoe %s, %s %s", ESMOE_VERSION, system.sysname, system.release));
+	set_text(&c->tables->date, g_date_time_format(now, "%Y-%m-%dT%H:%MZ"));
+	c->tables->gpus = 2;
+}
+
+static bool measure_all(struct calibration *c, GError **error)
+{
+	for (guint i = 0; i < c->probes->len; i++) {
+		if (!measure_probe(c, &g_array_index(c->probes, struct probe, i), error))
+			return false;
+		advance(c);
+	}
+	g_autoptr(measure) measure = measure_new(c->how->device, error);
+	if (!measure || !fill_rates(c, measure, error))
+		return false;
+	static const int kinds[] = {STAGE_ALL_REDUCE, STAGE_REDUCE_SCATTER};
+	for (size_t i = 0; i < G_N_ELEMENTS(kinds); i++)
+		if (!measure_collective(measure, kinds[i], COLLECTIVE_REPEATS, &c->tables->table[kinds[i]][PASS_FORWARD], error))
+			return false;
+	return true;
+}
+
+static void calibration_clear(struct calibration *c)
+{
+	GArray *arrays[] = {c->probes, c->samples, c->launch_us, c->sync_us, c->event_us, c->mixer_us[0], c->mixer_us[1]};
+	for (size_t i = 0; i < G_N_ELEMENTS(arrays); i++)
+		g_array_unref(arrays[i]);
+	measured_free(c->tables);
+}
+
+static GArray *doubles(void)
+{
+	return g_array_new(FALSE, FALSE, sizeof(double));
+}
+
+bool calibrate(const struct scenario_options *o, const struct calibrate_options *how, struct machine *m, GError **error)
+{
+	struct scenario_options plain = *o;
+	plain.policy = "static";
+	g_autoptr(scenario) base = scenario_new(&plain, error);
+	if (!base)
+		return false;
+	if (!network_experts(base->network)) {
+		g_set_error(error, ESMOE_ERROR, ESMOE_ERROR_INPUT, "%s has no experts: expected a network with some", base->network->name);
+		return false;
+	}
+	autoclear(calibration) c = {.o = o, .how = how, .m = m, .tables = measured_new()};
+	c.probes = g_array_new(FALSE, FALSE, sizeof(struct probe));
+	c.samples = g_array_new(FALSE, FALSE, sizeof(struct timing));
+	c.launch_us = doubles();
+	c.sync_us = doubles();
+	c.event_us = doubles();
+	c.mixer_us[0] = doubles();
+	c.mixer_us[1] = doubles();
+	m->cores = (int)g_get_num_processors();
+	m->adam_threads = MIN(m->adam_threads, m->cores);
+	list_probes(&c, base);
+	c.total = (int)c.probes->len + contention_rows(m);
+	if (!measure_all(&c, error))
+		return false;
+	fill_tables(&c);
+	fill_cores(&c);
+	fill_identity(&c, base);
+	m->launch_us = median(c.launch_us, m->launch_us);
+	m->sync_us = median(c.sync_us, m->sync_us);
+	m->event_us = median(c.event_us, m->event_us);
+	measured_free(m->measured);
+	m->measured = g_steal_pointer(&c.tables);
+	return true;
+}
