@@ -91,40 +91,47 @@ void group_all_to_all(struct device_stream *s, struct device_group *g, int membe
 	worker_push(s->worker, run_free, &copy, sizeof(void *));
 }
 
-static float add_up(const struct device_group *g, size_t i)
+#define BLOCK 1024 /* elements that stay in the cache while the members' are added */
+
+/* sum (n) = the members' elements from i, added in their order. */
+static void add_up(const struct device_group *g, size_t i, size_t n, float *sum)
 {
-	float sum = g->post[0].to[i];
-	for (int m = 1; m < g->count; m++)
-		sum += g->post[m].to[i];
-	return sum;
+	memcpy(sum, g->post[0].to + i, n * sizeof(float));
+	for (int m = 1; m < g->count; m++) {
+		const float *x = g->post[m].to + i;
+#pragma omp simd
+		for (size_t j = 0; j < n; j++)
+			sum[j] += x[j];
+	}
+}
+
+/* The member's share of the sums goes to the members [from, to): nobody else reads or writes that share. */
+static void reduce(const struct collective *c, int from, int to)
+{
+	struct device_group *g = c->group;
+	size_t first = c->n * (size_t)c->member / (size_t)g->count, end = c->n * (size_t)(c->member + 1) / (size_t)g->count;
+	float sum[BLOCK];
+	if (!post_and_meet(c))
+		return;
+	for (size_t i = first; i < end; i += BLOCK) {
+		size_t n = MIN(BLOCK, end - i);
+		add_up(g, i, n, sum);
+		for (int m = from; m < to; m++)
+			memcpy(g->post[m].to + i, sum, n * sizeof(float));
+	}
+	meet(g);
 }
 
 static void run_all_reduce(struct device_stream *s, const void *args)
 {
 	const struct collective *c = args;
-	struct device_group *g = c->group;
-	size_t from = c->n * (size_t)c->member / (size_t)g->count, to = c->n * (size_t)(c->member + 1) / (size_t)g->count;
-	if (!post_and_meet(c))
-		return;
-	for (size_t i = from; i < to; i++) {
-		float sum = add_up(g, i);
-		for (int m = 0; m < g->count; m++)
-			g->post[m].to[i] = sum;
-	}
-	meet(g);
+	reduce(c, 0, c->group->count);
 }
 
-/* Nobody reads a share but its member. */
 static void run_reduce_scatter(struct device_stream *s, const void *args)
 {
 	const struct collective *c = args;
-	struct device_group *g = c->group;
-	size_t from = c->n * (size_t)c->member / (size_t)g->count, to = c->n * (size_t)(c->member + 1) / (size_t)g->count;
-	if (!post_and_meet(c))
-		return;
-	for (size_t i = from; i < to; i++)
-		c->post.to[i] = add_up(g, i);
-	meet(g);
+	reduce(c, c->member, c->member + 1);
 }
 
 void group_all_reduce(struct device_stream *s, struct device_group *g, int member, float *x, size_t n)
