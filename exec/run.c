@@ -11,10 +11,10 @@
 #include "model/schedule.h"
 
 #include <errno.h>
+#include <glib-unix.h>
 #include <glib/gstdio.h>
 #include <signal.h>
 #include <stdio.h>
-#include <string.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -274,15 +274,60 @@ static bool step(struct run *r, GError **error)
 	return !r->o->save || r->step == r->o->steps || r->step % r->o->save_every || save(r, error);
 }
 
-/* The signal that waits to be taken, or 0. */
-static int pending_signal(const sigset_t *signals)
+/* SIGINT and SIGTERM as flags. Blocking them would not do: libraries start threads of their own before main, which a signal would reach. */
+struct signals {
+	GMainContext *context;
+	GSource *interrupt, *terminate;
+	bool interrupted, terminated;
+};
+
+static gboolean take(gpointer flag)
 {
-	const struct timespec now = {0};
-	int taken = sigtimedwait(signals, NULL, &now);
-	return taken > 0 ? taken : 0;
+	*(bool *)flag = true;
+	return G_SOURCE_CONTINUE;
 }
 
-static bool train(struct run *r, const sigset_t *signals, const sigset_t *before, GError **error)
+static GSource *watch(struct signals *s, int signal, bool *flag)
+{
+	GSource *source = g_unix_signal_source_new(signal);
+	g_source_set_callback(source, take, flag, NULL);
+	g_source_attach(source, s->context);
+	return source;
+}
+
+static void signals_init(struct signals *s)
+{
+	*s = (struct signals){.context = g_main_context_new()};
+	s->interrupt = watch(s, SIGINT, &s->interrupted);
+	s->terminate = watch(s, SIGTERM, &s->terminated);
+}
+
+/* From now on they kill again. */
+static void signals_release(struct signals *s)
+{
+	GSource **sources[] = {&s->interrupt, &s->terminate};
+	for (size_t i = 0; i < G_N_ELEMENTS(sources); i++) {
+		if (*sources[i])
+			g_source_destroy(*sources[i]);
+		g_clear_pointer(sources[i], g_source_unref);
+	}
+}
+
+static void signals_clear(struct signals *s)
+{
+	signals_release(s);
+	g_main_context_unref(s->context);
+}
+
+/* The signal that came, or 0. */
+static int signals_taken(struct signals *s)
+{
+	while (g_main_context_iteration(s->context, FALSE))
+		;
+	return s->terminated ? SIGTERM : s->interrupted ? SIGINT : 0;
+}
+
+static bool train(struct run *r, struct signals *signals, GError **error)
 {
 	int taken = 0;
 	if (!run_open(r, error))
@@ -290,10 +335,10 @@ static bool train(struct run *r, const sigset_t *signals, const sigset_t *before
 	while (r->step < r->o->steps && !taken) {
 		if (!step(r, error))
 			return false;
-		taken = pending_signal(signals);
+		taken = signals_taken(signals);
 	}
-	if (taken) /* the next one kills */
-		pthread_sigmask(SIG_SETMASK, before, NULL);
+	if (taken)
+		signals_release(signals);
 	if ((r->o->save && !save(r, error)) || (r->folder && !folder_finish(r->folder, r->record, error)))
 		return false;
 	if (taken)
@@ -304,14 +349,8 @@ static bool train(struct run *r, const sigset_t *signals, const sigset_t *before
 
 bool run_train(const struct scenario *sc, const struct run_options *o, GError **error)
 {
-	sigset_t signals, before;
-	struct run r = {.sc = sc, .o = o};
-	sigemptyset(&signals);
-	sigaddset(&signals, SIGINT);
-	sigaddset(&signals, SIGTERM);
-	pthread_sigmask(SIG_BLOCK, &signals, &before);
-	bool ok = train(&r, &signals, &before, error);
-	run_clear(&r);
-	pthread_sigmask(SIG_SETMASK, &before, NULL);
-	return ok;
+	autoclear(signals) signals;
+	autoclear(run) r = {.sc = sc, .o = o};
+	signals_init(&signals);
+	return train(&r, &signals, error);
 }

@@ -22,5 +22,5 @@ struct run_options {
 
 /* Trains; every step is waited for, because its loss is reported. SIGINT and SIGTERM end it after the step under way, with checkpoint and trace
  * written, as ESMOE_ERROR_SIGNAL + the signal; a second signal kills. ESMOE_ERROR_FIT: does not fit; ESMOE_ERROR_DEVICE: no such device, or it
- * failed; ESMOE_ERROR_INPUT: data, checkpoint or disk. Signals must not be taken by other threads of the process meanwhile. */
+ * failed; ESMOE_ERROR_INPUT: data, checkpoint or disk. */
 bool run_train(const struct scenario *sc, const struct run_options *o, GError **error) G_GNUC_WARN_UNUSED_RESULT;

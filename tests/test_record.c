@@ -1,0 +1,105 @@
+/* The last steps of a run: what is kept, and that it starts at zero as if nothing had been before. */
+#include "exec/record.h"
+
+#include "model/loads.h"
+
+#include <criterion/criterion.h>
+
+enum { GPUS = 2, MICROBATCHES = 2, SPANS = 5 };
+
+static struct scenario *scenario_of(void)
+{
+	const struct scenario_options o = {.model = "tiny-moe", .machine = "host", .policy = "es-moe", .gpus = GPUS};
+	g_autoptr(GError) error = NULL;
+	struct scenario *sc = scenario_new(&o, &error);
+	cr_assert(sc, "%s", error ? error->message : "");
+	return sc;
+}
+
+static size_t counts_of(const struct scenario *sc)
+{
+	size_t n = 0;
+	for (int i = 0; i < sc->network->layers; i++)
+		n += (size_t)(MICROBATCHES * GPUS * sc->network->layer[i].experts);
+	return n;
+}
+
+/* Step s lasts from s * 1000 + 100 to s * 1000 + 900; between steps there are 200 ns of something else. Each span follows the one before. Counts are
+ * 100 s + their place. Spans come in no order. */
+static void add_step(struct record *r, const struct scenario *sc, int s)
+{
+	GArray *spans = g_array_new(FALSE, FALSE, sizeof(struct span));
+	uint32_t *tokens = g_new(uint32_t, counts_of(sc));
+	for (int i = SPANS - 1; i >= 0; i--) {
+		struct span span = {.id = (stage_id)(s * SPANS + i), .step = 9, .start_ns = s * 1000 + 150 + i * 10, .launch_ns = -1};
+		span.end_ns = span.start_ns + 10;
+		if (i == 2) {
+			span.launch_ns = span.start_ns - 20;
+			span.launch_end_ns = span.start_ns - 10;
+		}
+		if (span.id > 0)
+			span.preds[span.n_preds++] = span.id - 1;
+		g_array_append_val(spans, span);
+	}
+	for (size_t i = 0; i < counts_of(sc); i++)
+		tokens[i] = (uint32_t)(1000 * s) + (uint32_t)i;
+	record_step(r, s * 1000 + 100, s * 1000 + 900, spans, tokens);
+}
+
+Test(record, keeps_the_last_steps_as_a_trace_that_starts_at_zero_without_what_lay_between)
+{
+	g_autoptr(scenario) sc = scenario_of();
+	g_autoptr(record) r = record_new(sc, MICROBATCHES, 2);
+	for (int s = 0; s < 5; s++)
+		add_step(r, sc, s);
+	g_autoptr(trace) trace = record_trace(r);
+	cr_assert_eq(trace->gpus, GPUS);
+	cr_assert_eq(trace->step_end_ns->len, 2);
+	cr_assert_eq(g_array_index(trace->step_end_ns, nsec_t, 0), 800);
+	cr_assert_eq(g_array_index(trace->step_end_ns, nsec_t, 1), 1600);
+	cr_assert_eq(trace->spans->len, 2 * SPANS);
+	for (guint i = 0; i < trace->spans->len; i++) {
+		const struct span *span = &g_array_index(trace->spans, struct span, i);
+		cr_assert_eq(span->id, i);
+		cr_assert_eq(span->step, i / SPANS);
+		cr_assert_eq(span->start_ns, (nsec_t)(i / SPANS * 800 + 50 + i % SPANS * 10));
+		cr_assert_eq(span->end_ns, span->start_ns + 10);
+		cr_assert_eq(span->launch_ns, i % SPANS == 2 ? span->start_ns - 20 : -1);
+		cr_assert_eq(span->n_preds, i > 0);
+		cr_assert(i == 0 || span->preds[0] == i - 1);
+	}
+	g_autoptr(GError) error = NULL;
+	g_autoptr(scenario) again = scenario_from_ini(trace->description, "description", &error);
+	cr_assert(again, "%s", error ? error->message : "");
+}
+
+Test(record, its_loads_are_read_back_with_micro_batches_that_count_through)
+{
+	g_autoptr(scenario) sc = scenario_of();
+	g_autoptr(record) r = record_new(sc, MICROBATCHES, 2);
+	g_autoptr(GString) csv = g_string_new(NULL);
+	g_autoptr(GError) error = NULL;
+	for (int s = 0; s < 3; s++)
+		add_step(r, sc, s);
+	record_loads(r, csv);
+	g_autoptr(loads) loads = loads_parse(csv->str, csv->len, "loads.csv", &error);
+	cr_assert(loads, "%s", error ? error->message : "");
+	int experts = sc->network->layer[0].experts, layers = sc->network->layers;
+	g_autofree uint32_t *tokens = g_new(uint32_t, GPUS * experts);
+	for (int step = 1; step < 3; step++)
+		for (int mb = 0; mb < MICROBATCHES; mb++)
+			for (int layer = 0; layer < layers; layer++) {
+				cr_assert(loads_layer(loads, (step - 1) * MICROBATCHES + mb, layer, experts, tokens, &error));
+				for (int i = 0; i < GPUS * experts; i++)
+					cr_assert_eq(tokens[i], (uint32_t)(1000 * step + (mb * layers + layer) * GPUS * experts + i));
+			}
+}
+
+Test(record, nothing_recorded_is_an_empty_trace)
+{
+	g_autoptr(scenario) sc = scenario_of();
+	g_autoptr(record) r = record_new(sc, 1, 4);
+	g_autoptr(trace) trace = record_trace(r);
+	cr_assert_eq(trace->spans->len, 0);
+	cr_assert_eq(trace->step_end_ns->len, 0);
+}

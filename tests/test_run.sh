@@ -1,0 +1,169 @@
+#!/usr/bin/env bash
+# `esmoe run` as a user calls it: it trains, its folder can be read, it goes on where it stopped, and whatever goes wrong is told in one line.
+. "$(dirname "$0")/harness.sh"
+
+tiny="-m tiny-moe -M host --set network.layers=2 --set network.d_model=16 --set network.heads=2 --set network.d_ff=32 --seq-len 16 --sequences 4 --seed 7"
+run="run $tiny --synthetic"
+
+# same FILE FILE: the same steps and losses, bit for bit as printed with nine digits
+same() { cmp -s <(cut -d, -f1,2 "$1") <(cut -d, -f1,2 "$2"); }
+# near FILE FILE: losses within 1e-5 of each other
+near() { paste -d, "$1" "$2" | awk -F, 'NR > 1 { d = $2 - $6; if (d < 0) d = -d; if ($1 != $5 || d > 1e-5 * $2) exit 1 } END { exit NR < 2 }'; }
+
+# wrong usage and wrong input
+expect 0 run --help
+prints 'Example' '--device' '--data' '--resume' '--set'
+expect 2 run $tiny -p es-moe
+says '--data FILE or --synthetic'
+expect 2 $run -p es-moe --data x
+expect 2 run --synthetic -m tiny-moe -M host
+says '-p POLICY'
+expect 2 $run -p es-moe --steps 0
+says --steps
+expect 2 $run -p es-moe --lr nan
+says --lr
+expect 2 $run -p es-moe --save-every 5
+says --save
+expect 5 $run -p es-moe --device abacus
+says abacus
+expect 3 run $tiny -p es-moe --data nowhere.txt
+says nowhere.txt 'No such file'
+expect 3 run $tiny -p es-moe --data .
+says 'not a regular file'
+printf 'short' >short.txt
+expect 3 run $tiny -p es-moe --data short.txt
+says short.txt '5 tokens' 17
+head -c 4096 /dev/urandom >garbage.bin
+expect 3 run $tiny -p es-moe --data garbage.bin
+says garbage.bin 'token' '0 to 255'
+head -c 4095 /dev/zero >odd.bin
+expect 3 run $tiny -p es-moe --data odd.bin
+says odd.bin 4095
+expect 3 $run -p es-moe --resume nowhere
+says nowhere
+mkdir empty
+expect 3 $run -p es-moe --resume empty
+says empty 'no checkpoint'
+expect 3 $run -p es-moe --trace /proc/nowhere
+says /proc/nowhere
+expect 3 $run -p es-moe --save /proc/nowhere
+says /proc/nowhere
+expect 3 $run -p es-moe --set policy.gradient_bytes=2
+says policy.gradient_bytes
+
+# it trains, and the folder holds what DESIGN names
+expect 0 $run -p es-moe --steps 6 --trace es-moe --trace-steps 3
+prints '^ *step +loss' '^ +0 +5\.[0-9]+ .*(compute|upload|download|optimizer|host_launch|collective)$' '^ +5 '
+check "a line a step" test "$(wc -l <.out)" -eq 7
+for file in run.ini losses.csv memory.csv loads.csv trace.rank0.json trace.host.json; do
+	check "$file is there" test -s es-moe/$file
+done
+check "losses have their columns" grep -q '^step,loss,tokens_per_s,step_ms$' es-moe/losses.csv
+check "six losses" test "$(wc -l <es-moe/losses.csv)" -eq 7
+check "loads of three steps, two layers, eight experts" test "$(wc -l <es-moe/loads.csv)" -eq $((1 + 3 * 2 * 8))
+check "every token is routed once" awk -F, 'NR > 1 { sum[$1 "," $2] += $5 } END { for (i in sum) if (sum[i] != 64) exit 1 }' es-moe/loads.csv
+expect 0 trace info es-moe/trace
+prints 'compute'
+expect 0 trace critical-path es-moe/trace
+expect 0 predict -m es-moe/run.ini -M es-moe/run.ini -p es-moe/run.ini --routing es-moe/loads.csv
+expect 0 plot losses -o losses.png es-moe
+check "a figure" test -s losses.png
+
+# wherever the experts are, they learn the same
+expect 0 $run -p static --steps 6 --trace static
+check "static learns what es-moe does" same es-moe/losses.csv static/losses.csv
+for home in hbm dram ssd; do
+	expect 0 $run -p es-moe --set policy.expert_home=$home --steps 6 --trace $home
+	check "experts in $home learn the same" same es-moe/losses.csv $home/losses.csv
+	expect 0 trace info $home/trace
+	case $home in
+	hbm) prints 'gpu0 compute' ;;
+	dram) prints 'gpu0 upload' 'gpu0 download' 'node0 optimizer' ;;
+	ssd) prints 'gpu0 upload' 'gpu0 download' 'node0 optimizer' 'node0 ssd read' ;;
+	esac
+done
+expect 0 $run -p es-moe --set policy.expert_home=ssd --set host.dram_gib=4.0002 --steps 6 --trace narrow --ssd narrow.ssd
+check "DRAM for a few experts only" same es-moe/losses.csv narrow/losses.csv
+expect 0 trace info narrow/trace
+prints 'node0 ssd read' 'node0 ssd write'
+expect 0 $run -p es-moe --set policy.expert_home=dram --set policy.pinned_share=0 --steps 6 --trace unpinned
+check "pinned or not" same es-moe/losses.csv unpinned/losses.csv
+expect 0 $run -p es-moe --steps 6 --trace two --gpus 2 --sequences 2
+check "two GPUs learn what one does" near es-moe/losses.csv two/losses.csv
+check "two traces" test -s two/trace.rank1.json
+expect 0 $run -p es-moe --steps 6 --trace micro --microbatches 2
+check "two micro-batches learn what one does" near es-moe/losses.csv micro/losses.csv
+
+# beyond the memory limit
+small="run $tiny --synthetic --experts 64 --set network.d_ff=256 --set gpu.hbm_gib=0.005 --steps 2"
+expect 4 $small -p static
+says HBM
+for home in dram ssd; do
+	expect 0 $small -p es-moe --set policy.expert_home=$home --set policy.pinned_share=0
+	prints '^ +1 '
+done
+
+# checkpoints: bit for bit
+expect 0 $run -p es-moe --steps 3 --save saved
+expect 0 $run -p es-moe --steps 6 --resume saved --trace resumed
+check "the loss continues bit for bit" cmp -s <(cut -d, -f1,2 es-moe/losses.csv | tail -3) <(cut -d, -f1,2 resumed/losses.csv | tail -3)
+expect 0 $run -p static --steps 6 --resume saved --trace other
+check "also under another policy" same resumed/losses.csv other/losses.csv
+expect 3 $run -p es-moe --steps 3 --resume saved
+says '3 steps are done'
+expect 3 run $tiny --synthetic -p es-moe --steps 6 --resume saved --seed 8
+says '--seed 7'
+expect 3 $run -p es-moe --steps 6 --resume saved --experts 4
+says 'another network'
+head -c 1000 saved/step-3.checkpoint >cut.checkpoint
+expect 3 $run -p es-moe --steps 6 --resume cut.checkpoint
+says cut.checkpoint 'not a whole checkpoint'
+
+# killed at any moment: the last whole checkpoint is there
+for pause in 0.3 0.5 0.8; do
+	"$ESMOE" $run -p es-moe --steps 100000 --save killed --save-every 1 >.out 2>&1 &
+	pid=$!
+	for _ in $(seq 600); do
+		[ -n "$(find killed -name 'step-*.checkpoint' 2>/dev/null)" ] && break
+		sleep 0.1
+	done
+	sleep $pause
+	kill -9 $pid
+	wait $pid 2>/dev/null
+	step=$(find killed -name 'step-*.checkpoint' | sed 's/.*step-\([0-9]*\).*/\1/' | sort -n | tail -1)
+	expect 0 $run -p es-moe --steps $((step + 1)) --resume killed
+	prints "^ +$step "
+done
+
+# signals end a run cleanly, with its trace
+for signal in TERM INT; do
+	checks=$((checks + 1))
+	last="SIG$signal"
+	number=$([ $signal = TERM ] && echo 15 || echo 2)
+	timeout --preserve-status -s $signal 3 "$ESMOE" $run -p es-moe --steps 100000 --trace stopped --save stopped.save >.out 2>.err
+	status=$?
+	[ $status -eq $((128 + number)) ] || complain "$last" "status $status"
+	says interrupted
+	check "one line" test "$(wc -l <.err)" -eq 1
+	expect 0 trace info stopped/trace
+	check "a checkpoint of SIG$signal" test -n "$(find stopped.save -name 'step-*.checkpoint')"
+done
+
+# full disks
+if [ -e /dev/full ]; then
+	mkdir -p full && ln -sf /dev/full full/losses.csv
+	expect 3 $run -p es-moe --trace full
+	says full/losses.csv 'No space left'
+fi
+(
+	ulimit -f 8
+	trap '' XFSZ
+	"$ESMOE" $run -p es-moe --steps 2 --save full.save >.out 2>.err
+	echo $? >.status
+)
+check "status 3 on a full disk" test "$(cat .status)" -eq 3
+last="a checkpoint on a full disk"
+says full.save 'cannot be written'
+check "nothing of it is left" test -z "$(find full.save -type f)"
+
+finish
