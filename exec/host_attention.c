@@ -12,6 +12,7 @@
 #include <string.h>
 
 #define QUERIES 64 /* of a block */
+#define LANES 16   /* the widest vector: rows are worked on in whole ones, as the triangle's are short */
 
 struct attention {
 	float *o, *lse, *dqkv;
@@ -49,6 +50,11 @@ static void make_scores(const struct head *x, float *scores, int i0, int rows, i
 	cblas_sgemm(CblasRowMajor, CblasNoTrans, CblasTrans, rows, keys, x->C, x->scale, q, x->row, x->k, x->row, 0, scores, keys);
 }
 
+static int whole_lanes(int seen, int keys)
+{
+	return MIN(keys, (seen + LANES - 1) / LANES * LANES);
+}
+
 /* o (T, C), lse (T) of one head. */
 static void forward(const struct host_loops *loops, const struct head *x, float *scores, float *o, float *lse)
 {
@@ -57,10 +63,12 @@ static void forward(const struct host_loops *loops, const struct head *x, float 
 		make_scores(x, scores, i0, rows, keys);
 		for (int r = 0; r < rows; r++) {
 			float *p = scores + (size_t)r * (size_t)keys, most;
-			int seen = i0 + r + 1;
-			float sum = loops->exp_row(p, seen, &most), share = 1 / sum;
+			int seen = i0 + r + 1, whole = whole_lanes(seen, keys);
+			for (int j = seen; j < whole; j++)
+				p[j] = -INFINITY; /* adds 1e-38 to the sum */
+			float sum = loops->exp_row(p, whole, &most), share = 1 / sum;
 #pragma omp simd
-			for (int j = 0; j < seen; j++)
+			for (int j = 0; j < whole; j++)
 				p[j] *= share;
 			memset(p + seen, 0, sizeof(float) * (size_t)(keys - seen));
 			lse[i0 + r] = most + logf(sum);
@@ -108,7 +116,8 @@ static void backward(const struct host_loops *loops, const struct head *x, float
 		for (int r = 0; r < rows; r++) {
 			size_t at = (size_t)r * (size_t)keys, out = (size_t)r * (size_t)out_row;
 			int seen = i0 + r + 1;
-			loops->differentiate(p + at, ds + at, seen, lse[i0 + r], inner(block_do + out, block_o + out, C), x->scale);
+			loops->differentiate(p + at, ds + at, whole_lanes(seen, keys), lse[i0 + r], inner(block_do + out, block_o + out, C),
+			                     x->scale);
 			memset(p + at + seen, 0, sizeof(float) * (size_t)(keys - seen));
 			memset(ds + at + seen, 0, sizeof(float) * (size_t)(keys - seen));
 		}

@@ -209,6 +209,29 @@ Test(ops, gate_gives_ties_to_the_lower_expert)
 	device_bed_clear(&b);
 }
 
+/* A network that diverged: what is chosen makes no sense, but no row goes astray. */
+Test(ops, gate_without_numbers_chooses_different_experts)
+{
+	struct device_bed b;
+	device_bed_init(&b);
+	enum { N = 4, E = 5, K = 3 };
+	float logits[N * E] = {[1] = NAN, [E + 2] = INFINITY, [2 * E + 3] = -INFINITY, [3 * E] = NAN, [3 * E + 1] = NAN}, prob[N * E], aux[2];
+	int32_t index[N * K];
+	uint32_t counts[E], sum = 0;
+	op_gate(b.stream, prob, index, counts, aux, logits, N, E, K);
+	device_bed_sync(&b);
+	for (int n = 0; n < N; n++)
+		for (int i = 0; i < K; i++) {
+			cr_assert(index[n * K + i] >= 0 && index[n * K + i] < E);
+			for (int j = 0; j < i; j++)
+				cr_assert(index[n * K + i] != index[n * K + j]);
+		}
+	for (int e = 0; e < E; e++)
+		sum += counts[e];
+	cr_assert_eq(sum, N * K);
+	device_bed_clear(&b);
+}
+
 /* Where each pair goes, by counting for each of them who comes before it. */
 static void check_route(struct device_bed *b, int N, int E, int k, uint32_t capacity)
 {
