@@ -9,11 +9,10 @@
 #include "exec.h"
 #include "model/error.h"
 #include "model/schedule.h"
+#include "traces/signals.h"
 
 #include <errno.h>
-#include <glib-unix.h>
 #include <glib/gstdio.h>
-#include <signal.h>
 #include <stdio.h>
 #include <sys/stat.h>
 #include <unistd.h>
@@ -274,61 +273,9 @@ static bool step(struct run *r, GError **error)
 	return !r->o->save || r->step == r->o->steps || r->step % r->o->save_every || save(r, error);
 }
 
-/* SIGINT and SIGTERM as flags. Blocking them would not do: libraries start threads of their own before main, which a signal would reach. */
-struct signals {
-	GMainContext *context;
-	GSource *interrupt, *terminate;
-	bool interrupted, terminated;
-};
-
-static gboolean take(gpointer flag)
+static bool train(struct run *r, GError **error)
 {
-	*(bool *)flag = true;
-	return G_SOURCE_CONTINUE;
-}
-
-static GSource *watch(struct signals *s, int signal, bool *flag)
-{
-	GSource *source = g_unix_signal_source_new(signal);
-	g_source_set_callback(source, take, flag, NULL);
-	g_source_attach(source, s->context);
-	return source;
-}
-
-static void signals_init(struct signals *s)
-{
-	*s = (struct signals){.context = g_main_context_new()};
-	s->interrupt = watch(s, SIGINT, &s->interrupted);
-	s->terminate = watch(s, SIGTERM, &s->terminated);
-}
-
-/* From now on they kill again. */
-static void signals_release(struct signals *s)
-{
-	GSource **sources[] = {&s->interrupt, &s->terminate};
-	for (size_t i = 0; i < G_N_ELEMENTS(sources); i++) {
-		if (*sources[i])
-			g_source_destroy(*sources[i]);
-		g_clear_pointer(sources[i], g_source_unref);
-	}
-}
-
-static void signals_clear(struct signals *s)
-{
-	signals_release(s);
-	g_main_context_unref(s->context);
-}
-
-/* The signal that came, or 0. */
-static int signals_taken(struct signals *s)
-{
-	while (g_main_context_iteration(s->context, FALSE))
-		;
-	return s->terminated ? SIGTERM : s->interrupted ? SIGINT : 0;
-}
-
-static bool train(struct run *r, struct signals *signals, GError **error)
-{
+	g_autoptr(signals) signals = signals_new();
 	int taken = 0;
 	if (!run_open(r, error))
 		return false;
@@ -337,8 +284,7 @@ static bool train(struct run *r, struct signals *signals, GError **error)
 			return false;
 		taken = signals_taken(signals);
 	}
-	if (taken)
-		signals_release(signals);
+	g_clear_pointer(&signals, signals_free); /* the next one kills */
 	if ((r->o->save && !save(r, error)) || (r->folder && !folder_finish(r->folder, r->record, error)))
 		return false;
 	if (taken)
@@ -349,8 +295,6 @@ static bool train(struct run *r, struct signals *signals, GError **error)
 
 bool run_train(const struct scenario *sc, const struct run_options *o, GError **error)
 {
-	autoclear(signals) signals;
 	autoclear(run) r = {.sc = sc, .o = o};
-	signals_init(&signals);
-	return train(&r, &signals, error);
+	return train(&r, error);
 }

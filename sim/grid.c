@@ -3,13 +3,13 @@
  *
  *     counter --> threads: predict row i --> queue --> calling thread: in order --> deliver
  *
- * Signals are blocked in all threads and polled by the calling one, so no handler and no global flag is needed. */
+ * Signals are looked at by the calling thread while it waits for the next result. */
 #include "grid.h"
 
 #include "model/error.h"
 #include "traces/progress.h"
+#include "traces/signals.h"
 
-#include <signal.h>
 #include <string.h>
 
 enum { STEPS = 2, STEPS_MOST = 1000, THREADS_MOST = 1024, ROWS_MOST = 1 << 20, POLL_USEC = 50000 };
@@ -335,21 +335,13 @@ static void delivery_clear(struct delivery *d)
 	g_free(d->arrived);
 }
 
-/* The signal that waits to be taken, or 0. */
-static int pending_signal(const sigset_t *signals)
-{
-	const struct timespec now = {0};
-	int taken = sigtimedwait(signals, NULL, &now);
-	return taken > 0 ? taken : 0;
-}
-
 /* Takes results until all rows are delivered, a delivery fails or a signal comes: then *signal. */
-static bool collect(struct work *work, struct delivery *d, const sigset_t *signals, int *signal, GError **error)
+static bool collect(struct work *work, struct delivery *d, struct signals *signals, int *signal, GError **error)
 {
 	autoclear(progress) progress = {0};
 	progress_init(&progress, d->next, d->rows);
 	while (d->next < d->rows) {
-		*signal = pending_signal(signals);
+		*signal = signals_taken(signals);
 		if (*signal)
 			return true;
 		struct numbered_row *r = g_async_queue_timeout_pop(work->done, POLL_USEC);
@@ -369,15 +361,11 @@ bool grid_run(const struct grid *g, int first, bool (*deliver)(struct row *, voi
 	autoclear(delivery) delivery = {g_new0(struct numbered_row *, g->rows), first, g->rows, deliver, user};
 	int n_threads = MIN(g->how->threads, g->rows - first), signal = 0;
 	g_autofree GThread **threads = g_new0(GThread *, MAX(n_threads, 1));
-	sigset_t signals, before;
-	sigemptyset(&signals);
-	sigaddset(&signals, SIGINT);
-	sigaddset(&signals, SIGTERM);
-	pthread_sigmask(SIG_BLOCK, &signals, &before);
+	g_autoptr(signals) signals = signals_new();
 	for (int i = 0; i < n_threads; i++)
 		threads[i] = g_thread_new("predict", predict_rows, &work);
-	bool ok = collect(&work, &delivery, &signals, &signal, error);
-	pthread_sigmask(SIG_SETMASK, &before, NULL);
+	bool ok = collect(&work, &delivery, signals, &signal, error);
+	g_clear_pointer(&signals, signals_free);
 	g_atomic_int_set(&work.stop, 1);
 	for (int i = 0; i < n_threads; i++)
 		g_thread_join(threads[i]);
