@@ -9,6 +9,9 @@
 #define ON_HBM "[policy]\nexpert_home = hbm\ngradient_bytes = 4\n"
 #define ON_DRAM "[policy]\nexpert_home = dram\nplacement = lpt\npinned_share = 0.4\nupload_ahead = 1\noptimizer = cpu-expert\ngradient_bytes = 4\n"
 #define ON_SSD "[policy]\nexpert_home = ssd\nplacement = lpt\noptimizer = cpu-expert\ngradient_bytes = 4\n"
+#define PINNED_OVER_SSD                                                                                                                              \
+	"[policy]\nexpert_home = ssd\nplacement = sticky\npinned_share = 0.4\nupload_scope = next-layer\noptimizer = cpu-layer\ngradient_bytes = "   \
+	"4\n"
 enum { TRAINED = 3 };
 
 /* A training run: its schedule as the do-nothing backend has it with the loads that the gates gave, its trace and its losses. */
@@ -45,7 +48,7 @@ static void train_on(struct training *t, struct device **devices, struct device_
 	t->microbatches = schedule_microbatches(schedule);
 }
 
-static struct training trained(const char *policy, int gpus, int microbatches)
+static struct training trained(const char *policy, const char *const *set, int gpus, int microbatches)
 {
 	g_autoptr(GError) error = NULL;
 	struct device *device[4];
@@ -53,7 +56,7 @@ static struct training trained(const char *policy, int gpus, int microbatches)
 	g_autofree char *folder = g_dir_make_tmp("esmoe-test-XXXXXX", &error);
 	cr_assert(folder, "%s", error ? error->message : "");
 	struct training t = {.sc = scenario_made(&(struct scenario_options){
-	                         .model = TINY, .machine = "host", .policy = policy, .gpus = gpus, .microbatches = microbatches}),
+	                         .model = TINY, .machine = "host", .policy = policy, .gpus = gpus, .microbatches = microbatches, .set = set}),
 	                     .trace = trace_new()};
 	struct schedule *schedule = schedule_made(t.sc);
 	cr_assert(device_open("host", gpus, UINT64_C(1) << 26, device, &group, &error), "%s", error ? error->message : "");
@@ -85,9 +88,9 @@ static void check_trace(const struct training *t)
 }
 
 /* Races would show as other losses; so would a stage that runs before what it needs. */
-static void check_training(const char *policy, int gpus, int microbatches, const double *expected)
+static void check_training(const char *policy, const char *const *set, int gpus, int microbatches, const double *expected)
 {
-	struct training t = trained(policy, gpus, microbatches);
+	struct training t = trained(policy, set, gpus, microbatches);
 	check_trace(&t);
 	for (int i = 0; i < TRAINED; i++)
 		cr_assert(t.loss[i] == expected[i], "%s: step %d has loss %.9g, not %.9g", policy, i, t.loss[i], expected[i]);
@@ -98,15 +101,31 @@ Test(training, keeps_the_contract_and_its_bits_wherever_experts_live)
 {
 	for (int microbatches = 1; microbatches <= 2; microbatches++)
 		for (int gpus = 1; gpus <= 2; gpus++) {
-			struct training t = trained(ON_HBM, gpus, microbatches);
+			struct training t = trained(ON_HBM, NULL, gpus, microbatches);
 			check_trace(&t);
 			cr_assert(t.loss[0] > 2 && t.loss[0] < 4 && t.loss[TRAINED - 1] < t.loss[0], "losses %g to %g", t.loss[0],
 			          t.loss[TRAINED - 1]); /* ln 23 is 3.1 */
 			for (int again = 0; again < 3; again++) {
-				check_training(ON_HBM, gpus, microbatches, t.loss);
-				check_training(ON_DRAM, gpus, microbatches, t.loss);
-				check_training(ON_SSD, gpus, microbatches, t.loss);
+				check_training(ON_HBM, NULL, gpus, microbatches, t.loss);
+				check_training(ON_DRAM, NULL, gpus, microbatches, t.loss);
+				check_training(ON_SSD, NULL, gpus, microbatches, t.loss);
 			}
 			training_clear(&t);
 		}
+}
+
+/* Of six experts with blocks of 6 and 9 KB, DRAM holds one to a few, so that they are read, changed and written back in every step. */
+Test(training, experts_that_come_and_go_over_the_ssd_keep_their_bits)
+{
+	static const char *const policies[] = {ON_SSD, PINNED_OVER_SSD};
+	const char *const *const sets[] = {
+	    SETS("host.dram_gib=4.000018", "policy.ssd_cache=lru"),
+	    SETS("host.dram_gib=4.00003", "policy.ssd_cache=belady"),
+	    SETS("host.dram_gib=4.00006", "policy.ssd_cache=lfu-decay"),
+	};
+	struct training t = trained(ON_HBM, NULL, 2, 2);
+	for (size_t i = 0; i < G_N_ELEMENTS(policies); i++)
+		for (size_t j = 0; j < G_N_ELEMENTS(sets); j++)
+			check_training(policies[i], sets[j], 2, 2, t.loss);
+	training_clear(&t);
 }
