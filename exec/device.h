@@ -108,9 +108,12 @@ void op_activation_backward(struct device_stream *s, elem *dh, const elem *da, c
  * over the tokens of log-sum-exp squared (z-loss), and E * sum_e f_e P_e of this device's tokens (load balance; Switch, arXiv 2101.03961, eq. 4),
  * with f_e = counts[e] / (N k) and P_e the mean of prob. */
 void op_gate(struct device_stream *s, float *prob, int32_t *index, uint32_t *counts, float *aux, const elem *logits, int N, int E, int k);
-/* dlogits (N, E) from dweight (N, k), the gradient of each chosen probability, plus the gradients of balance * aux[1] and z * aux[0] / N. */
+/* dlogits (N, E) from dweight (N, k), the gradient of each chosen probability, plus the gradients of z * aux[0] / N and of balance * E * sum_e f_e
+ * P_e, where P_e is of these tokens and f_e of the `total` tokens, those of other devices too, that `counts` (E) counts. */
 void op_gate_backward(struct device_stream *s, elem *dlogits, const float *dweight, const float *prob, const int32_t *index, const uint32_t *counts,
-                      const elem *logits, float balance, float z, int N, int E, int k);
+                      const elem *logits, float balance, float z, int N, int total, int E, int k);
+/* sum (E) of the counts (G, E) of all devices. */
+void op_sum_counts(struct device_stream *s, uint32_t *sum, const uint32_t *counts, int G, int E);
 
 /* order (N k): the (token, choice) pairs n k + i sorted by expert, then token; with a capacity > 0 order is (E capacity), expert e's rows start at
  * e * capacity, what overflows is dropped (row[pair] = -1) and unused rows have order -1. row (N k): where each pair went. */

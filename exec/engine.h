@@ -35,7 +35,8 @@ void engine_loads(const struct engine *e, int layer, int microbatch, uint32_t *t
 
 /* After the step has ended: mean loss over all tokens (cross entropy alone). */
 double engine_loss(const struct engine *e);
-/* The load-balancing and z-losses before their weights: sums over layers, means over GPUs and micro-batches. */
+/* The z-loss before its weight, and how well each GPU balances its own tokens (the loss balances those of all GPUs together): sums over layers, means
+ * over GPUs and micro-batches. */
 void engine_aux(const struct engine *e, double *balance, double *z);
 
 /* Parameters and optimizer state while nothing runs, in a fixed order that does not depend on GPUs, homes or placement: for checkpoints, gradient

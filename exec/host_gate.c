@@ -76,7 +76,7 @@ struct gate_backward {
 	const int32_t *index;
 	const uint32_t *counts;
 	float balance, z;
-	int N, E, k;
+	int N, total, E, k;
 };
 
 static float log_sum_exp(const float *x, int n)
@@ -97,7 +97,7 @@ static void run_gate_backward(struct device_stream *s, const void *args)
 	size_t E = (size_t)c->E, k = (size_t)c->k;
 	float *push = host_scratch(s, E); /* of the balance */
 	for (size_t e = 0; e < E; e++)
-		push[e] = (float)((double)c->balance * c->E * c->counts[e] / ((double)c->N * c->k) / c->N);
+		push[e] = (float)((double)c->balance * c->E * c->counts[e] / ((double)c->total * c->k) / c->N);
 	for (size_t n = 0; n < (size_t)c->N; n++) {
 		const float *p = c->prob + n * E;
 		float *d = c->dlogits + n * E, along = 0, z = 0;
@@ -114,11 +114,30 @@ static void run_gate_backward(struct device_stream *s, const void *args)
 }
 
 void op_gate_backward(struct device_stream *s, elem *dlogits, const float *dweight, const float *prob, const int32_t *index, const uint32_t *counts,
-                      const elem *logits, float balance, float z, int N, int E, int k)
+                      const elem *logits, float balance, float z, int N, int total, int E, int k)
 {
-	struct gate_backward c = {dlogits, dweight, prob, logits, index, counts, balance, z, N, E, k};
+	struct gate_backward c = {dlogits, dweight, prob, logits, index, counts, balance, z, N, total, E, k};
 	if (N)
 		host_push(s, run_gate_backward, &c, sizeof(c));
+}
+
+struct sum_counts {
+	uint32_t *sum;
+	const uint32_t *counts;
+	int G, E;
+};
+
+static void run_sum_counts(struct device_stream *s, const void *args)
+{
+	const struct sum_counts *c = args;
+	memset(c->sum, 0, sizeof(uint32_t) * (size_t)c->E);
+	for (size_t i = 0; i < (size_t)c->G * (size_t)c->E; i++)
+		c->sum[i % (size_t)c->E] += c->counts[i];
+}
+
+void op_sum_counts(struct device_stream *s, uint32_t *sum, const uint32_t *counts, int G, int E)
+{
+	host_push(s, run_sum_counts, &(struct sum_counts){sum, counts, G, E}, sizeof(struct sum_counts));
 }
 
 /* ---- routes ---- */

@@ -61,8 +61,15 @@ bool issue_gate_backward(const struct issue *i)
 	const struct workspace *w = &i->g->w;
 	int E = i->l->experts;
 	float share = 1.0f / (float)(e->gpus * e->microbatches);
-	op_gate_backward(i->s, w->dlogits, w->dweight, a->prob, a->index, a->counts, a->logits, e->o.balance * share, e->o.z * share, e->N, E,
-	                 i->l->top_k);
+	const uint32_t *counts = a->counts;
+	/* the experts are balanced over the tokens of all GPUs: the loss does not depend on how many there are */
+	if (e->gpus > 1) {
+		device_upload(i->s, w->all_counts, loads_of(e, 0, i->st->layer, i->st->microbatch), sizeof(uint32_t) * (size_t)(e->gpus * E));
+		op_sum_counts(i->s, w->sum_counts, w->all_counts, e->gpus, E);
+		counts = w->sum_counts;
+	}
+	op_gate_backward(i->s, w->dlogits, w->dweight, a->prob, a->index, counts, a->logits, e->o.balance * share, e->o.z * share, e->N,
+	                 e->gpus * e->N, E, i->l->top_k);
 	op_linear_backward(i->s, w->du, i->g->gradient + i->at->gate, w->dlogits, a->u, param_at(e, i->gpu, i->at->gate), e->N, e->n->d_model, E,
 	                   true);
 	return true;

@@ -274,6 +274,8 @@ static void allocate_workspace(struct room *r, struct gpu *g)
 	w->dlogits = take(r, rows * (size_t)widest.experts, "gradients of the gate");
 	w->dweight = take_floats(r, pairs, "gradients of the gate");
 	w->aux = take_floats(r, 2, "losses");
+	w->all_counts = take_bytes(r, e->gpus > 1 ? (size_t)e->gpus * (size_t)e->experts * sizeof(uint32_t) : 0, "the gate's counts");
+	w->sum_counts = take_bytes(r, e->gpus > 1 ? (size_t)e->experts * sizeof(uint32_t) : 0, "the gate's counts");
 	w->loss = take_floats(r, 1, "losses");
 	w->head = take(r, MIN(rows, HEAD_CHUNK) * (size_t)n->vocab, "logits");
 	w->mean = take_floats(r, rows, "statistics");

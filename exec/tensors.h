@@ -39,17 +39,18 @@ struct activations {
 
 /* Buffers of the compute stream, none of which outlives a layer. */
 struct workspace {
-	elem *d, *du;                  /* (N, D) gradients of the residual stream and of u */
-	elem *d_o, *dqkv, *dn1;        /* of the mixer */
-	elem *hidden, *active;         /* (N, F or 2 F), (N, F) of an expert */
-	elem *dhidden, *dactive;       /* their gradients */
-	elem *y, *dy, *dx, *dot;       /* (N, D), (N, D), (N, D), (N) */
-	elem *dlogits;                 /* (N, E) */
-	float *dweight, *aux, *loss;   /* (N, k), (2), (1) */
-	float *gradient;               /* (P) of one micro-batch of an expert at home */
-	elem *head_x, *head_dx, *head; /* (N, D), (N, D), (chunk, V) */
-	float *mean, *rstd;            /* (N) */
-	elem *sent, *arrived;          /* rows of width D + 1: gradients on their way; in the forward, results of width D */
+	elem *d, *du;                      /* (N, D) gradients of the residual stream and of u */
+	elem *d_o, *dqkv, *dn1;            /* of the mixer */
+	elem *hidden, *active;             /* (N, F or 2 F), (N, F) of an expert */
+	elem *dhidden, *dactive;           /* their gradients */
+	elem *y, *dy, *dx, *dot;           /* (N, D), (N, D), (N, D), (N) */
+	elem *dlogits;                     /* (N, E) */
+	float *dweight, *aux, *loss;       /* (N, k), (2), (1) */
+	uint32_t *all_counts, *sum_counts; /* (G, E), (E): of all GPUs */
+	float *gradient;                   /* (P) of one micro-batch of an expert at home */
+	elem *head_x, *head_dx, *head;     /* (N, D), (N, D), (chunk, V) */
+	float *mean, *rstd;                /* (N) */
+	elem *sent, *arrived;              /* rows of width D + 1: gradients on their way; in the forward, results of width D */
 };
 
 /* The rows of a routed layer as they lie on their owners, worked out when it is permuted: in ascending order of the experts, then of the sources. */

@@ -200,14 +200,17 @@ static double twin_loss(struct twin *t, const struct bench *b, uint64_t step)
 	int32_t tokens[N], targets[N];
 	t->ce_sum = t->aux_sum = t->z_sum = 0;
 	t->dropped = 0;
+	memset(t->asked, 0, sizeof(t->asked));
+	memset(t->mass, 0, sizeof(t->mass));
 	for (int i = 0; i < parts; i++) {
 		cr_assert(data_batch(b->data, step, (uint64_t)(i * plan->microbatch), plan->microbatch, b->sc->seq_len, tokens, targets, NULL));
+		t->microbatch = i % plan->microbatches;
 		twin_part(t, tokens, targets, plan->microbatch);
 	}
 	t->ce_sum /= parts * N;
 	t->aux_sum /= parts;
 	t->z_sum /= parts;
-	return t->ce_sum + t->balance * t->aux_sum + t->z * t->z_sum;
+	return t->ce_sum + t->balance * twin_balance(t, b->sc->machine->gpus, plan->microbatches) + t->z * t->z_sum;
 }
 
 static void check_gradients(const struct asked *asked)
@@ -366,7 +369,7 @@ Test(engine, losses_do_not_depend_on_gpus_microbatches_and_exchanges)
 	    SETS("policy.expert_parallel=1"),
 	    SETS("policy.expert_parallel=1", "policy.expert_home=dram", "policy.gradient_bytes=4"),
 	};
-	/* each device balances its own tokens, so that its loss depends on their number by intent */
+	/* the balance is that of each micro-batch, so that it depends on their number by intent */
 	struct asked one = {.model = LARGER, .policy = STATIC, .gpus = 1, .sequences = 8, .microbatches = 1, .o = {.lr = 3e-3f}}, other = one;
 	for (int gpus = 1; gpus <= 4; gpus *= 2) {
 		other.gpus = gpus;
@@ -378,6 +381,18 @@ Test(engine, losses_do_not_depend_on_gpus_microbatches_and_exchanges)
 			other.set = sets[i];
 			check_same(&one, &other, 1e-5);
 		}
+	}
+}
+
+Test(engine, experts_are_balanced_over_the_tokens_of_all_gpus)
+{
+	struct asked one = {
+	    .model = LARGER, .policy = STATIC, .gpus = 1, .sequences = 8, .microbatches = 1, .o = {.lr = 3e-3f, .balance = 0.01f, .z = 1e-3f}};
+	struct asked other = one;
+	for (int gpus = 2; gpus <= 4; gpus *= 2) {
+		other.gpus = gpus;
+		other.sequences = 8 / gpus;
+		check_same(&one, &other, 1e-5);
 	}
 }
 

@@ -279,7 +279,7 @@ static void check_gate(struct device_bed *b, int N, int E, int k, double balance
 	g_autofree uint32_t *counts = g_new(uint32_t, E);
 	float aux[2], *dlogits = filled(n, there);
 	op_gate(b->stream, prob, index, counts, aux, logits, N, E, k);
-	op_gate_backward(b->stream, dlogits, dweight, prob, index, counts, logits, (float)balance, (float)z, N, E, k);
+	op_gate_backward(b->stream, dlogits, dweight, prob, index, counts, logits, (float)balance, (float)z, N, N, E, k);
 	device_bed_sync(b);
 	check("dlogits", dlogits, gate_scalar, &s, s.x, n, false);
 	setting_clear(&s);

@@ -1,5 +1,6 @@
 /* The whole network in plain fp64, written from its formulas alone: the loss of a batch from named tensors, for central differences. Letters as in
- * exec/device.h. A part is what one GPU has of one micro-batch: the balance and the capacity are its own. */
+ * exec/device.h. A part is what one GPU has of one micro-batch: the capacity is its own, the
+ * balance that of the micro-batch on all GPUs. */
 #pragma once
 
 #include "model/scenario.h"
@@ -13,7 +14,9 @@ struct twin {
 	int T;
 	int capacity; /* of an expert in one part; 0: all */
 	double balance, z;
-	double ce_sum, aux_sum, z_sum; /* of the last loss: over tokens; over parts, z a mean over the part's tokens */
+	double ce_sum, aux_sum, z_sum; /* of the last loss: over tokens; over parts, each as balanced as it is alone, z a mean over its tokens */
+	int microbatch;                /* of the part that is added */
+	double asked[8][8][256], mass[8][8][256]; /* layer, micro-batch, expert: shares of the parts' tokens, and mean probabilities */
 	int dropped;
 };
 
@@ -158,9 +161,24 @@ static inline void twin_layer(struct twin *t, int layer, double *x, int sequence
 		if (l->experts)
 			twin_moe(t, layer, out, u, &part);
 	}
+	for (int e = 0; e < l->experts; e++) {
+		t->asked[layer][t->microbatch][e] += part.asked[e] / (double)(N * l->top_k);
+		t->mass[layer][t->microbatch][e] += part.mass[e] / N;
+	}
 	for (int e = 0; e < l->experts; e++)
 		t->aux_sum += l->experts * (part.asked[e] / (double)(N * l->top_k)) * (part.mass[e] / N);
 	t->z_sum += l->experts ? part.squares / N : 0;
+}
+
+/* The load balance (Switch, arXiv 2101.03961, eq. 4) of the parts added so far, over the tokens of all GPUs, mean over the micro-batches. */
+static inline double twin_balance(const struct twin *t, int gpus, int microbatches)
+{
+	double sum = 0;
+	for (int layer = 0; layer < t->n->layers; layer++)
+		for (int mb = 0; mb < microbatches; mb++)
+			for (int e = 0; e < t->n->layer[layer].experts; e++)
+				sum += t->n->layer[layer].experts * t->asked[layer][mb][e] / gpus * t->mass[layer][mb][e] / gpus;
+	return sum / microbatches;
 }
 
 /* Adds a part to the sums. */
