@@ -158,6 +158,13 @@ static bool check(const struct scenario *s, GError **error)
 	return false;
 }
 
+/* Owned by the caller. */
+static char *gib_text(uint64_t bytes)
+{
+	double gib = (double)bytes / GIB;
+	return g_strdup_printf(gib < 1 ? "%.3g GiB" : "%.1f GiB", gib);
+}
+
 bool plan_make(const struct scenario *s, struct plan *out, GError **error)
 {
 	*out = (struct plan){.overflow = -1, .expert_parallel = expert_parallel(s)};
@@ -168,8 +175,8 @@ bool plan_make(const struct scenario *s, struct plan *out, GError **error)
 		return true;
 	int most = plan_most_experts(s), tier = out->overflow;
 	g_autofree char *advice = most ? g_strdup_printf("at most %d experts a layer fit", most) : g_strdup("not even one expert a layer fits");
-	g_set_error(error, ESMOE_ERROR, ESMOE_ERROR_FIT, "%s with %d experts a layer does not fit policy %s on %s: %s needs %.1f GiB of %.1f GiB; %s",
-	            s->network->name, network_experts(s->network), s->policy->name, s->machine->name, memory_tier_name(tier),
-	            (double)memory_need(&out->memory, tier) / GIB, (double)out->memory.room[tier] / GIB, advice);
+	g_autofree char *need = gib_text(memory_need(&out->memory, tier)), *room = gib_text(out->memory.room[tier]);
+	g_set_error(error, ESMOE_ERROR, ESMOE_ERROR_FIT, "%s with %d experts a layer does not fit policy %s on %s: %s needs %s of %s; %s",
+	            s->network->name, network_experts(s->network), s->policy->name, s->machine->name, memory_tier_name(tier), need, room, advice);
 	return false;
 }

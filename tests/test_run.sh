@@ -94,14 +94,18 @@ check "two traces" test -s two/trace.rank1.json
 expect 0 $run -p es-moe --steps 6 --trace micro --microbatches 2
 check "two micro-batches learn what one does" near es-moe/losses.csv micro/losses.csv
 
-# beyond the memory limit
-small="run $tiny --synthetic --experts 64 --set network.d_ff=256 --set gpu.hbm_gib=0.005 --steps 2"
-expect 4 $small -p static
-says HBM
-for home in dram ssd; do
-	expect 0 $small -p es-moe --set policy.expert_home=$home --set policy.pinned_share=0
+# beyond the memory limit: an arena that holds four experts a layer
+small="run -m tiny-moe -M host --synthetic --set network.d_ff=1024 --sequences 4 --set gpu.hbm_gib=0.045 --steps 2"
+expect 0 $small -p static --experts 4
+expect 4 $small -p static --experts 6
+says HBM 'at most 5 experts a layer fit'
+expect 4 $small -p static --experts 64
+says 'does not fit policy static on host: HBM needs 0.5' 'of 0.045 GiB' 'at most 5 experts a layer fit'
+for home in auto dram ssd; do
+	expect 0 $small -p es-moe --experts 64 --set policy.expert_home=$home --trace small-$home
 	prints '^ +1 '
 done
+check "from DRAM and from the SSD alike" same small-dram/losses.csv small-ssd/losses.csv
 
 # checkpoints: bit for bit
 expect 0 $run -p es-moe --steps 3 --save saved
