@@ -5,8 +5,8 @@
  *     exchanges     two GPUs, experts at home: both compute streams wait meanwhile
  *     all-reduces   outside a run, because in one the backward goes on beside them
  *
- * Runs differ in tokens, experts and the experts' inner size, so that each kind is seen over a range of sizes. Samples whose sizes lie within a
- * quarter of an octave make one point of a table. */
+ * Runs differ in tokens, experts and the experts' inner size, so that each kind is seen over a range of sizes. Samples whose sizes lie within half
+ * an octave make one point of a table. */
 #include "calibrate.h"
 
 #include "measure.h"
@@ -21,7 +21,7 @@
 #include <string.h>
 #include <sys/utsname.h>
 
-enum { WARMUP = 2, CONTENTION_MS = 200, COLLECTIVE_REPEATS = 30 };
+enum { WARMUP = 2, CONTENTION_MS = 30, COLLECTIVE_REPEATS = 30 };
 
 enum serves { SERVES_COMPUTE = 1, SERVES_COPIES = 2, SERVES_EXCHANGES = 4, SERVES_OVERHEADS = 8, SERVES_CORES = 16 };
 
@@ -33,6 +33,7 @@ struct probe {
 struct timing {
 	int kind, pass;
 	double size, us;
+	double tokens, experts; /* of a gate */
 };
 
 struct calibration {
@@ -140,7 +141,7 @@ static struct trace *run(const struct calibration *c, const struct scenario *sc,
 }
 
 /* In the unit of the kind's table. */
-static double size_of(const struct scenario *sc, const struct span *s)
+static double size_of(const struct calibration *c, const struct scenario *sc, const struct span *s)
 {
 	const char *unit = measured_unit(s->kind, s->pass);
 	const struct layer *l = &sc->network->layer[s->layer];
@@ -152,9 +153,7 @@ static double size_of(const struct scenario *sc, const struct span *s)
 		                                                                           : 10;
 		return (double)s->bytes / each;
 	}
-	if (g_str_equal(unit, "tokens x experts"))
-		return (double)s->tokens * l->experts;
-	return (double)s->tokens * (g_str_equal(unit, "tokens x top_k") ? l->top_k : 1);
+	return measured_size(&c->tables->table[s->kind][s->pass], s->kind, l, s->tokens);
 }
 
 static bool serves_kind(int serves, int kind)
@@ -188,7 +187,8 @@ static void take_samples(struct calibration *c, const struct probe *p, const str
 			g_array_append_val(c->mixer_us[p->gpus - 1], us);
 		if (!measured_unit(s->kind, s->pass) || !serves_kind(p->serves, s->kind))
 			continue;
-		struct timing sample = {s->kind, measured_pass(s->kind, s->pass), size_of(sc, s), us};
+		struct timing sample = {s->kind,   measured_pass(s->kind, s->pass),     size_of(c, sc, s), us,
+		                        s->tokens, sc->network->layer[s->layer].experts};
 		if (sample.size > 0)
 			g_array_append_val(c->samples, sample);
 	}
@@ -217,7 +217,7 @@ static bool take_launches(struct calibration *c, struct scenario *sc, const stru
 	return true;
 }
 
-/* From the gate's end to the launch of what follows its counts; and from a predecessor's end on another stream to the start of what waited for it
+/* From the gate's end to the start of what follows its counts; and from a predecessor's end on another stream to the start of what waited for it
  * alone. */
 static void take_waits(struct calibration *c, const struct trace *trace)
 {
@@ -241,7 +241,7 @@ static void take_waits(struct calibration *c, const struct trace *trace)
 		}
 		free_ns[s->stream] = MAX(free_ns[s->stream], s->end_ns);
 		if (gate && s->kind == STAGE_PERMUTE && s->launch_ns > gate->end_ns) {
-			double us = (double)(s->launch_ns - gate->end_ns) / 1e3;
+			double us = (double)(s->start_ns - gate->end_ns) / 1e3;
 			g_array_append_val(c->sync_us, us);
 		}
 		gate = s->kind == STAGE_GATE && s->pass == PASS_FORWARD ? s : NULL;
@@ -270,9 +270,42 @@ static int by_size(gconstpointer a, gconstpointer b)
 	return (x->size > y->size) - (x->size < y->size);
 }
 
+/* How unequal the time of a unit of size is between the gates of a pass, with so many extra experts: the variance of its logarithm. */
+static double unevenness(const struct timing *t, guint n, double extra)
+{
+	double sum = 0, squares = 0;
+	for (guint i = 0; i < n; i++) {
+		double x = log(fmax(t[i].us, 0.001) / (t[i].tokens * (t[i].experts + extra)));
+		sum += x;
+		squares += x * x;
+	}
+	return squares / n - sum / n * (sum / n);
+}
+
+/* A gate's token costs a + b E: the extra experts a / b are those that explain the samples best. */
+static void fit_gates(struct calibration *c)
+{
+	struct timing *all = (struct timing *)(void *)c->samples->data;
+	for (guint first = 0, end; first < c->samples->len; first = end) {
+		struct measured_table *t = &c->tables->table[all[first].kind][all[first].pass];
+		double best = 0;
+		for (end = first; end < c->samples->len && all[end].kind == all[first].kind && all[end].pass == all[first].pass; end++)
+			continue;
+		if (all[first].kind != STAGE_GATE)
+			continue;
+		for (double extra = 1; extra <= 512; extra *= sqrt(2))
+			best = unevenness(&all[first], end - first, extra) < unevenness(&all[first], end - first, best) ? extra : best;
+		t->extra_experts = best;
+		for (guint i = first; i < end; i++)
+			all[i].size = all[i].tokens * (all[i].experts + best);
+	}
+}
+
 static void fill_tables(struct calibration *c)
 {
-	const double width = pow(2, 0.25);
+	const double width = sqrt(2);
+	g_array_sort(c->samples, by_size);
+	fit_gates(c);
 	g_array_sort(c->samples, by_size);
 	const struct timing *all = (const struct timing *)(const void *)c->samples->data;
 	for (guint first = 0, end; first < c->samples->len; first = end) {

@@ -19,7 +19,7 @@ struct measure *measure_new(const char *device, GError **error) G_GNUC_WARN_UNUS
 void measure_free(struct measure *m);
 AUTOPTR(measure)
 
-/* Each class works on blocks of its own, one after the other, for `ms` milliseconds. */
+/* Each class works on blocks of its own, one after the other, for `ms` milliseconds at a time; the best of several times. */
 bool measure_together(struct measure *m, const struct together *what, int ms, struct rates *out, GError **error) G_GNUC_WARN_UNUSED_RESULT;
 
 /* All-reduce or reduce-scatter of two devices over a range of sizes, `repeats` times each, added to the table. Time runs from when the later one came

@@ -242,21 +242,16 @@ static bool recomputes(const struct cost *c)
 	return c->p->checkpoint != CHECKPOINT_NONE;
 }
 
-/* In the unit of the kind's table. */
-static double size_of(int kind, const struct layer *l, double tokens)
-{
-	if (kind == STAGE_GATE)
-		return tokens * l->experts;
-	return kind == STAGE_PERMUTE || kind == STAGE_COMBINE ? tokens * l->top_k : tokens;
-}
-
 static nsec_t compute(const struct cost *c, int kind, int pass, const struct layer *l, uint32_t tokens, uint32_t *n_kernels)
 {
 	*n_kernels = 0;
 	double ns = once_ns(c, kind, pass == PASS_BACKWARD, l, tokens, n_kernels);
 	if (kind == STAGE_EXPERT && pass == PASS_BACKWARD && recomputes(c))
 		ns += once_ns(c, kind, false, l, tokens, n_kernels);
-	look_up(c, c->own, kind, pass, size_of(kind, l, tokens), &ns);
+	if (c->own)
+		look_up(c, c->own, kind, pass, measured_size(&c->own->table[kind][pass], kind, l, tokens), &ns);
+	else
+		look_up(c, NULL, kind, pass, tokens, &ns);
 	return whole(ns);
 }
 

@@ -91,8 +91,20 @@ static GArray *keys_of(struct measured *only)
 		     "half the distance of the quartiles over the median, %"},
 		    {s->name, "samples", INI_DOUBLE_LIST, at + offsetof(struct measured_table, samples), "", 1, 1e9, NULL, "spans measured"},
 		};
-		if (!only || table_of(only, s)->sizes.n)
-			g_array_append_vals(keys, four, G_N_ELEMENTS(four));
+		const struct ini_key extra = {s->name,
+		                              "extra_experts",
+		                              INI_DOUBLE,
+		                              at + offsetof(struct measured_table, extra_experts),
+		                              "0",
+		                              0,
+		                              1e6,
+		                              NULL,
+		                              "what a token costs whatever the experts, in experts"};
+		if (only && !table_of(only, s)->sizes.n)
+			continue;
+		g_array_append_vals(keys, four, G_N_ELEMENTS(four));
+		if (s->kind == STAGE_GATE)
+			g_array_append_val(keys, extra);
 	}
 	return keys;
 }
@@ -212,6 +224,13 @@ int measured_pass(int kind, int pass)
 {
 	const struct section *s = find(kind, pass);
 	return s ? MAX(0, s->pass) : pass;
+}
+
+double measured_size(const struct measured_table *t, int kind, const struct layer *l, double tokens)
+{
+	if (kind == STAGE_GATE)
+		return tokens * (l->experts + t->extra_experts);
+	return kind == STAGE_PERMUTE || kind == STAGE_COMBINE ? tokens * l->top_k : tokens;
 }
 
 enum measured_range measured_ns(const struct measured_table *t, double size, double *ns)

@@ -9,6 +9,7 @@
 /* Medians over the samples of a size; spread: half the distance of the quartiles over the median. Sizes ascend. */
 struct measured_table {
 	struct ini_doubles sizes, median_us, spread_percent, samples;
+	double extra_experts; /* gates: what a token costs whatever the experts, in experts */
 };
 
 struct measured {
@@ -30,10 +31,13 @@ char *measured_ini(const struct measured *m);
 /* Everything of a network that the time of a stage depends on beside its size: neither layers nor experts. Owned by the caller. */
 char *measured_network(const struct network *n);
 
-/* What a stage's size counts: "tokens", "tokens x experts", "tokens x top_k", "bytes" or "parameters"; NULL: kind and pass have no table. Copies,
- * collectives, optimizer and SSD have one table for all passes, under PASS_FORWARD: measured_pass. */
+/* What a stage's size counts: "tokens", "tokens x experts" (with the table's extra ones), "tokens x top_k", "bytes" or "parameters"; NULL: kind and
+ * pass have no table. Copies, collectives, optimizer and SSD have one table for all passes, under PASS_FORWARD: measured_pass. */
 const char *measured_unit(int kind, int pass);
 int measured_pass(int kind, int pass);
+
+/* The size of a stage of the compute stream on so many tokens, in the unit of its table; `l` is NULL for embedding and head. */
+double measured_size(const struct measured_table *t, int kind, const struct layer *l, double tokens);
 
 /* Where a size lies: inside the table, or past its ends, where the nearest segment is continued. */
 enum measured_range { MEASURED_INSIDE, MEASURED_BELOW, MEASURED_ABOVE, MEASURED_NONE };
