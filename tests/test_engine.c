@@ -1,4 +1,4 @@
-#include "exec/engine.h"
+#include "exec/exec.h"
 #include "model/error.h"
 #include "twin.h"
 
@@ -394,6 +394,48 @@ Test(engine, experts_are_balanced_over_the_tokens_of_all_gpus)
 		other.sequences = 8 / gpus;
 		check_same(&one, &other, 1e-5);
 	}
+}
+
+/* Launchers, streams and workers at the same time, a step running into the next: what the stages' order leaves open must not matter. */
+static void check_threads(const struct asked *a)
+{
+	double expected[STEPS];
+	struct bench b;
+	g_autoptr(GError) error = NULL;
+	losses_of(a, expected);
+	bench_open(&b, a);
+	g_autoptr(backend) exec = exec_new(b.device, a->gpus, b.engine, b.sc->machine, &error);
+	cr_assert(exec, "%s", error ? error->message : "");
+	for (int i = 0; i < STEPS; i++) {
+		engine_begin(b.engine, (uint64_t)i);
+		cr_assert(schedule_step(b.schedule, exec, &error), "%s", error ? error->message : "");
+		cr_assert(schedule_wait(b.schedule, exec, &error), "%s", error ? error->message : "");
+		cr_assert_eq(engine_loss(b.engine), expected[i], "step %d: %.9f, one stage at a time %.9f", i, engine_loss(b.engine), expected[i]);
+	}
+	g_clear_pointer(&exec, backend_free);
+	bench_close(&b);
+}
+
+Test(engine, threads_have_the_same_bits_as_one_stage_at_a_time)
+{
+	struct asked a = {.model = LARGER, .policy = STATIC, .gpus = 2, .sequences = 4, .microbatches = 2, .o = RATE};
+	check_threads(&a);
+	a.set = SETS("policy.pipeline_degree=4", "policy.expert_compute=sequential");
+	check_threads(&a);
+	a.set = SETS("policy.dispatch=padded", "policy.capacity_factor=1.25", "policy.expert_parallel=1");
+	check_threads(&a);
+	a.set = SETS("policy.checkpoint=keep-collectives");
+	check_threads(&a);
+	a.policy = ES_MOE;
+	a.set = SETS("policy.pinned_share=0.25", "policy.upload_ahead=2");
+	check_threads(&a);
+	a.set = SETS("policy.expert_home=ssd", "policy.pinned_share=0.5", "host.dram_gib=4.00012");
+	check_threads(&a);
+	a.set = SETS("policy.expert_parallel=1", "policy.placement=fixed", "policy.optimizer=cpu-step");
+	check_threads(&a);
+	a.microbatches = 1;
+	a.set = SETS("policy.placement=sticky", "policy.upload_scope=next-layer", "policy.upload_ahead=3", "policy.optimizer=cpu-layer");
+	check_threads(&a);
 }
 
 /* ---- edges ---- */
