@@ -63,20 +63,36 @@ static void open_host(struct engine *e)
 		e->pool[i] = adam_pool_new(MAX(1, threads));
 }
 
-struct engine *engine_new(struct device **devices, struct device_group *group, const struct scenario *sc, struct schedule *schedule,
-                          const struct data *data, const struct engine_options *o, GError **error)
+static void describe(struct engine *e, const struct scenario *sc, const struct schedule *schedule, size_t element)
 {
-	g_autoptr(engine) e = g_new0(struct engine, 1);
 	const struct plan *plan = schedule_plan(schedule);
-	*e = (struct engine){
-	    .sc = sc, .n = sc->network, .p = sc->policy, .plan = plan, .data = data, .o = *o, .group = group, .gpus = sc->machine->gpus};
+	*e = (struct engine){.sc = sc, .n = sc->network, .p = sc->policy, .plan = plan, .element = element, .gpus = sc->machine->gpus};
 	e->microbatches = plan->microbatches;
 	e->experts = network_experts(sc->network);
 	e->B = plan->microbatch;
 	e->N = (int)plan->tokens;
-	e->element = (size_t)device_info(devices[0])->element_bytes;
 	e->offloaded = plan->home != HOME_HBM && e->experts > 0;
 	e->exchanges = plan->expert_parallel > 1;
+}
+
+uint64_t engine_bytes(const struct scenario *sc, const struct schedule *schedule)
+{
+	struct engine e;
+	describe(&e, sc, schedule, (size_t)sc->machine->element_bytes);
+	tensors_place(&e);
+	uint64_t bytes = arena_bytes(&e);
+	tensors_clear(&e);
+	return bytes;
+}
+
+struct engine *engine_new(struct device **devices, struct device_group *group, const struct scenario *sc, struct schedule *schedule,
+                          const struct data *data, const struct engine_options *o, GError **error)
+{
+	g_autoptr(engine) e = g_new0(struct engine, 1);
+	describe(e, sc, schedule, (size_t)device_info(devices[0])->element_bytes);
+	e->data = data;
+	e->o = *o;
+	e->group = group;
 	e->o.ssd_folder = g_strdup(o->ssd_folder);
 	e->gpu = g_new0(struct gpu, e->gpus);
 	if (!can_run(e, error))
@@ -89,7 +105,8 @@ struct engine *engine_new(struct device **devices, struct device_group *group, c
 			return NULL;
 	}
 	open_host(e);
-	if ((e->offloaded && !open_store(e, error)) || !tensors_init(e, error) || !tensors_start(e, error))
+	tensors_place(e);
+	if ((e->offloaded && !open_store(e, error)) || !arena_init(e, error) || !tensors_start(e, error))
 		return NULL;
 	return g_steal_pointer(&e);
 }
@@ -98,6 +115,7 @@ void engine_free(struct engine *e)
 {
 	if (!e)
 		return;
+	arena_clear(e);
 	tensors_clear(e);
 	for (int g = 0; g < e->gpus; g++) {
 		if (e->gpu[g].side)
@@ -112,7 +130,8 @@ void engine_free(struct engine *e)
 	g_free(e->summed);
 	g_free(e->pool);
 	store_free(e->store);
-	g_clear_error(&e->unread);
+	g_clear_error(&e->unread[0]);
+	g_clear_error(&e->unread[1]);
 	g_free((char *)e->o.ssd_folder);
 	g_free(e->gpu);
 	g_free(e);
@@ -123,11 +142,12 @@ void engine_begin(struct engine *e, uint64_t step)
 {
 	int parity = (int)(e->begun++ & 1), all = e->microbatches * e->B;
 	e->step_of[parity] = step;
+	g_clear_error(&e->unread[parity]);
 	for (int g = 0; g < e->gpus; g++)
-		for (int mb = 0; mb < e->microbatches && !e->unread; mb++) {
+		for (int mb = 0; mb < e->microbatches && !e->unread[parity]; mb++) {
 			int32_t *tokens = e->gpu[g].tokens_of_step + ((size_t)(parity * e->microbatches + mb)) * 2 * (size_t)e->N;
 			uint64_t first = (uint64_t)g * (uint64_t)all + (uint64_t)mb * (uint64_t)e->B;
-			if (!data_batch(e->data, step, first, e->B, e->sc->seq_len, tokens, tokens + e->N, &e->unread))
+			if (!data_batch(e->data, step, first, e->B, e->sc->seq_len, tokens, tokens + e->N, &e->unread[parity]))
 				break;
 		}
 }

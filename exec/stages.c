@@ -32,8 +32,8 @@ static bool issue_embed(const struct issue *i)
 {
 	const struct engine *e = i->e;
 	struct gpu *g = i->g;
-	if (e->unread) {
-		g_propagate_error(i->error, g_error_copy(e->unread));
+	if (e->unread[i->st->step_parity]) {
+		g_propagate_error(i->error, g_error_copy(e->unread[i->st->step_parity]));
 		return false;
 	}
 	if (i->st->microbatch == 0) {
@@ -180,8 +180,7 @@ static bool issue_nothing(const struct issue *i)
 static bool issue_all_reduce(const struct issue *i)
 {
 	const struct engine *e = i->e;
-	size_t params = network_expert_params(e->n, i->l),
-	       own = (size_t)(i->l->experts + e->plan->expert_parallel - 1) / (size_t)e->plan->expert_parallel;
+	size_t params = network_expert_params(e->n, i->l), own = (size_t)experts_at_home(e, i->l->experts);
 	size_t from[] = {[REDUCED_DENSE] = i->at->from, [REDUCED_EXPERTS] = i->at->experts, [REDUCED_EMBEDDING] = e->shared_from};
 	size_t n[] = {
 	    [REDUCED_DENSE] = i->at->to - i->at->from, [REDUCED_EXPERTS] = params * own, [REDUCED_EMBEDDING] = e->shared_to - e->shared_from};

@@ -107,7 +107,7 @@ struct engine {
 	size_t shared_from, shared_to, resident;
 	struct layer_place *layer; /* (L) */
 	size_t widest;             /* parameters of the largest expert */
-	GError *unread;            /* the tokens of a step that has begun could not be read */
+	GError *unread[2];         /* why the tokens of a step could not be read, by parity */
 	struct store *store;       /* NULL: experts at home in HBM */
 	struct adam_pool **pool;   /* (nodes) */
 	uint8_t **summed;          /* (L) of (E, G): an earlier micro-batch's gradient of this step is in the store's sum */
@@ -115,9 +115,16 @@ struct engine {
 
 #define HEAD_CHUNK 128 /* tokens whose logits are there at once */
 
-/* Lays out and allocates; false names what did not fit. */
-bool tensors_init(struct engine *e, GError **error) G_GNUC_WARN_UNUSED_RESULT;
+enum { STAGING_FLOATS = 1 << 16 };
+
+/* Gives every tensor its place. */
+void tensors_place(struct engine *e);
 void tensors_clear(struct engine *e);
+/* Allocates all that is in HBM or pinned, for tensors that have their places; false names what did not fit. */
+bool arena_init(struct engine *e, GError **error) G_GNUC_WARN_UNUSED_RESULT;
+void arena_clear(struct engine *e);
+/* Bytes that arena_init would take of each arena. */
+uint64_t arena_bytes(struct engine *e);
 /* Initial parameters: N(0, 0.02) from a counter keyed by seed and name, residual outputs smaller by sqrt(2 L), gains 1, biases 0. */
 bool tensors_start(struct engine *e, GError **error) G_GNUC_WARN_UNUSED_RESULT;
 /* Elements of one resident tensor's state to or from GPU g through host memory (NULL: not asked for); the call waits. */
@@ -131,6 +138,12 @@ bool tensors_refresh_slot(struct engine *e, int g, int slot, const float *master
 
 /* Experts at home in HBM: whether GPU g has expert i of the layer, and at which element. */
 bool expert_at_home(const struct engine *e, int g, int layer, int expert, size_t *at);
+
+/* Experts of a layer that have room on each GPU when they are at home in HBM. */
+static inline int experts_at_home(const struct engine *e, int experts)
+{
+	return (experts + e->plan->expert_parallel - 1) / e->plan->expert_parallel;
+}
 
 static inline elem *elem_at(const struct engine *e, const elem *p, size_t n)
 {
