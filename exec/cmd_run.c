@@ -1,4 +1,5 @@
 /* esmoe run: one configuration, trained for real. Results, a line a step, go to stdout; the bar to stderr. */
+#include "engine.h"
 #include "model/command.h"
 #include "model/error.h"
 #include "model/whatif.h"
@@ -125,6 +126,23 @@ static void report(const struct run_step *s, void *user)
 	progress_step(&out->progress);
 }
 
+/* What the engine takes of HBM beyond the plan is reserved, so that home, micro-batches and pinned experts are chosen for what is left, here and
+ * wherever the run is simulated again. */
+static bool reserve(const struct scenario *sc, GError **error)
+{
+	struct machine *m = sc->machine;
+	uint64_t arena = (uint64_t)(m->hbm_gib * GIB), bytes = UINT64_MAX;
+	while (bytes > arena) {
+		g_autoptr(schedule) s = schedule_new(sc, NULL, error);
+		if (!s)
+			return false;
+		bytes = engine_bytes(sc, s);
+		if (bytes > arena)
+			m->reserved_gib = fmin(m->hbm_gib, m->reserved_gib + (double)(bytes - arena) / GIB);
+	}
+	return true;
+}
+
 bool cmd_run(int argc, char **argv, GError **error)
 {
 	autoclear(options) o = {.lr = 0.001, .balance = 0.01, .z = 0.001};
@@ -136,7 +154,7 @@ bool cmd_run(int argc, char **argv, GError **error)
 	g_auto(GStrv) set = overrides(&o, run.device);
 	asked.set = (const char *const *)set;
 	g_autoptr(scenario) sc = scenario_new(&asked, error);
-	if (!sc)
+	if (!sc || !reserve(sc, error))
 		return false;
 	struct output out = {.steps = (int)run.steps};
 	run.command = command;

@@ -100,6 +100,7 @@ struct engine *engine_new(struct device **devices, struct device_group *group, c
 	for (int g = 0; g < e->gpus; g++) {
 		e->gpu[g].device = devices[g];
 		e->gpu[g].done = device_event_new(devices[g]);
+		e->gpu[g].gathered = device_event_new(devices[g]);
 		e->gpu[g].side = device_stream_new(devices[g], "side", error);
 		if (!e->gpu[g].side)
 			return NULL;
@@ -120,8 +121,8 @@ void engine_free(struct engine *e)
 	for (int g = 0; g < e->gpus; g++) {
 		if (e->gpu[g].side)
 			device_stream_free(e->gpu[g].side);
-		if (e->gpu[g].done)
-			device_event_free(e->gpu[g].done);
+		g_clear_pointer(&e->gpu[g].done, device_event_free);
+		g_clear_pointer(&e->gpu[g].gathered, device_event_free);
 	}
 	for (int i = 0; e->summed && i < e->n->layers; i++)
 		g_free(e->summed[i]);

@@ -51,6 +51,8 @@ bool issue_counts(const struct issue *i)
 	size_t block = (size_t)i->st->layer * (size_t)e->microbatches + i->st->microbatch;
 	group_gather_host(i->s, e->group, i->gpu, loads_of(e, i->gpu, i->st->layer, i->st->microbatch), i->g->counts + block * (size_t)e->experts,
 	                  sizeof(uint32_t) * (size_t)i->l->experts);
+	/* where capacities are fixed and nothing is exchanged, no stage waits for the counts */
+	device_event_record(i->s, i->g->gathered);
 	return true;
 }
 
@@ -64,7 +66,8 @@ bool issue_gate_backward(const struct issue *i)
 	const uint32_t *counts = a->counts;
 	/* the experts are balanced over the tokens of all GPUs: the loss does not depend on how many there are */
 	if (e->gpus > 1) {
-		device_upload(i->s, w->all_counts, loads_of(e, 0, i->st->layer, i->st->microbatch), sizeof(uint32_t) * (size_t)(e->gpus * E));
+		device_stream_wait(i->s, i->g->gathered);
+		device_upload(i->s, w->all_counts, loads_of(e, i->gpu, i->st->layer, i->st->microbatch), sizeof(uint32_t) * (size_t)(e->gpus * E));
 		op_sum_counts(i->s, w->sum_counts, w->all_counts, e->gpus, E);
 		counts = w->sum_counts;
 	}

@@ -77,7 +77,7 @@ static bool open_devices(struct run *r, GError **error)
 {
 	const struct machine *m = r->sc->machine;
 	g_autofree struct device **devices = g_new0(struct device *, m->gpus);
-	if (!device_open(r->o->device, m->gpus, schedule_memory(r->schedule)->room[TIER_HBM], devices, &r->group, error))
+	if (!device_open(r->o->device, m->gpus, (uint64_t)(m->hbm_gib * GIB), devices, &r->group, error))
 		return false;
 	r->devices = g_steal_pointer(&devices);
 	int element_bytes = device_info(r->devices[0])->element_bytes;

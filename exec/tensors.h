@@ -68,6 +68,7 @@ struct gpu {
 	struct device *device;
 	struct device_stream *side; /* for what no stage does: initial parameters, checkpoints */
 	struct device_event *done;
+	struct device_event *gathered; /* the counts of the last gate */
 	elem *param;
 	float *master, *m, *v, *gradient; /* (resident) */
 	elem **slot;                      /* uploaded experts */
