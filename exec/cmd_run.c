@@ -9,6 +9,8 @@
 #include <math.h>
 #include <stdio.h>
 
+enum { RESERVE_SHARES = 64 };
+
 enum { STEPS_MOST = 1 << 30, TRACE_STEPS_MOST = 4096 };
 
 struct options {
@@ -126,21 +128,21 @@ static void report(const struct run_step *s, void *user)
 	progress_step(&out->progress);
 }
 
-/* What the engine takes of HBM beyond the plan is reserved, so that home, micro-batches and pinned experts are chosen for what is left, here and
- * wherever the run is simulated again. */
+/* What the engine takes of HBM beyond the plan is reserved, the least share that will do, so that home, micro-batches and pinned experts are chosen
+ * for what is left, here and wherever the run is simulated again. */
 static bool reserve(const struct scenario *sc, GError **error)
 {
 	struct machine *m = sc->machine;
-	uint64_t arena = (uint64_t)(m->hbm_gib * GIB), bytes = UINT64_MAX;
-	while (bytes > arena) {
+	double least = m->reserved_gib, room = m->hbm_gib - least;
+	for (int share = 0; share < RESERVE_SHARES; share++) {
+		m->reserved_gib = least + room * share / RESERVE_SHARES;
 		g_autoptr(schedule) s = schedule_new(sc, NULL, error);
 		if (!s)
 			return false;
-		bytes = engine_bytes(sc, s);
-		if (bytes > arena)
-			m->reserved_gib = fmin(m->hbm_gib, m->reserved_gib + (double)(bytes - arena) / GIB);
+		if ((double)engine_bytes(sc, s) <= m->hbm_gib * GIB)
+			return true;
 	}
-	return true;
+	return true; /* the engine will say what does not fit */
 }
 
 bool cmd_run(int argc, char **argv, GError **error)
