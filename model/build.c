@@ -43,6 +43,7 @@ static int moe_layer_init(struct moe_layer *moe, const struct schedule *s, const
 		                                       .refreshed = STAGE_NONE,
 		                                       .written = STAGE_NONE,
 		                                       .uploaded = STAGE_NONE,
+		                                       .aside = STAGE_NONE,
 		                                       .added = {STAGE_NONE, STAGE_NONE},
 		                                       .pinned = -1,
 		                                       .last = -1};

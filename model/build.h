@@ -14,11 +14,13 @@ struct expert_state {
 	stage_id refreshed; /* its pinned copy in HBM is */
 	stage_id written;   /* its state left DRAM for the SSD */
 	stage_id uploaded;  /* its last upload has left DRAM */
-	stage_id added[2];  /* by parity of the micro-batch: its last gradient has been added to the sum */
-	int pinned;         /* GPU that keeps it in HBM, -1 */
-	int pinned_slot;    /* there */
-	int last;           /* GPU that computed it last, -1 */
-	uint32_t tokens;    /* of the step so far */
+	stage_id aside; /* reads them beside the way of its gradient: an upload of a pinned copy or before its layer was routed, until a GPU computes
+	                 * with it; or its parameters leave DRAM */
+	stage_id added[2]; /* by parity of the micro-batch: its last gradient has been added to the sum */
+	int pinned;        /* GPU that keeps it in HBM, -1 */
+	int pinned_slot;   /* there */
+	int last;          /* GPU that computed it last, -1 */
+	uint32_t tokens;   /* of the step so far */
 };
 
 struct moe_layer {

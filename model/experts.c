@@ -21,6 +21,9 @@ static stage_id upload(struct schedule *s, int pass, int layer, int microbatch, 
 	struct stage st = stage_on_gpu(s, STAGE_UPLOAD, pass, layer, microbatch, gpu, STREAM_UPLOAD, PROFILE_UP);
 	*slot = g->slot_next;
 	g->slot_next = (g->slot_next + 1) % s->slots;
+	for (int i = 0; i < g->n_prefetched; i++) /* an expert that came into the list before it takes its slot */
+		if (g->prefetched_slot[i] == *slot)
+			g->prefetched_expert[i] = -1;
 	st.expert = e;
 	st.slot = (int16_t)*slot;
 	st.bytes = element_bytes(s) * moe->params;
@@ -29,6 +32,8 @@ static stage_id upload(struct schedule *s, int pass, int layer, int microbatch, 
 	after(&st, g->slot_user[*slot]);
 	after(&st, moe->expert[e].updated);
 	after(&st, fetched);
+	if (s->plan.home == HOME_SSD && expert_data_parallel(s)) /* one after another, so that the last says when the block may leave DRAM */
+		after(&st, moe->expert[e].uploaded);
 	return moe->expert[e].uploaded = emit(s, &st);
 }
 
@@ -66,6 +71,8 @@ static stage_id host_work(struct schedule *s, int kind, int layer, int microbatc
 	st.cost_ns = kind == STAGE_ADAM ? cost_adam(s->cost, params) : cost_accumulate(s->cost, params);
 	after(&st, gradient);
 	after(&st, fetched);
+	if (kind == STAGE_ADAM)
+		after(&st, s->moe[layer].expert[e].aside);
 	if (s->p->optimizer == OPTIMIZER_CPU_STEP && kind == STAGE_ADAM) /* the step's own call, once the whole backward has ended */
 		after(&st, s->gpu[gpu].last_compute);
 	return s->adam_last[s->node_of[gpu]] = emit(s, &st);
@@ -88,7 +95,7 @@ static void refresh(struct schedule *s, int layer, int e)
 	after(&st, x->updated);
 	after(&st, s->gpu[x->pinned].last_compute);
 	after(&st, fetched);
-	x->refreshed = x->uploaded = emit(s, &st);
+	x->refreshed = x->uploaded = x->aside = emit(s, &st);
 }
 
 static void update(struct schedule *s, const struct late *u)
@@ -96,6 +103,7 @@ static void update(struct schedule *s, const struct late *u)
 	stage_id fetched = store_fetch(s, PASS_UPDATE, u->layer, u->expert, true, u->gpu);
 	struct expert_state *x = &s->moe[u->layer].expert[u->expert];
 	x->updated = host_work(s, STAGE_ADAM, u->layer, 0, u->expert, u->gpu, u->params, u->gradient, fetched);
+	x->aside = STAGE_NONE;
 }
 
 static void update_or_defer(struct schedule *s, const struct late *u)
@@ -149,18 +157,27 @@ static stage_id dispatched(const struct schedule *s, int microbatch, int chunk, 
 	return s->dispatched[((size_t)microbatch * MAX_CHUNKS + (size_t)chunk) * (size_t)s->gpus + (size_t)gpu];
 }
 
+static void used(struct expert_state *x, stage_id upload)
+{
+	if (x->aside == upload)
+		x->aside = STAGE_NONE;
+}
+
 /* Brings expert e to the GPU; the stage after which it is there. *slot is -1 for a pinned copy. */
 static stage_id bring(struct schedule *s, int pass, int layer, int microbatch, int e, int gpu, int *slot)
 {
 	struct gpu_state *g = &s->gpu[gpu];
 	struct expert_state *x = &s->moe[layer].expert[e];
 	*slot = -1;
-	if (x->pinned == gpu)
+	if (x->pinned == gpu) {
+		used(x, x->refreshed);
 		return x->refreshed;
+	}
 	for (int i = 0; i < g->n_prefetched; i++) {
 		if (pass != PASS_FORWARD || g->prefetched_expert[i] != e)
 			continue;
 		*slot = g->prefetched_slot[i];
+		used(x, g->prefetched[i]);
 		return g->prefetched[i];
 	}
 	return upload(s, pass, layer, microbatch, e, gpu, slot);
@@ -257,12 +274,14 @@ void experts_prefetch(struct schedule *s, int layer)
 	for (int g = 0; g < s->gpus; g++) {
 		struct gpu_state *x = &s->gpu[g];
 		for (int e = 0; e < moe->experts && x->n_prefetched < MIN(s->slots - 1, MAX_PREFETCH); e++) {
-			int home = s->p->placement == PLACEMENT_STICKY ? moe->expert[e].last : (int)((int64_t)e * s->gpus / moe->experts);
-			if (home != g || moe->expert[e].pinned >= 0)
+			int slot, home = s->p->placement == PLACEMENT_STICKY ? moe->expert[e].last : (int)((int64_t)e * s->gpus / moe->experts);
+			if ((home != g && !expert_data_parallel(s)) || moe->expert[e].pinned >= 0)
 				continue;
+			stage_id id = moe->expert[e].aside = upload(s, PASS_FORWARD, layer, 0, e, g, &slot);
 			int i = x->n_prefetched++;
+			x->prefetched[i] = id;
 			x->prefetched_expert[i] = e;
-			x->prefetched[i] = upload(s, PASS_FORWARD, layer, 0, e, g, &x->prefetched_slot[i]);
+			x->prefetched_slot[i] = slot;
 		}
 	}
 }

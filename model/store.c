@@ -11,6 +11,12 @@ static int block_id(const struct schedule *s, int layer, int e, bool state)
 	return 2 * (s->moe[layer].first_id + e) + (state ? 1 : 0);
 }
 
+/* The last read of a block on a GPU's node. */
+static stage_id *read_of(struct schedule *s, int gpu, int layer, int e, bool state)
+{
+	return &s->block_read[(size_t)s->node_of[gpu] * (size_t)s->n_blocks + (size_t)block_id(s, layer, e, state)];
+}
+
 /* Evicted state was changed by Adam and goes back to the SSD. Parameters are cast from the master again when they are needed, so their stage moves no
  * byte: it only says when their room is free. */
 static stage_id evict(struct schedule *s, int gpu, int n_evicted)
@@ -26,10 +32,11 @@ static stage_id evict(struct schedule *s, int gpu, int n_evicted)
 		st.cost_ns = state ? cost_ssd(s->cost, true, st.bytes) : 0;
 		st.part = state;
 		after(&st, x->updated);
-		after(&st, state ? STAGE_NONE : x->uploaded);
+		/* parameters may be cast from the state; their copies may still be on their way to several GPUs */
+		after(&st, state ? *read_of(s, gpu, layer, e, false) : x->uploaded);
+		after(&st, state ? STAGE_NONE : x->aside);
 		last = emit(s, &st);
-		if (state)
-			x->written = last;
+		*(state ? &x->written : &x->aside) = last;
 	}
 	return last;
 }
@@ -41,7 +48,7 @@ stage_id store_fetch(struct schedule *s, int pass, int layer, int e, bool state,
 	if (s->plan.home != HOME_SSD)
 		return STAGE_NONE;
 	uint64_t room = state ? moe->bytes.state_block : moe->bytes.parameter_block;
-	stage_id *read = &s->block_read[(size_t)node * (size_t)s->n_blocks + (size_t)id];
+	stage_id *read = read_of(s, gpu, layer, e, state);
 	if (cache_touch(s->cache[node], id, room, s->evicted, &n_evicted))
 		return *read;
 	stage_id freed = evict(s, gpu, n_evicted);
