@@ -5,6 +5,7 @@
 #include "model/command.h"
 #include "model/error.h"
 #include "report.h"
+#include "resume.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -119,46 +120,19 @@ static bool table_open(struct table *t, GError **error)
 	return true;
 }
 
-static bool differs(const struct table *t, int line, GError **error)
-{
-	g_set_error(error, ESMOE_ERROR, ESMOE_ERROR_INPUT, "%s:%d: not a row of this sweep with these inputs: take another -o or remove the file",
-	            t->path, line);
-	return false;
-}
-
-/* A row that is there begins with the names and counts of its point and ends with the digest of its inputs. */
-static bool is_row_of(const char *line, const struct grid *grid, int i)
-{
-	autoclear(row) row = {0};
-	g_autofree char *begin = NULL, *end = NULL;
-	grid_identify(grid, i, &row);
-	begin = g_strdup_printf("%s,%s,%s,%d,%d,", row.policy, row.model, row.machine, row.gpus, row.experts);
-	end = g_strdup_printf(",%s", row.digest);
-	return g_str_has_prefix(line, begin) && g_str_has_suffix(line, end);
-}
-
 /* How many rows of the grid the file holds, in *rows; the torn rest is cut off. */
 static bool table_resume(struct table *t, const struct grid *grid, int *rows, GError **error)
 {
 	g_autofree char *text = NULL;
-	const char *header = report_csv_header();
 	gsize length = 0, begin = 0;
 	if (t->regular && !g_file_get_contents(t->path, &text, &length, error))
 		return false;
-	/* A header that is torn is a prefix of ours; anything else is not our file. */
-	if (length < strlen(header) ? strncmp(text ? text : "", header, length) != 0 : !g_str_has_prefix(text, header))
-		return differs(t, 1, error);
-	begin = length < strlen(header) ? 0 : strlen(header);
-	for (char *stop; begin && (stop = memchr(text + begin, '\n', length - begin)); begin = (gsize)(stop - text) + 1) {
-		*stop = '\0';
-		if (*rows >= grid_rows(grid) || !is_row_of(text + begin, grid, *rows))
-			return differs(t, *rows + 2, error);
-		++*rows;
-	}
+	if (!resume_rows(t->path, text, length, grid, rows, &begin, error))
+		return false;
 	t->whole_bytes = (off_t)begin;
 	if (t->regular && (ftruncate(t->fd, t->whole_bytes) != 0 || lseek(t->fd, t->whole_bytes, SEEK_SET) < 0))
 		return fail(t, "cannot be continued", error);
-	g_autoptr(GString) first = g_string_new(begin ? "" : header);
+	g_autoptr(GString) first = g_string_new(begin ? "" : report_csv_header());
 	return append(t, first, error);
 }
 
