@@ -7,6 +7,7 @@
 #include <string.h>
 
 #define MOST_EXPERTS 65536
+#define COUNTS_MOST (1 << 28) /* token counts of all GPUs and experts, 4 bytes each: 1 GiB */
 
 static int expert_parallel(const struct scenario *s)
 {
@@ -165,6 +166,48 @@ static char *gib_text(uint64_t bytes)
 	return g_strdup_printf(gib < 1 ? "%.3g GiB" : "%.1f GiB", gib);
 }
 
+/* Of one MoE layer beside its mixer, all GPUs and micro-batches. */
+static double moe_stages(const struct scenario *s, const struct plan *plan, int experts)
+{
+	const struct policy *p = s->policy;
+	double gpus = s->machine->gpus, set = plan->expert_parallel, chunks = MAX(1, p->pipeline_degree), entries = gpus / set * experts;
+	int again = p->checkpoint != CHECKPOINT_NONE, all_again = p->checkpoint == CHECKPOINT_FULL;
+	double each = 6 + again + all_again + (gpus > 1); /* gate, permute, combine; the counts */
+	if (set > 1)
+		each += (4 + all_again) * chunks; /* all-to-alls */
+	double computed = p->expert_compute == EXPERTS_GROUPED ? gpus : MAX(entries, gpus);
+	double expert = plan->home == HOME_HBM ? 2 * chunks * computed : (set == 1 && gpus > 1 ? 7 : 6) * entries;
+	return plan->microbatches * (each * gpus + expert);
+}
+
+double plan_stages(const struct scenario *s, const struct plan *plan)
+{
+	const struct network *n = s->network;
+	double gpus = s->machine->gpus, visits = gpus * plan->microbatches;
+	int passes = 2 + (s->policy->checkpoint != CHECKPOINT_NONE);
+	double stages = 3 * visits + 2 * gpus; /* embedding twice and head; reduction and update of what lives in HBM */
+	for (int i = 0; i < n->layers; i++) {
+		const struct layer *l = &n->layer[i];
+		stages += passes * (1 + (l->d_ff > 0) + (l->shared > 0)) * visits + gpus;
+		if (l->experts)
+			stages += moe_stages(s, plan, l->experts);
+	}
+	return stages;
+}
+
+static bool check_size(const struct scenario *s, const struct plan *plan, GError **error)
+{
+	double stages = plan_stages(s, plan), counts = (double)s->machine->gpus * network_experts(s->network);
+	if (stages <= STAGES_MOST && counts <= COUNTS_MOST && plan->microbatches <= G_MAXUINT16)
+		return true;
+	g_set_error(error, ESMOE_ERROR, ESMOE_ERROR_INPUT,
+	            "%d GPUs, %d experts a layer and %d micro-batches make a step of about %.0f million stages with policy %s: at most %d million "
+	            "stages, %d million pairs of GPU and expert and %d micro-batches can be built",
+	            s->machine->gpus, network_experts(s->network), plan->microbatches, stages / 1e6, s->policy->name, STAGES_MOST / 1000000,
+	            COUNTS_MOST / 1000000, G_MAXUINT16);
+	return false;
+}
+
 bool plan_make(const struct scenario *s, struct plan *out, GError **error)
 {
 	*out = (struct plan){.overflow = -1, .expert_parallel = expert_parallel(s)};
@@ -172,7 +215,7 @@ bool plan_make(const struct scenario *s, struct plan *out, GError **error)
 		return false;
 	out->split = split(s, out);
 	if (fit(s, s->network, out))
-		return true;
+		return check_size(s, out, error);
 	int most = plan_most_experts(s), tier = out->overflow;
 	g_autofree char *advice = most ? g_strdup_printf("at most %d experts a layer fit", most) : g_strdup("not even one expert a layer fits");
 	g_autofree char *need = gib_text(memory_need(&out->memory, tier)), *room = gib_text(out->memory.room[tier]);

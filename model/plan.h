@@ -16,9 +16,15 @@ struct plan {
 	struct memory memory;
 };
 
-/* ESMOE_ERROR_FIT names tier, need, room and the most experts that would fit; ESMOE_ERROR_INPUT a combination of knobs that has no meaning. *out is
- * filled in both cases as far as it goes. */
+/* Stages that may be launched: the simulator keeps about 112 bytes of each, so 7 GiB, and their ids have 32 bits. */
+#define STAGES_MOST (1 << 26)
+
+/* ESMOE_ERROR_FIT names tier, need, room and the most experts that would fit; ESMOE_ERROR_INPUT a combination of knobs that has no meaning, or a
+ * step of more than STAGES_MOST stages. *out is filled in all cases as far as it goes. */
 bool plan_make(const struct scenario *s, struct plan *out, GError **error) G_GNUC_WARN_UNUSED_RESULT;
 
 /* The most experts a layer with which the scenario fits, 0: not even one. */
 int plan_most_experts(const struct scenario *s);
+
+/* Stages of one step, nearly: experts that will get no token are counted, and one chunk where the pipeline degree is left open. */
+double plan_stages(const struct scenario *s, const struct plan *plan);

@@ -45,8 +45,8 @@ struct panel_place {
 void figure_panels(struct figure *f, const struct panel_place *places, int n);
 
 /* Runs the script of plots/NAME.gp through gnuplot and puts the result at `out`, whose ending says the form: .png, .svg or .pdf. The file appears
- * whole or not at all; the same figure gives the same bytes. ESMOE_ERROR_USAGE: another ending. ESMOE_ERROR_DEVICE: no gnuplot. ESMOE_ERROR_INPUT:
- * cannot write. */
+ * whole or not at all; the same figure gives the same bytes, but for the date in a .pdf where Cairo (from 1.18) packs it. ESMOE_ERROR_USAGE: another
+ * ending. ESMOE_ERROR_DEVICE: no gnuplot. ESMOE_ERROR_INPUT: cannot write. */
 bool figure_write(struct figure *f, const char *script, const char *out, GError **error) G_GNUC_WARN_UNUSED_RESULT;
 /* Fails as figure_write would for the name, before any work is done. */
 bool figure_name_check(const char *out, GError **error) G_GNUC_WARN_UNUSED_RESULT;

@@ -31,7 +31,7 @@ bool how_check(struct how *how, GError **error) G_GNUC_WARN_UNUSED_RESULT;
 void how_clear(struct how *how);
 
 /* Simulates one scenario as `how` says: fills the row's digest, status and prediction. False with the reason unless the status is ok. `trace` may be
- * NULL; otherwise it receives the last step and its description. */
+ * NULL; otherwise it receives all steps and their description. */
 bool row_predict(struct row *row, const struct scenario *s, const struct how *how, struct trace *trace, GError **error) G_GNUC_WARN_UNUSED_RESULT;
 
 struct grid;

@@ -2,6 +2,7 @@
  * then settled, and what one step leaves to the next (optimizer tails) is counted where it is paid. */
 #include "predict.h"
 
+#include "model/error.h"
 #include "model/measured.h"
 #include "occupancy.h"
 
@@ -93,17 +94,29 @@ static void fill_basis(const struct schedule *schedule, struct prediction *out)
 				out->basis[kind][pass] = (uint8_t)cost_basis(schedule_cost(schedule), kind, pass);
 }
 
+/* All steps stay in memory until the end. */
+static bool check_stages(const struct scenario *s, const struct schedule *schedule, int steps, GError **error)
+{
+	double stages = plan_stages(s, schedule_plan(schedule));
+	if (stages * steps <= STAGES_MOST)
+		return true;
+	g_set_error(error, ESMOE_ERROR, ESMOE_ERROR_INPUT,
+	            "%d steps of about %.1f million stages: at most %d million can be simulated; take fewer --steps", steps, stages / 1e6,
+	            STAGES_MOST / 1000000);
+	return false;
+}
+
 bool predict(const struct scenario *scenario, const struct sim_options *o, int warmup, struct prediction *out, struct trace *trace, GError **error)
 {
 	struct sim_options options = *o;
+	int steps = warmup + 1;
 	*out = (struct prediction){.oom_tier = -1};
 	g_autoptr(schedule) schedule = schedule_new(scenario, &out->oom_tier, error);
-	if (!schedule)
+	if (!schedule || !check_stages(scenario, schedule, steps, error))
 		return false;
 	fill_memory(schedule, out);
 	options.record_counters = trace != NULL;
 	g_autoptr(backend) b = sim_new(scenario->machine, schedule_resources(schedule), scenario->routing, &options);
-	int steps = warmup + 1;
 	g_autofree stage_id *first = g_new0(stage_id, steps + 1);
 	g_autofree nsec_t *ends = g_new0(nsec_t, steps + 1);
 	for (int i = 0; i < steps; i++) {

@@ -8,7 +8,7 @@ struct prediction {
 	double tokens_per_s;      /* tokens of all GPUs over the step */
 	double step_ms;           /* from one step's end to the next's, after `warmup` steps */
 	double speed_of_light_ms; /* the largest of: each stream's solo work, each resource's bytes over its capacity */
-	char bound_by[48];        /* the stream busiest in the step, or "host launch" */
+	char bound_by[48];        /* the stream busiest in the step, or "host_launch" */
 	double hbm_gib, dram_gib, ssd_gib;
 	double dropped_share; /* of routed tokens */
 	int microbatches, expert_home;
@@ -18,6 +18,7 @@ struct prediction {
 	struct memory memory;
 };
 
-/* Runs 1 + warmup steps. `trace` may be NULL; otherwise it receives the last step. ESMOE_ERROR_FIT when it does not fit. */
+/* Runs 1 + warmup steps. `trace` may be NULL; otherwise it receives all steps. ESMOE_ERROR_FIT when it does not fit,
+ * ESMOE_ERROR_INPUT when the steps have more than STAGES_MOST stages. */
 bool predict(const struct scenario *scenario, const struct sim_options *o, int warmup, struct prediction *out, struct trace *trace,
              GError **error) G_GNUC_WARN_UNUSED_RESULT;

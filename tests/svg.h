@@ -53,7 +53,7 @@ static inline void word_clear(void *word)
 static inline GArray *words_of(const char *svg)
 {
 	g_autoptr(GRegex) regex =
-	    g_regex_new("translate\\(([-0-9.]+),([-0-9.]+)\\)( rotate\\([-0-9]+\\))?\"[^>]*font-size=\"([0-9.]+)\"\\s+text-anchor=\"(\\w+)\">\\s*"
+	    g_regex_new("translate\\(([-0-9.]+),([-0-9.]+)\\)( rotate\\([-0-9.]+\\))?\"[^>]*font-size=\"([0-9.]+)\"\\s+text-anchor=\"(\\w+)\">\\s*"
 	                "<text[^>]*>([^<]*)</text>",
 	                0, 0, NULL);
 	g_autoptr(GMatchInfo) match = NULL;

@@ -135,3 +135,41 @@ Test(plan, any_number_of_experts_and_gpus_works)
 			}
 		}
 }
+
+/* Counted by building the steps: experts without tokens and pinned ones may be fewer, copies from the SSD and refreshed pins are more. */
+Test(plan, stages_are_nearly_as_many_as_are_built)
+{
+	static const char *const rows[][2] = {{"es-moe", "policy.expert_home=hbm"},  {"es-moe", "policy.expert_home=dram"},
+	                                      {"static", "network.moe_every=2"},     {"fairseq", "network.top_k=2"},
+	                                      {"tutel", "policy.pipeline_degree=2"}, {"zero-offload-e", "network.shared=1"}};
+	for (size_t i = 0; i < G_N_ELEMENTS(rows); i++)
+		for (int variant = 0; variant < 4; variant++) {
+			struct steps t;
+			struct scenario_options o = {.model = "gpt-moe-s", .machine = "h200-x8", .policy = rows[i][0], .experts = 16};
+			o.microbatches = variant % 2 ? 2 : 0;
+			o.gpus = variant / 2 ? 1 : 4;
+			o.set = SETS(rows[i][1], "network.layers=3");
+			steps_record(&t, &o, 1);
+			struct plan plan;
+			g_autoptr(scenario) s = scenario_made(&o);
+			cr_assert(plan_make(s, &plan, NULL));
+			double ratio = plan_stages(s, &plan) / t.stages->len;
+			cr_expect(ratio > 0.9 && ratio < 1.15, "%s, variant %d: %.0f of %u", rows[i][0], variant, plan_stages(s, &plan),
+			          t.stages->len);
+			steps_clear(&t);
+		}
+}
+
+/* Every GPU computes every expert: 2048 x 2048 x 24 layers of seven stages are 700 million. */
+Test(plan, a_step_of_more_stages_than_memory_holds_is_refused)
+{
+	struct scenario_options o = {.model = "gpt-moe-l", .machine = "h200-x8", .policy = "zero-offload-e", .gpus = 2048, .experts = 2048};
+	struct plan plan;
+	g_autoptr(GError) error = NULL;
+	o.set = SETS("host.dram_gib=100000");
+	cr_assert_not(planned(&o, &plan, &error));
+	cr_expect(g_error_matches(error, ESMOE_ERROR, ESMOE_ERROR_INPUT), "%s", error->message);
+	cr_expect(strstr(error->message, "million stages"), "%s", error->message);
+	o.policy = "es-moe";
+	cr_expect(planned(&o, &plan, NULL), "2048 GPUs and experts are asked of es-moe");
+}
