@@ -36,6 +36,22 @@ static void fields_clear(struct fields *f)
 	ini_clear(keys, G_N_ELEMENTS(keys), f);
 }
 
+/* Names and the routing stand in messages and tables, each a line. */
+static bool check_lines(const struct fields *f, GError **error)
+{
+	for (size_t i = 0; i < G_N_ELEMENTS(keys); i++) {
+		const char *c = keys[i].type == INI_STRING ? *(char *const *)(const void *)((const char *)f + keys[i].offset) : "";
+		while (*c && !g_ascii_iscntrl(*c))
+			c++;
+		if (*c) {
+			g_set_error(error, ESMOE_ERROR, ESMOE_ERROR_INPUT, "scenario.%s: control character 0x%02x; expected one line of text",
+			            keys[i].key, (guchar)*c);
+			return false;
+		}
+	}
+	return true;
+}
+
 static const char *const sections[] = {"network", "machine",  "gpu",        "pcie",   "nvlink",   "nic", "host",
                                        "ssd",     "software", "contention", "policy", "scenario", NULL};
 
@@ -105,17 +121,19 @@ static struct scenario *assemble(const char *text, const struct scenario_options
 	s->policy = s->machine ? policy_load(o->policy, set, error) : NULL;
 	if (!s->policy)
 		return NULL;
+	s->sequences = s->network->sequences;
+	s->seq_len = s->network->seq_len;
+	s->microbatches = f.microbatches;
+	if (!*f.routing)
+		f.routing = (g_free(f.routing), g_strdup(s->machine->routing));
+	if (!check_lines(&f, error))
+		return NULL;
 	if (!g_ascii_string_to_unsigned(f.seed, 10, 0, G_MAXUINT64, &seed, NULL)) {
 		g_set_error(error, ESMOE_ERROR, ESMOE_ERROR_INPUT, "scenario.seed '%s': expected a whole number from 0 to %" G_GUINT64_FORMAT, f.seed,
 		            G_MAXUINT64);
 		return NULL;
 	}
 	s->seed = seed;
-	s->sequences = s->network->sequences;
-	s->seq_len = s->network->seq_len;
-	s->microbatches = f.microbatches;
-	if (!*f.routing)
-		f.routing = (g_free(f.routing), g_strdup(s->machine->routing));
 	s->routing = routing_new(f.routing, s->seed, error);
 	if (!s->routing || !check(s, error))
 		return NULL;

@@ -184,6 +184,22 @@ Test(scenario, broken_text_is_refused_with_its_file)
 	}
 }
 
+Test(scenario, a_control_character_is_named_and_not_repeated)
+{
+	const char *const texts[] = {"[scenario]\nrouting = zipf\r:1\n", "[scenario]\nseed = 1\\n2\n", "[scenario]\nmodel = a\\tb\n"};
+	g_autoptr(scenario) s = make(&plain);
+	g_autofree char *parts = scenario_ini(s);
+	char *network = strstr(parts, "[network]");
+	for (size_t i = 0; i < G_N_ELEMENTS(texts); i++) {
+		g_autofree char *text = g_strconcat(texts[i], network, NULL);
+		g_autoptr(GError) error = NULL;
+		g_autoptr(scenario) none = scenario_from_ini(text, "run.ini", &error);
+		cr_assert(none == NULL);
+		cr_expect(strstr(error->message, "control character 0x") != NULL, "%s", error->message);
+		cr_expect(strpbrk(error->message, "\r\n\t") == NULL, "%s", error->message);
+	}
+}
+
 static void expect_counts(const char *text, const int *numbers, int n)
 {
 	g_autoptr(GError) error = NULL;
