@@ -9,10 +9,13 @@
 
 #include <stdio.h>
 
+enum { POLICY_CHARS = 60 }; /* of a line of 80, with the dots */
+
 struct part {
 	const char *word, *kind; /* as the command line and as preset_names call it */
 	const char *heading;
 	bool (*line)(const char *name, GError **error);
+	bool (*check)(const char *source, GError **error);
 };
 
 static bool model_line(const char *name, GError **error)
@@ -30,7 +33,7 @@ static bool machine_line(const char *name, GError **error)
 	g_autoptr(machine) m = machine_load(name, NULL, error);
 	if (!m)
 		return false;
-	printf("%-14s %5d %-22.22s %8.1f %9.0f %8.0f %7s\n", name, m->gpus, m->gpu_name, m->hbm_gib, m->dram_gib, m->ssd_gb,
+	printf("%-12s %4d %-23.23s %8.1f %9.0f %8.0f %8s\n", name, m->gpus, m->gpu_name, m->hbm_gib, m->dram_gib, m->ssd_gb,
 	       m->contention == CONTENTION_MEASURED ? "yes" : "no");
 	return true;
 }
@@ -42,15 +45,44 @@ static bool policy_line(const char *name, GError **error)
 	if (!text)
 		return false;
 	g_auto(GStrv) lines = g_strsplit(text, "\n", 2);
-	const char *words = lines[0] && lines[0][0] == '#' ? g_strchug(lines[0] + 1) : "";
-	printf("%-16s %.63s\n", name, words);
+	char *words = lines[0] && lines[0][0] == '#' ? g_strchug(lines[0] + 1) : "";
+	char *end = strlen(words) > POLICY_CHARS ? g_strrstr_len(words, POLICY_CHARS, " ") : NULL;
+	printf("%-16s %.*s%s\n", name, (int)(end ? end - words : POLICY_CHARS), words, end ? "..." : "");
 	return true;
 }
 
+/* A file is printed once its reader has taken it. */
+static bool machine_check(const char *source, GError **error)
+{
+	g_autoptr(machine) m = machine_load(source, NULL, error);
+	return m != NULL;
+}
+
+static bool network_check(const char *source, GError **error)
+{
+	g_autoptr(network) n = network_load(source, NULL, error);
+	return n != NULL;
+}
+
+static bool policy_check(const char *source, GError **error)
+{
+	g_autoptr(policy) p = policy_load(source, NULL, error);
+	return p != NULL;
+}
+
+static bool print_source(const struct part *part, const char *source, GError **error)
+{
+	g_autofree char *file = NULL, *name = NULL;
+	g_autofree char *text = part->check(source, error) ? source_text(part->kind, source, &file, &name, error) : NULL;
+	if (text)
+		fputs(text, stdout);
+	return text != NULL;
+}
+
 static const struct part parts[] = {
-    {"model", "networks", "MODEL                    layers  d_model experts  params_b  active_b", model_line},
-    {"machine", "machines", "MACHINE         gpus gpu                     hbm_gib  dram_gib   ssd_gb measured", machine_line},
-    {"policy", "policies", "POLICY           what it is", policy_line},
+    {"model", "networks", "MODEL                    layers  d_model experts  params_b  active_b", model_line, network_check},
+    {"machine", "machines", "MACHINE      gpus gpu                      hbm_gib  dram_gib   ssd_gb measured", machine_line, machine_check},
+    {"policy", "policies", "POLICY           what it is", policy_line, policy_check},
 };
 
 static bool list(const struct part *part, int argc, char **argv, GError **error)
@@ -87,10 +119,12 @@ bool cmd_policies(int argc, char **argv, GError **error)
 bool cmd_show(int argc, char **argv, GError **error)
 {
 	g_auto(GStrv) words = NULL;
-	const GOptionEntry entries[] = {{G_OPTION_REMAINING, 0, 0, G_OPTION_ARG_FILENAME_ARRAY, &words, NULL, "model|machine|policy NAME"}, {NULL}};
+	const GOptionEntry entries[] = {{G_OPTION_REMAINING, 0, 0, G_OPTION_ARG_FILENAME_ARRAY, &words, NULL, "model|machine|policy NAME|PATH"},
+	                                {NULL}};
 	g_autoptr(GOptionContext) context = g_option_context_new(NULL);
 	g_option_context_add_main_entries(context, entries, NULL);
-	g_option_context_set_summary(context, "Prints a preset as an .ini to edit and pass back by its path.");
+	g_option_context_set_summary(
+	    context, "Prints a preset as an .ini to edit and pass back by its path. An .ini that is\ngiven by its path is checked and printed.");
 	g_option_context_set_description(context, "Example:\n  esmoe show machine a100-40g-x4 > mine.ini");
 	if (!whatif_parse(context, argc, argv, error))
 		return false;
@@ -103,10 +137,7 @@ bool cmd_show(int argc, char **argv, GError **error)
 		known[i] = parts[i].word;
 		if (!g_str_equal(words[0], parts[i].word))
 			continue;
-		g_autofree char *text = preset_text(parts[i].kind, words[1], error);
-		if (text)
-			fputs(text, stdout);
-		return text != NULL;
+		return print_source(&parts[i], words[1], error);
 	}
 	const char *nearest = nearest_word(words[0], known);
 	g_set_error(error, ESMOE_ERROR, ESMOE_ERROR_USAGE, "show '%s': expected model, machine or policy%s%s", words[0],

@@ -39,7 +39,7 @@ static void refuse_unknown(const char *kind, const char *name, GError **error)
 	const char *nearest = nearest_word(name, (const char *const *)known);
 	g_autofree char *list = g_strjoinv(", ", known);
 
-	g_set_error(error, ESMOE_ERROR, ESMOE_ERROR_INPUT, "%s: no such preset among the %s; %s%s%s", name, kind,
+	g_set_error(error, ESMOE_ERROR, ESMOE_ERROR_INPUT, "'%s': no such preset among the %s; %s%s%s", name, kind,
 	            nearest ? "did you mean '" : "known: ", nearest ? nearest : list, nearest ? "'?" : "; or the path of an .ini");
 }
 

@@ -13,16 +13,16 @@ void whatif_add(struct whatif *w, GOptionContext *context)
 	const GOptionEntry entries[] = {
 	    {"model", 'm', 0, G_OPTION_ARG_FILENAME, &w->model, "network: a name of `esmoe models` or a path", "MODEL"},
 	    {"machine", 'M', 0, G_OPTION_ARG_FILENAME, &w->machine, "machine: a name of `esmoe machines` or a path", "MACHINE"},
-	    {"policy", 'p', 0, G_OPTION_ARG_FILENAME, &w->policy, "training system: a name of `esmoe policies` or a path", "POLICY"},
+	    {"policy", 'p', 0, G_OPTION_ARG_FILENAME, &w->policy, "system: a name of `esmoe policies` or a path", "POLICY"},
 	    {"gpus", 0, 0, G_OPTION_ARG_STRING, &w->gpus, "GPUs instead of the machine's", "N"},
 	    {"experts", 0, 0, G_OPTION_ARG_STRING, &w->experts, "experts a layer instead of the model's", "E"},
 	    {"top-k", 0, 0, G_OPTION_ARG_STRING, &w->top_k, "experts a token instead of the model's", "K"},
 	    {"sequences", 0, 0, G_OPTION_ARG_STRING, &w->sequences, "sequences a GPU and step", "N"},
 	    {"seq-len", 0, 0, G_OPTION_ARG_STRING, &w->seq_len, "tokens a sequence", "N"},
-	    {"microbatches", 0, 0, G_OPTION_ARG_STRING, &w->microbatches, "micro-batches a step instead of the fewest that fit", "N"},
-	    {"routing", 0, 0, G_OPTION_ARG_FILENAME, &w->routing, "uniform, zipf:S[:DRIFT], expert-choice, hash, or a CSV of loads", "SPEC"},
+	    {"microbatches", 0, 0, G_OPTION_ARG_STRING, &w->microbatches, "micro-batches a step, not the fewest that fit", "N"},
+	    {"routing", 0, 0, G_OPTION_ARG_FILENAME, &w->routing, "uniform, zipf:S[:DRIFT], hash, or a CSV of loads", "SPEC"},
 	    {"seed", 0, 0, G_OPTION_ARG_STRING, &w->seed, "seed of the routing", "N"},
-	    {"set", 0, 0, G_OPTION_ARG_STRING_ARRAY, &w->set, "any key of any .ini, as often as needed", "SECTION.KEY=VALUE"},
+	    {"set", 0, 0, G_OPTION_ARG_STRING_ARRAY, &w->set, "a key of any .ini, as section.key; repeatable", "KEY=VALUE"},
 	    {NULL},
 	};
 	g_option_context_add_main_entries(context, entries, NULL);

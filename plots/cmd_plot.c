@@ -70,15 +70,14 @@ static char *trace_stem(const char *path)
 
 static void timeline_offer(struct request *r, GOptionContext *context)
 {
-	const GOptionEntry entries[] = {
-	    {"layer", 0, 0, G_OPTION_ARG_INT, &r->layer, "zoom to this MoE layer (default: the middle one)", "N"},
-	    {"pass", 0, 0, G_OPTION_ARG_STRING, &r->pass, "forward or backward (default: forward, and backward beside it if it fits)", "PASS"},
-	    {"from", 0, 0, G_OPTION_ARG_DOUBLE, &r->from_ms, "show the period from here", "MS"},
-	    {"to", 0, 0, G_OPTION_ARG_DOUBLE, &r->to_ms, "to here", "MS"},
-	    {"all", 0, 0, G_OPTION_ARG_NONE, &r->all, "show the whole last step", NULL},
-	    {"gpu", 0, 0, G_OPTION_ARG_STRING, &r->gpus, "the GPUs shown (default: the first four)", "N[,N...]"},
-	    {"host", 0, 0, G_OPTION_ARG_NONE, &r->host, "also the host threads that launch", NULL},
-	    G_OPTION_ENTRY_NULL};
+	const GOptionEntry entries[] = {{"layer", 0, 0, G_OPTION_ARG_INT, &r->layer, "zoom to this MoE layer (default: the middle one)", "N"},
+	                                {"pass", 0, 0, G_OPTION_ARG_STRING, &r->pass, "forward or backward (default: both, if they fit)", "PASS"},
+	                                {"from", 0, 0, G_OPTION_ARG_DOUBLE, &r->from_ms, "show the period from here", "MS"},
+	                                {"to", 0, 0, G_OPTION_ARG_DOUBLE, &r->to_ms, "to here", "MS"},
+	                                {"all", 0, 0, G_OPTION_ARG_NONE, &r->all, "show the whole last step", NULL},
+	                                {"gpu", 0, 0, G_OPTION_ARG_STRING, &r->gpus, "the GPUs shown (default: the first four)", "N[,N...]"},
+	                                {"host", 0, 0, G_OPTION_ARG_NONE, &r->host, "also the host threads that launch", NULL},
+	                                G_OPTION_ENTRY_NULL};
 
 	g_option_context_add_main_entries(context, entries, NULL);
 }
@@ -216,7 +215,7 @@ static void memory_offer(struct request *r, GOptionContext *context)
 {
 	const GOptionEntry entries[] = {
 	    {"over-time", 0, 0, G_OPTION_ARG_NONE, &r->over_time, "of one trace: the HBM in use over the last step", NULL},
-	    {"gpu", 0, 0, G_OPTION_ARG_STRING, &r->gpus, "with --over-time: the GPUs shown (default: the first four)", "N[,N...]"},
+	    {"gpu", 0, 0, G_OPTION_ARG_STRING, &r->gpus, "with --over-time: the GPUs shown (default: first four)", "N[,N...]"},
 	    G_OPTION_ENTRY_NULL};
 
 	g_option_context_add_main_entries(context, entries, NULL);
@@ -318,7 +317,7 @@ static const struct figure_command figures[] = {
      "CSV is what sweep or compare --format csv wrote.\n\nExample:\n  esmoe plot throughput -o throughput.pdf sweep.csv", throughput_offer,
      throughput_run},
     {"breakdown", "what each stream did with the step's time", "TRACE...",
-     "One trace: a bar for each stream. Several: the mean over their GPUs, side by side.\n\nExample:\n  esmoe plot breakdown -o breakdown.svg "
+     "One trace: a bar for each stream. Several: the mean over their GPUs.\n\nExample:\n  esmoe plot breakdown -o breakdown.svg "
      "out/es-moe out/tutel",
      breakdown_offer, breakdown_run},
     {"memory", "bytes per tier against its capacity", "INPUT...",
@@ -336,11 +335,12 @@ static bool figure_run(const struct figure_command *figure, int argc, char **arg
 	struct request r = {.layer = -1, .from_ms = NAN, .to_ms = NAN};
 	const GOptionEntry entries[] = {{"output", 'o', 0, G_OPTION_ARG_FILENAME, &r.out, "the figure: .png, .svg or .pdf", "FILE"},
 	                                G_OPTION_ENTRY_NULL};
+	g_autofree char *program = g_strconcat("esmoe plot ", figure->name, NULL);
 	g_auto(GStrv) words = g_new0(char *, argc + 1);
 	bool ok;
 
-	words[0] = g_strdup_printf("esmoe plot %s", figure->name);
-	for (int i = 1; i < argc; i++)
+	g_set_prgname(program);
+	for (int i = 0; i < argc; i++)
 		words[i] = g_strdup(argv[i]);
 	g_option_context_set_summary(context, summary);
 	g_option_context_set_description(context, figure->description);

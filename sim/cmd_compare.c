@@ -31,8 +31,8 @@ static bool parse(struct options *o, int argc, char **argv, GError **error)
 	whatif_add(&o->whatif, context);
 	how_add(&o->how, context);
 	g_option_context_add_main_entries(context, entries, NULL);
-	g_option_context_set_summary(context, "Predicts several policies side by side. -m, -M and -p take several names with commas\n"
-	                                      "between, --gpus and --experts lists and ranges: 1,2,4 or 8:64:x2 or 8:64:+8.");
+	g_option_context_set_summary(context, "Predicts several policies side by side. -m, -M and -p take several names with\n"
+	                                      "commas between, --gpus and --experts lists and ranges: 1,2,4 or 8:64:x2.");
 	g_option_context_set_description(context, "Example:\n  esmoe compare -m gpt-moe-l -M a100-40g-x4 -p es-moe,tutel --experts 8:64:x2");
 	return whatif_parse(context, argc, argv, error) && how_check(&o->how, error);
 }

@@ -31,7 +31,7 @@ static bool parse(struct options *o, int argc, char **argv, GError **error)
 {
 	const GOptionEntry entries[] = {
 	    {"format", 0, 0, G_OPTION_ARG_STRING, &o->format, "table, csv or json", "WORD"},
-	    {"trace", 0, 0, G_OPTION_ARG_FILENAME, &o->trace, "write the last step as PREFIX.rank<N>.json and PREFIX.host.json", "PREFIX"},
+	    {"trace", 0, 0, G_OPTION_ARG_FILENAME, &o->trace, "write all steps: PREFIX.rank<N>.json, .host.json", "PREFIX"},
 	    {"plot", 0, 0, G_OPTION_ARG_FILENAME, &o->plot, "draw the last step's timeline, .png, .svg or .pdf", "FILE"},
 	    {"memory", 0, 0, G_OPTION_ARG_FILENAME, &o->memory, "write the bytes of each tier and class as CSV", "FILE"},
 	    {NULL},
@@ -41,7 +41,7 @@ static bool parse(struct options *o, int argc, char **argv, GError **error)
 	how_add(&o->how, context);
 	g_option_context_add_main_entries(context, entries, NULL);
 	g_option_context_set_summary(context, "Predicts one configuration: tokens/s, what bounds it, and its memory.");
-	g_option_context_set_description(context, "Example:\n  esmoe predict -m gpt-moe-l -M a100-40g-x4 -p es-moe --experts 16 --plot step.png");
+	g_option_context_set_description(context, "Example:\n  esmoe predict -m gpt-moe-l -M a100-40g-x4 -p es-moe --plot step.png");
 	return whatif_parse(context, argc, argv, error) && how_check(&o->how, error);
 }
 

@@ -57,11 +57,11 @@ static bool parse(struct options *o, int argc, char **argv, GError **error)
 	whatif_add(&o->whatif, context);
 	how_add(&o->how, context);
 	g_option_context_add_main_entries(context, entries, NULL);
-	g_option_context_set_summary(context, "Predicts a grid on all cores. -m, -M and -p take several names with commas between,\n"
-	                                      "--gpus and --experts lists and ranges: 1,2,4 or 8:512:x2 or 8:64:+8. Interrupted, the\n"
-	                                      "same command goes on where it was.");
+	g_option_context_set_summary(context, "Predicts a grid on all cores. -m, -M and -p take several names with commas\n"
+	                                      "between, --gpus and --experts lists and ranges: 1,2,4 or 8:512:x2 or 8:64:+8.\n"
+	                                      "Interrupted, the same command goes on where it was.");
 	g_option_context_set_description(
-	    context, "Example:\n  esmoe sweep -m gpt-moe-m -M a100-40g-x4 -p es-moe,tutel --gpus 1,2,4,8 --experts 8:512:x2 -o grid.csv");
+	    context, "Example:\n  esmoe sweep -m gpt-moe-m -M a100-40g-x4 -p es-moe,tutel --gpus 1,2,4,8 \\\n    --experts 8:512:x2 -o grid.csv");
 	if (!whatif_parse(context, argc, argv, error) || !how_check(&o->how, error))
 		return false;
 	if (!o->out)

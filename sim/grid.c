@@ -39,7 +39,7 @@ void row_clear(struct row *row)
 void how_add(struct how *how, GOptionContext *context)
 {
 	const GOptionEntry entries[] = {
-	    {"steps", 0, 0, G_OPTION_ARG_STRING, &how->steps_given, "training steps to simulate, the last one counts (2)", "N"},
+	    {"steps", 0, 0, G_OPTION_ARG_STRING, &how->steps_given, "steps to simulate, the last one counts (2)", "N"},
 	    {"threads", 0, 0, G_OPTION_ARG_STRING, &how->threads_given, "simulations at a time (all cores)", "N"},
 	    {"no-launch", 0, 0, G_OPTION_ARG_NONE, &how->no_launch, "what if launching a kernel cost the host nothing", NULL},
 	    {"no-sync", 0, 0, G_OPTION_ARG_NONE, &how->no_sync, "what if the host waited for the gate for free", NULL},

@@ -62,6 +62,11 @@ says a100-40g-x5 a100-40g-x4
 expect 3 predict -m gpt-moe-s -M a100-40g-x4 -p esmoe
 says esmoe es-moe
 expect 3 show machine h200
+expect 3 show machine ./none.ini
+says none.ini
+printf '[gpu]\nhbm_gb = 80\n' >wrong.ini
+expect 3 show machine wrong.ini
+says wrong.ini:2 hbm_gb
 expect 3 predict $good --set gpu.hbm_gb=80
 says gpu.hbm_gb hbm_gib
 expect 3 predict $good --set policy.placement=ltp
@@ -80,6 +85,15 @@ expect 3 predict $good --routing zipf:nan
 expect 3 predict $good --routing zipf
 expect 3 predict $good --routing unifrom
 says unifrom
+
+# more than can be simulated, told before it is
+expect 3 predict -m gpt-moe-l -M h200-x8 -p zero-offload-e --gpus 2048 --experts 2048 --set host.dram_gib=100000
+says 'million stages' 2048
+expect 3 predict -m gpt-moe-l -M h200-x8 -p zero-offload-e --gpus 64 --experts 256 --steps 1000
+says 'million stages' --steps
+expect 3 predict $good --set 'scenario.routing=a
+b'
+says 'control character 0x0a'
 
 # files: not there, a folder, empty, binary, truncated, misspelt
 expect 3 predict -m ./none.ini -M a100-40g-x4 -p es-moe

@@ -10,10 +10,12 @@ expect 0 --help
 prints '^  predict ' '^  sweep ' 'Example'
 expect 0 --version
 prints '^esmoe [0-9]+\.[0-9]+'
-for command in models machines policies show predict compare sweep "trace info" "trace convert" "trace diff" "trace critical-path" plot; do
+for command in models machines policies show predict compare sweep trace "trace info" "trace convert" "trace diff" "trace critical-path" \
+	plot "plot timeline" "plot throughput" "plot breakdown" "plot memory"; do
 	# shellcheck disable=SC2086
 	expect 0 $command --help
-	prints 'esmoe'
+	prints "esmoe $command"
+	check "help of $command fits 80 columns" test "$(wc -L <.out)" -le 80
 done
 for command in predict compare sweep; do
 	expect 0 $command --help
@@ -27,6 +29,11 @@ expect 0 machines
 prints '^a100-40g-x4 ' '^h200-x2 '
 expect 0 policies
 prints '^es-moe ' '^tutel ' '^static '
+prints 'ES-MoE .*\.\.\.$'
+check "a policy's line ends with a whole word" test "$(wc -L <.out)" -le 80
+expect 0 machines
+prints 'RTX 4090 '
+check "the list fits 80 columns" test "$(wc -L <.out)" -le 80
 for kind in model machine policy; do
 	"$ESMOE" "$(echo ${kind}s | sed 's/policys/policies/')" | sed 1d | cut -d' ' -f1 >names
 	check "there are ${kind}s" test -s names
@@ -37,6 +44,8 @@ done
 "$ESMOE" show model gpt-moe-s >mine-model.ini
 "$ESMOE" show machine a100-40g-x4 >mine-machine.ini
 "$ESMOE" show policy es-moe >mine-policy.ini
+expect 0 show machine mine-machine.ini
+check "show prints a file as it is" cmp .out mine-machine.ini
 expect 0 predict -m mine-model.ini -M ./mine-machine.ini -p "$work/mine-policy.ini" --format csv
 prints '^mine-policy,mine-model,mine-machine,4,8,'
 cut -d, -f6-12 .out | tail -1 >mine
@@ -68,6 +77,9 @@ check "memory as CSV" grep -q '^tier,class,bytes,room$' memory.csv
 for info in info critical-path; do
 	expect 0 trace $info t.rank0.json t.rank1.json t.rank2.json t.rank3.json t.host.json
 done
+
+expect 0 trace diff t t
+check "trace diff fits 80 columns" test "$(wc -L <.out)" -le 80
 
 # does not fit: tier, need, room
 expect 4 predict -m gpt-moe-l -M a100-40g-x4 -p tutel --experts 64 --trace none --memory none.csv

@@ -313,9 +313,9 @@ Test(ini, unknown_presets_are_refused_with_the_nearest)
 	g_autoptr(GError) error = NULL, far = NULL;
 
 	cr_assert_null(preset_text("machines", "A100-40G-x5", &error));
-	cr_assert_str_eq(error->message, "A100-40G-x5: no such preset among the machines; did you mean 'a100-40g-x4'?");
+	cr_assert_str_eq(error->message, "'A100-40G-x5': no such preset among the machines; did you mean 'a100-40g-x4'?");
 	cr_assert_null(preset_text("machines", "abacus", &far));
-	cr_assert(g_str_has_prefix(far->message, "abacus: no such preset among the machines; known: a100-40g-x4, "));
+	cr_assert(g_str_has_prefix(far->message, "'abacus': no such preset among the machines; known: a100-40g-x4, "));
 }
 
 Test(ini, presets_are_listed_in_order_and_kept_with_their_comments)

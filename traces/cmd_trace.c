@@ -140,7 +140,7 @@ static nsec_t step_ns(const struct trace *trace)
 
 static bool show_diff(struct ask *ask, enum table_form form, GString *out, GError **error)
 {
-	static const char *const columns[] = {"stream", "stage", "n_a", "n_b", ".only_a", ".only_b", "ms_a", "ms_b", "diff_ms", "ratio", NULL};
+	static const char *const columns[] = {"stream", "stage", "n_a", "n_b", ".only_a", ".only_b", "ms_a", "ms_b", ".diff_ms", "ratio", NULL};
 	g_autoptr(trace) a = NULL, b = NULL;
 	g_autoptr(table) table = table_new(columns);
 	g_autoptr(GArray) rows = NULL;
@@ -174,7 +174,7 @@ static bool show_diff(struct ask *ask, enum table_form form, GString *out, GErro
 		g_string_append_c(out, '\n');
 	if (form != TABLE_TEXT)
 		return true;
-	g_string_append_printf(out, "\nStages in A only: %" G_GUINT64_FORMAT ", in B only: %" G_GUINT64_FORMAT ". A step takes ", only_a, only_b);
+	g_string_append_printf(out, "\nStages in A only: %" G_GUINT64_FORMAT ", in B only: %" G_GUINT64_FORMAT ".\nA step takes ", only_a, only_b);
 	table_print_ms(out, step_ns(a));
 	g_string_append(out, " ms in A, ");
 	table_print_ms(out, step_ns(b));
@@ -278,7 +278,7 @@ static bool parse(const struct question *q, struct ask *ask, enum table_form *fo
 	g_autoptr(GOptionContext) context = g_option_context_new(q->files);
 	g_autofree char *program = g_strconcat("esmoe trace ", q->name, NULL);
 	g_autofree char *example = g_strdup_printf(
-	    "A FILE is a trace file, the prefix of PREFIX.rank<N>.json, or a folder of one run's files.\n\nExample:\n  %s", q->example);
+	    "A FILE is a trace file, the prefix of PREFIX.rank<N>.json, or a folder of one\nrun's files.\n\nExample:\n  %s", q->example);
 	/* GOption moves the words of argv about, so it gets a copy of the array. */
 	g_autofree char **words = g_memdup2(argv, ((gsize)argc + 1) * sizeof(*argv));
 
