@@ -45,8 +45,10 @@ static bool open_store(struct engine *e, GError **error)
 	for (int i = 0; i < e->n->layers; i++)
 		if (e->n->layer[i].experts)
 			layers[n++] = (struct store_layer){.experts = e->n->layer[i].experts, .params = network_expert_params(e->n, &e->n->layer[i])};
-	struct store_options o = {
-	    .home = e->plan->home, .element_bytes = (int)e->element, .ssd_folder = e->o.ssd_folder, .cache_bytes = e->plan->memory.cache_bytes};
+	struct store_options o = {.home = e->plan->home,
+	                          .element_bytes = (int)e->element,
+	                          .ssd_folder = e->o.ssd_folder,
+	                          .cache_bytes = e->plan->memory.cache_bytes * (uint64_t)machine_nodes(e->sc->machine)};
 	e->store = store_new(e->gpu[0].device, layers, n, &o, error);
 	return e->store != NULL;
 }

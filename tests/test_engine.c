@@ -331,6 +331,8 @@ static void check_same_bits(int gpus, int microbatches)
 	    SETS("policy.optimizer=cpu-layer", "policy.placement=fixed"),
 	    SETS("policy.expert_home=ssd"),
 	    SETS("policy.expert_home=ssd", "policy.pinned_share=0.5", "host.dram_gib=4.00012"),
+	    SETS("machine.gpus_per_node=1", "pcie.gpus_per_root=1", "policy.pinned_share=0.5"),
+	    SETS("machine.gpus_per_node=1", "pcie.gpus_per_root=1", "policy.expert_home=ssd", "host.dram_gib=4.00012"),
 	};
 	struct asked base = {.model = LARGER, .policy = STATIC, .gpus = gpus, .sequences = 8 / gpus, .microbatches = microbatches, .o = RATE};
 	struct asked other = base;
