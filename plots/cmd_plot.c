@@ -1,4 +1,5 @@
 /* `esmoe plot FIGURE -o FILE INPUT...`: a table of figures, each with its own options, its help and what it makes of its inputs. */
+#include "accuracy.h"
 #include "breakdown.h"
 #include "losses.h"
 #include "memory.h"
@@ -309,6 +310,28 @@ static bool losses_run(const struct request *r, GError **error)
 	return plot_losses(runs, r->n_inputs, r->out, error);
 }
 
+static void accuracy_offer(struct request *r, GOptionContext *context) {}
+
+/* Two traces are a run and its prediction; anything else is what validate printed. */
+static bool accuracy_run(const struct request *r, GError **error)
+{
+	g_autoptr(GPtrArray) files = g_ptr_array_new_with_free_func(csv_free_element), traces = g_ptr_array_new_with_free_func(trace_free_element);
+	for (int i = 0; i < r->n_inputs; i++) {
+		const char *const paths[] = {r->inputs[i], NULL};
+		bool is_csv = g_str_has_suffix(r->inputs[i], ".csv");
+		void *read = is_csv ? (void *)csv_read(r->inputs[i], error) : kineto_read(paths, error);
+
+		if (!read)
+			return false;
+		g_ptr_array_add(is_csv ? files : traces, read);
+	}
+	if (traces->len && (files->len || traces->len != 2))
+		return usage(error, "plot accuracy: CSV files of validate are expected, or two traces: the run's and the predicted one");
+	if (traces->len)
+		return plot_accuracy_timelines(g_ptr_array_index(traces, 0), g_ptr_array_index(traces, 1), r->out, error);
+	return plot_accuracy((struct csv *const *)files->pdata, (int)files->len, r->out, error);
+}
+
 static const struct figure_command figures[] = {
     {"timeline", "when each stream did what, zoomed to one MoE layer", "TRACE...",
      "TRACE is the files of one trace, their common prefix, or their folder.\n\nExample:\n  esmoe plot timeline --layer 12 -o timeline.png out/trace",
@@ -326,6 +349,10 @@ static const struct figure_command figures[] = {
     {"losses", "the loss of runs over their steps", "RUN...",
      "RUN is the folder that `esmoe run --trace` wrote, or its losses.csv.\n\nExample:\n  esmoe plot losses -o losses.png out/es-moe out/static",
      losses_offer, losses_run},
+    {"accuracy", "measured against predicted times, or both timelines", "INPUT...",
+     "INPUT is CSV that `esmoe validate --format csv` printed; or two traces, the run's and the one of `esmoe validate --trace`, which are drawn one "
+     "above the other.\n\nExample:\n  esmoe plot accuracy -o accuracy.png validated.csv",
+     accuracy_offer, accuracy_run},
 };
 
 static bool figure_run(const struct figure_command *figure, int argc, char **argv, GError **error)
@@ -377,7 +404,7 @@ bool cmd_plot(int argc, char **argv, GError **error)
 	const char *names[G_N_ELEMENTS(figures) + 1] = {NULL}, *near;
 
 	if (argc < 2)
-		return usage(error, "plot: which figure? timeline, throughput, breakdown, memory or losses");
+		return usage(error, "plot: which figure? timeline, throughput, breakdown, memory, losses or accuracy");
 	if (!strcmp(argv[1], "--help") || !strcmp(argv[1], "-h")) {
 		print_help();
 		return true;
@@ -389,6 +416,7 @@ bool cmd_plot(int argc, char **argv, GError **error)
 	}
 	near = nearest_word(argv[1], names);
 	return usage(error,
-	             near ? "plot: no figure '%s'; did you mean %s?" : "plot: no figure '%s': timeline, throughput, breakdown, memory or losses",
+	             near ? "plot: no figure '%s'; did you mean %s?"
+	                  : "plot: no figure '%s': timeline, throughput, breakdown, memory, losses or accuracy",
 	             argv[1], near);
 }
