@@ -117,43 +117,74 @@ bool plot_accuracy(struct csv *const *files, int n, const char *out, GError **er
 	return ok;
 }
 
-/* When the last step begins. */
-static nsec_t last_step_ns(const struct trace *trace)
-{
+struct period {
 	nsec_t from, to;
-	trace_last_step(trace, &from, &to);
-	return from;
+};
+
+static struct period step_of(const struct trace *trace, guint step)
+{
+	const GArray *ends = trace->step_end_ns;
+	if (step >= ends->len)
+		return (struct period){0, trace_end_ns(trace)};
+	return (struct period){step ? g_array_index(ends, nsec_t, step - 1) : 0, g_array_index(ends, nsec_t, step)};
 }
 
-static void append_boxes(const struct trace *trace, GArray *rows, const double *y, struct palette_use *use, GString *boxes)
+static nsec_t length_of(const struct trace *trace, guint step)
 {
-	const nsec_t from = last_step_ns(trace);
+	struct period p = step_of(trace, step);
+	return p.to - p.from;
+}
+
+/* The step that takes the median time: others may be outliers. Of equals the first. */
+static guint typical_step(const struct trace *trace)
+{
+	guint n = trace->step_end_ns->len;
+	for (guint step = 0; step < n; step++) {
+		guint shorter = 0, equal = 0;
+		for (guint other = 0; other < n; other++) {
+			shorter += length_of(trace, other) < length_of(trace, step);
+			equal += length_of(trace, other) == length_of(trace, step);
+		}
+		if (shorter <= n / 2 && n / 2 < shorter + equal)
+			return step;
+	}
+	return 0;
+}
+
+static bool holds(const struct row *row, const struct span *span, struct period p, nsec_t *start, nsec_t *end)
+{
+	if (!row_holds(row, span, start, end))
+		return false;
+	*start = MAX(*start, p.from);
+	*end = MIN(*end, p.to);
+	return *end > *start;
+}
+
+static void append_boxes(const struct trace *trace, struct period p, GArray *rows, const double *y, struct palette_use *use, GString *boxes)
+{
 	for (guint row = 0; row < rows->len; row++)
 		for (guint i = 0; i < trace->spans->len; i++) {
 			const struct span *span = &g_array_index(trace->spans, struct span, i);
 			nsec_t start, end;
-			if (!row_holds(&g_array_index(rows, struct row, row), span, &start, &end) || end <= from || end <= start)
+			if (!holds(&g_array_index(rows, struct row, row), span, p, &start, &end))
 				continue;
 			use->stage[span->kind][span->pass] = true;
-			g_string_append_printf(boxes, "%.7f\t%.7f\t%.3f\t%.3f\t%u\n", (double)(MAX(start, from) - from) / 1e6,
-			                       (double)(end - from) / 1e6, y[row] - PITCH * 0.41, y[row] + PITCH * 0.41,
-			                       palette_stage(span->kind, span->pass));
+			g_string_append_printf(boxes, "%.7f\t%.7f\t%.3f\t%.3f\t%u\n", (double)(start - p.from) / 1e6, (double)(end - p.from) / 1e6,
+			                       y[row] - PITCH * 0.41, y[row] + PITCH * 0.41, palette_stage(span->kind, span->pass));
 		}
 	g_string_append(boxes, "0\t0\t0\t0\t0\n\n\n"); /* gnuplot refuses an index without rows */
 }
 
 /* Streams that are idle in both are left out of both. */
-static void drop_idle(GArray *rows, const struct trace *a, const struct trace *b)
+static void drop_idle(GArray *rows, const struct trace *const traces[2], guint step)
 {
 	for (guint row = rows->len; row-- > 0;) {
 		bool used = false;
-		const struct trace *const traces[] = {a, b};
 		for (int t = 0; t < 2; t++)
 			for (guint i = 0; i < traces[t]->spans->len && !used; i++) {
 				nsec_t start, end;
-				const struct span *span = &g_array_index(traces[t]->spans, struct span, i);
-				used = row_holds(&g_array_index(rows, struct row, row), span, &start, &end) && end > start &&
-				       end > last_step_ns(traces[t]);
+				used = holds(&g_array_index(rows, struct row, row), &g_array_index(traces[t]->spans, struct span, i),
+				             step_of(traces[t], step), &start, &end);
 			}
 		if (!used)
 			g_array_remove_index(rows, row);
@@ -176,14 +207,15 @@ bool plot_accuracy_timelines(const struct trace *measured, const struct trace *p
 	g_autoptr(GArray) rows = rows_new(measured, &all, error);
 	if (!rows)
 		return false;
-	drop_idle(rows, measured, predicted);
+	const guint step = typical_step(measured);
+	drop_idle(rows, traces, step);
 	g_autofree double *y = g_new(double, rows->len + 1);
 	const double height = rows_layout(rows, PITCH, GROUP_GAP, y), left = FIGURE_MARGIN + rows_label_width(rows);
 	g_autoptr(GString) boxes = g_string_new(NULL), texts = g_string_new(NULL);
 	struct palette_use use = {0};
-	const double length = (double)MAX(trace_end_ns(measured) - last_step_ns(measured), trace_end_ns(predicted) - last_step_ns(predicted)) / 1e6;
+	const double length = (double)MAX(length_of(measured, step), length_of(predicted, step)) / 1e6;
 	for (int i = 0; i < 2; i++) {
-		append_boxes(traces[i], rows, y, &use, boxes);
+		append_boxes(traces[i], step_of(traces[i], step), rows, y, &use, boxes);
 		g_string_append(texts, "0\t0\t\"\"\t0\n\n\n");
 	}
 	g_autoptr(legend) legend = legend_new();
