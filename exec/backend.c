@@ -267,6 +267,8 @@ static bool streams_new(struct exec *x, GError **error)
 			x->node[node_stream] = worker_new(name);
 		else if (!(x->stream[i] = device_stream_new(x->devices[i / GPU_STREAMS], name, error)))
 			return false;
+		else if (i % GPU_STREAMS == STREAM_COMPUTE)
+			device_stream_keep_core(x->stream[i], i / GPU_STREAMS);
 	}
 	return true;
 }

@@ -53,6 +53,9 @@ void pinned_free(struct device *d, void *p);
 /* ---- streams and events ---- */
 
 struct device_stream *device_stream_new(struct device *d, const char *name, GError **error) G_GNUC_WARN_UNUSED_RESULT;
+/* A stream that is always busy: `nth` of them so far. On the host device its thread keeps a core, the last first, where two would otherwise meet on
+ * one. */
+void device_stream_keep_core(struct device_stream *s, int nth);
 void device_stream_free(struct device_stream *s); /* after it has drained */
 
 /* Events are reused: each record or signal makes a new occurrence, a wait is for the latest one recorded before the wait was queued. */

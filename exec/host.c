@@ -7,12 +7,14 @@
  *     stream B                       .......... goes on
  *
  * An occurrence is announced only after the last one has happened, or on the same stream. */
+#define _GNU_SOURCE /* CPU sets */
 #include "host.h"
 #include "adam.h"
 #include "model/error.h"
 
 #include <cblas.h>
 #include <errno.h>
+#include <sched.h>
 #include <stdarg.h>
 #include <stdlib.h>
 #include <string.h>
@@ -229,6 +231,31 @@ struct device_stream *device_stream_new(struct device *d, const char *name, GErr
 	s->device = d;
 	s->worker = worker_new(name);
 	return s;
+}
+
+struct core {
+	int nth;
+};
+
+/* The optimizer's threads take the first cores (adam.c). */
+static void keep_core(void *args)
+{
+	const struct core *c = args;
+	cpu_set_t allowed, one;
+	if (sched_getaffinity(0, sizeof(allowed), &allowed) != 0)
+		return;
+	int skip = CPU_COUNT(&allowed) - 1 - c->nth % CPU_COUNT(&allowed), cpu = 0;
+	while (!CPU_ISSET(cpu, &allowed) || skip-- > 0)
+		cpu++;
+	CPU_ZERO(&one);
+	CPU_SET(cpu, &one);
+	/* a hint: where the system refuses, the thread goes where it may */
+	(void)pthread_setaffinity_np(pthread_self(), sizeof(one), &one);
+}
+
+void device_stream_keep_core(struct device_stream *s, int nth)
+{
+	worker_push(s->worker, keep_core, &(struct core){nth}, sizeof(struct core));
 }
 
 void device_stream_free(struct device_stream *s)
