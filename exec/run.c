@@ -284,7 +284,7 @@ static bool train(struct run *r, GError **error)
 			return false;
 		taken = signals_taken(signals);
 	}
-	g_clear_pointer(&signals, signals_free); /* the next one kills */
+	/* launchers send a signal more than once: until the files are whole, the next ones change nothing */
 	if ((r->o->save && !save(r, error)) || (r->folder && !folder_finish(r->folder, r->record, error)))
 		return false;
 	if (taken)
