@@ -106,6 +106,13 @@ static void caches_init(struct schedule *s, int all_experts)
 		s->cache[node] = cache_new(s->p->ssd_cache, 2 * all_experts, s->plan.memory.cache_bytes);
 }
 
+static void collectives_init(struct schedule *s)
+{
+	struct ranks all = {.stride = 1, .size = s->gpus}, set = {.stride = 1, .size = s->plan.expert_parallel};
+	s->reducing = resources_collective(s->resources, s->m, OP_ALL_REDUCE, ALGORITHM_RING, &all);
+	s->exchanging = resources_collective(s->resources, s->m, OP_ALL_TO_ALL, ALGORITHM_PAIRWISE, &set);
+}
+
 struct schedule *schedule_new(const struct scenario *sc, int *overflow, GError **error)
 {
 	struct plan plan;
@@ -124,6 +131,7 @@ struct schedule *schedule_new(const struct scenario *sc, int *overflow, GError *
 	s->copy_kernels = eager ? 2 : 1;
 	s->cost = cost_new(s->n, s->m, s->p, sc->seq_len, s->p->adam_threads);
 	s->resources = resources_new(s->m, s->p->adam_threads);
+	collectives_init(s);
 	s->moe = g_new0(struct moe_layer, s->n->layers);
 	gpus_init(s);
 	int all_experts = 0, next_slot = s->slots;

@@ -62,10 +62,11 @@ struct schedule {
 	struct cost *cost;
 	struct resources *resources;
 	int gpus, nodes, slots, collective_kernels, copy_kernels;
-	struct moe_layer *moe; /* (L), experts 0 where dense */
-	struct gpu_state *gpu; /* (G) */
-	struct cache **cache;  /* (nodes) over the SSD, NULL elsewhere */
-	stage_id *block_read;  /* (nodes, blocks) reads that brought them to DRAM, NULL without SSD */
+	uint32_t reducing, exchanging; /* profiles of GPU 0 in a reduction of all GPUs, and in an all-to-all of its set */
+	struct moe_layer *moe;         /* (L), experts 0 where dense */
+	struct gpu_state *gpu;         /* (G) */
+	struct cache **cache;          /* (nodes) over the SSD, NULL elsewhere */
+	stage_id *block_read;          /* (nodes, blocks) reads that brought them to DRAM, NULL without SSD */
 	int *evicted, *layer_of_block, n_blocks;
 	stage_id *round, *returned, *reduced; /* (G) members of the last round, all-to-all, all-reduce */
 	uint8_t *chosen;                      /* (E) */

@@ -370,41 +370,35 @@ nsec_t cost_accumulate_gpu(const struct cost *c, uint64_t params)
 	return whole(ns);
 }
 
-static double ring_ns(const struct cost *c, double bytes, int gpus, double rounds)
+static int op_of(int kind)
 {
-	const struct machine *m = c->m;
-	if (gpus <= 1)
-		return 0;
-	int local = MIN(gpus, m->gpus_per_node), nodes = (gpus + local - 1) / local;
-	double ns = m->nvlink_latency_us * 1e3 + rounds * bytes * (local - 1) / local / machine_collective_gbps(m);
-	/* several nodes: each node's share crosses the NIC while the rings inside run (hierarchical rings) */
-	if (nodes > 1)
-		ns = fmax(ns, rounds * bytes * (nodes - 1) / nodes / m->nic_gbps) + m->nic_latency_us * 1e3 * ceil(log2(nodes)) * rounds;
-	return ns;
+	return kind == STAGE_ALL_TO_ALL ? OP_ALL_TO_ALL : kind == STAGE_ALL_REDUCE ? OP_ALL_REDUCE : OP_ALL_GATHER;
 }
 
-/* Among more or fewer GPUs than were measured it changes as the ring's does. */
-static nsec_t collective(const struct cost *c, int kind, uint64_t bytes, int gpus, double rounds)
+/* Among more or fewer GPUs than were measured it changes as the machine's own law does. */
+nsec_t cost_collective(const struct cost *c, int kind, const struct ranks *ranks, uint64_t bytes)
 {
-	double ring = ring_ns(c, (double)bytes, gpus, rounds), ns = ring;
-	if (gpus > 1 && look_up(c, c->m->measured, kind, PASS_FORWARD, (double)bytes, &ns) && gpus != c->m->measured->gpus)
-		ns *= ring / ring_ns(c, (double)bytes, MAX(2, c->m->measured->gpus), rounds);
+	double law = collective_ns(c->m, op_of(kind), ranks, (double)bytes), ns = law;
+	if (ranks->size > 1 && look_up(c, c->m->measured, kind, PASS_FORWARD, (double)bytes, &ns) && ranks->size != c->m->measured->gpus) {
+		struct ranks measured = {.stride = 1, .size = MAX(2, c->m->measured->gpus)};
+		ns *= law / collective_ns(c->m, op_of(kind), &measured, (double)bytes);
+	}
 	return whole(ns);
 }
 
 nsec_t cost_all_reduce(const struct cost *c, uint64_t bytes, int gpus)
 {
-	return collective(c, STAGE_ALL_REDUCE, bytes, gpus, 2);
+	return cost_collective(c, STAGE_ALL_REDUCE, &(struct ranks){.stride = 1, .size = gpus}, bytes);
 }
 
 nsec_t cost_all_gather(const struct cost *c, uint64_t bytes, int gpus)
 {
-	return collective(c, STAGE_REDUCE_SCATTER, bytes, gpus, 1);
+	return cost_collective(c, STAGE_REDUCE_SCATTER, &(struct ranks){.stride = 1, .size = gpus}, bytes);
 }
 
 nsec_t cost_counts(const struct cost *c, uint64_t bytes, int gpus)
 {
-	return collective(c, STAGE_COUNTS, bytes, gpus, 1);
+	return cost_collective(c, STAGE_COUNTS, &(struct ranks){.stride = 1, .size = gpus}, bytes);
 }
 
 /* Linear: one message to each peer. Hierarchical (Tutel, arXiv 2206.03382, section 4.3): gather by local rank inside the node, then one message to

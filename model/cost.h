@@ -3,6 +3,7 @@
 #pragma once
 
 #include "autoptr.h"
+#include "collective.h"
 #include "machine.h"
 #include "network.h"
 #include "policy.h"
@@ -37,7 +38,11 @@ nsec_t cost_accumulate_gpu(const struct cost *c, uint64_t params);
 enum cost_basis { COST_MEASURED = 1, COST_BELOW = 2, COST_ABOVE = 4, COST_ROOFLINE = 8 };
 int cost_basis(const struct cost *c, int kind, int pass);
 
-/* Ring collectives over the machine's GPUs: `bytes` is the full vector's. */
+/* A collective of the GPUs of `ranks` alone: kind STAGE_ALL_REDUCE, STAGE_REDUCE_SCATTER, STAGE_ALL_GATHER
+ * or STAGE_COUNTS with the full vector's bytes, or STAGE_ALL_TO_ALL of equal parts with what one member has in all. */
+nsec_t cost_collective(const struct cost *c, int kind, const struct ranks *ranks, uint64_t bytes);
+
+/* The same over the machine's first GPUs. */
 nsec_t cost_all_reduce(const struct cost *c, uint64_t bytes, int gpus);
 nsec_t cost_all_gather(const struct cost *c, uint64_t bytes, int gpus); /* and reduce-scatter */
 nsec_t cost_counts(const struct cost *c, uint64_t bytes, int gpus);     /* the small all-gather of the gates' counts */

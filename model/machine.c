@@ -36,6 +36,7 @@
 enum { MOST_GPUS = 16384 };
 
 static const char *const attention_words[] = {[ATTENTION_FLASH] = "flash", [ATTENTION_MATERIALISED] = "materialised", NULL};
+static const char *const all_reduce_words[] = {[REDUCE_AUTO] = "auto", [REDUCE_RING] = "ring", [REDUCE_TREE] = "tree", NULL};
 static const char *const contention_words[] = {[CONTENTION_MAX_MIN] = "max-min", [CONTENTION_MEASURED] = "measured", NULL};
 static const char *const kernels_words[] = {[KERNELS_FUSED] = "fused", [KERNELS_EAGER] = "eager", NULL};
 
@@ -61,11 +62,19 @@ static const struct ini_key keys[] = {
     NUMBER("pcie", "root_gbps", root_gbps, "0", 0, 1e5, "one direction of a root complex, GB/s; 0: no limit"),
     WHOLE("pcie", "gpus_per_root", gpus_per_root, "1", 1, 1024, "GPUs behind one root complex"),
     NUMBER("pcie", "latency_us", pcie_latency_us, "10", 0, 1e6, "of one copy, us"),
+    FLAG("pcie", "peer", pcie_peer, "false", "without NVLink GPUs reach each other over PCIe; otherwise through host memory"),
     NUMBER("nvlink", "gbps", nvlink_gbps, "0", 0, 1e5, "one direction of one GPU, GB/s; 0: none, PCIe carries the collectives"),
     NUMBER("nvlink", "efficiency", nvlink_efficiency, "0.8", 0.001, 1, "share of it NCCL reaches"),
     NUMBER("nvlink", "latency_us", nvlink_latency_us, "20", 0, 1e6, "of one collective inside a node, us"),
+    NUMBER("nvlink", "hop_us", nvlink_hop_us, "0", 0, 1e6, "of each message of it that waits for another, us"),
+    FLAG("nvlink", "mesh", nvlink_mesh, "false", "a link to each other GPU of the node, gbps together; otherwise a switch"),
     NUMBER("nic", "gbps", nic_gbps, "0", 0, 1e5, "one direction of one node, all adapters, GB/s; 0: none"),
-    NUMBER("nic", "latency_us", nic_latency_us, "30", 0, 1e6, "of one collective between nodes, us"),
+    NUMBER("nic", "latency_us", nic_latency_us, "30", 0, 1e6, "of one message between nodes, us"),
+    WHOLE("nic", "adapters", nic_adapters, "1", 1, 1024, "adapters of a node, each for as many GPUs; 1: all adapters serve all GPUs"),
+    WHOLE("nic", "window", nic_window, "8", 1, 65536, "messages of an all-to-all one GPU has in flight between nodes"),
+    WHOLE("fabric", "leaf_nodes", fabric_leaf_nodes, "0", 0, 65536, "nodes below one leaf switch; 0: one switch for all"),
+    NUMBER("fabric", "oversubscription", fabric_oversubscription, "1", 1, 1000, "a leaf switch's downlinks over its uplinks"),
+    FLAG("fabric", "rails", fabric_rails, "false", "a leaf switch for each adapter of its nodes (rail-optimised)"),
     WHOLE("host", "cores", cores, NULL, 1, 65536, "CPU cores of one node"),
     NUMBER("host", "dram_gib", dram_gib, NULL, 0.001, 1e6, "memory of one node, GiB"),
     NUMBER("host", "dram_reserved_gib", dram_reserved_gib, "16", 0, 1e6, "of it taken by system and framework, GiB"),
@@ -84,6 +93,7 @@ static const struct ini_key keys[] = {
     NUMBER("software", "event_us", event_us, "2", 0, 1e6, "a stream waits for another's event, us"),
     CHOICE("software", "kernels", kernels, "fused", kernels_words, "eager: one kernel per framework operator"),
     CHOICE("software", "attention", attention, "flash", attention_words, "materialised: the scores go through HBM"),
+    CHOICE("software", "all_reduce", all_reduce, "auto", all_reduce_words, "algorithm of reductions and gathers; auto: the faster"),
     WHOLE("software", "element_bytes", element_bytes, "2", 2, 4, "bytes of a parameter and an activation on the device, 2 or 4"),
     WHOLE("software", "state_bytes_gpu", state_bytes_gpu, "16", 14, 64, "bytes of state a parameter in HBM under the GPU optimizer"),
     FLAG("software", "pinned_pow2", pinned_pow2, "false", "the allocator rounds each pinned block up to a power of two"),
@@ -154,6 +164,10 @@ static bool check_links(const struct machine *m, const struct origin *o, GError 
 	if (m->gpus_per_node % m->gpus_per_root)
 		return REFUSE(o, "pcie", "gpus_per_root", error, "%d; expected a divisor of machine.gpus_per_node = %d", m->gpus_per_root,
 		              m->gpus_per_node);
+	if (m->gpus_per_node % m->nic_adapters)
+		return REFUSE(o, "nic", "adapters", error, "%d; expected a divisor of machine.gpus_per_node = %d", m->nic_adapters, m->gpus_per_node);
+	if (m->fabric_rails && (m->nic_adapters == 1 || !m->fabric_leaf_nodes))
+		return REFUSE(o, "fabric", "rails", error, "true; expected nic.adapters > 1 and fabric.leaf_nodes > 0 with it");
 	if (m->ssd_gb > 0 && (m->ssd_read_gbps == 0 || m->ssd_write_gbps == 0))
 		return REFUSE(o, "ssd", m->ssd_read_gbps == 0 ? "read_gbps" : "write_gbps", error, "0; expected more than 0 with ssd.gb = %g",
 		              m->ssd_gb);

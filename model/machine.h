@@ -48,9 +48,18 @@ struct machine {
 	double nvlink_gbps;       /* one direction of one GPU; 0: none, PCIe carries the collectives */
 	double nvlink_efficiency; /* reached by NCCL */
 	double nvlink_latency_us; /* of one collective inside a node */
+	double nvlink_hop_us;     /* and of each message of it that waits for another */
+	bool nvlink_mesh;         /* a link to each other GPU of the node, nvlink_gbps all together; otherwise a switch */
+	bool pcie_peer;           /* without NVLink GPUs reach each other over PCIe; otherwise through host memory */
 	/* [nic] */
-	double nic_gbps; /* one direction of one node, all its adapters */
-	double nic_latency_us;
+	double nic_gbps;       /* one direction of one node, all its adapters */
+	double nic_latency_us; /* of a message between nodes */
+	int nic_adapters;      /* each serves as many GPUs; 1: all adapters serve all GPUs */
+	int nic_window;        /* messages of an all-to-all that one GPU has in flight */
+	/* [fabric] */
+	int fabric_leaf_nodes;          /* nodes below one leaf switch; 0: one switch for all */
+	double fabric_oversubscription; /* a leaf switch's downlinks over its uplinks */
+	bool fabric_rails;              /* a leaf switch for each adapter of its nodes */
 	/* [host] */
 	int cores;
 	double dram_gib, dram_reserved_gib, dram_gbps;
@@ -68,6 +77,7 @@ struct machine {
 	double event_us;     /* a stream waits for another's event */
 	int kernels;         /* enum kernels: eager or fused */
 	int attention;       /* enum attention */
+	int all_reduce;      /* enum all_reduce: algorithm of reductions and gathers */
 	int element_bytes;   /* of parameters and activations on the device: 2, or 4 for fp32 */
 	int state_bytes_gpu; /* bytes of state a parameter in HBM under the GPU optimizer: 16, or 20 with fp32 gradients kept */
 	bool pinned_pow2;    /* the allocator rounds each pinned block up to a power of two */
@@ -81,7 +91,8 @@ struct machine {
 	struct measured *measured; /* NULL: never calibrated */
 };
 
-enum kernels { KERNELS_FUSED, KERNELS_EAGER }; /* eager: one kernel per framework operator */
+enum all_reduce { REDUCE_AUTO, REDUCE_RING, REDUCE_TREE }; /* auto: the faster, as NCCL chooses */
+enum kernels { KERNELS_FUSED, KERNELS_EAGER };             /* eager: one kernel per framework operator */
 
 /* Reads a preset or a file; `overrides` as in ini_read. NULL on error. Owned by the caller. */
 struct machine *machine_load(const char *source, const char *const *overrides, GError **error) G_GNUC_WARN_UNUSED_RESULT;

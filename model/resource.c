@@ -1,7 +1,7 @@
 /* What a stage asks for at its solo speed, and what there is. Sharing then needs no knowledge of stages: a profile is a list of demands.
  *
  *     HBM, SM -- gpu -- pcie up, down, both -- root up, down -- dram of the node -- ssd
- *                 `-- nvlink        `-- nic of the node
+ *                 `-- nvlink        `-- nic of the node, or adapter -- leaf switch
  *
  * A copy crosses every resource from its GPU's memory to the host's, and also takes a sliver of the SMs: GEMMs under copies are slower than the bytes
  * explain (they lose L2 and HBM turns). The sliver is chosen so that max-min gives the measured slowdown by itself. With copies both ways at rate c
@@ -41,14 +41,70 @@ static uint32_t of_root(const struct machine *m, int gpu, enum root_resource res
 	return first_of_roots(m) + (uint32_t)(node * roots_per_node(m) + root) * ROOT_RESOURCES + resource;
 }
 
-static uint32_t first_of_nodes(const struct machine *m)
+static uint32_t first_of_adapters(const struct machine *m)
 {
 	return first_of_roots(m) + (uint32_t)(machine_nodes(m) * roots_per_node(m)) * ROOT_RESOURCES;
+}
+
+static int adapters_of_node(const struct machine *m)
+{
+	return m->nic_adapters > 1 ? m->nic_adapters : 0;
+}
+
+static int adapter_at(const struct machine *m, int gpu)
+{
+	return gpu % m->gpus_per_node / MAX(1, m->gpus_per_node / MAX(1, m->nic_adapters));
+}
+
+static uint32_t first_of_leaves(const struct machine *m)
+{
+	return first_of_adapters(m) + (uint32_t)(machine_nodes(m) * adapters_of_node(m));
+}
+
+/* Leaf switches side by side below which the same nodes lie. */
+static int rails(const struct machine *m)
+{
+	return m->fabric_rails ? m->nic_adapters : 1;
+}
+
+static int leaves(const struct machine *m)
+{
+	return m->fabric_leaf_nodes ? (machine_nodes(m) + m->fabric_leaf_nodes - 1) / m->fabric_leaf_nodes * rails(m) : 0;
+}
+
+static uint32_t of_leaf(const struct machine *m, int gpu)
+{
+	int block = gpu / m->gpus_per_node / m->fabric_leaf_nodes;
+
+	return first_of_leaves(m) + (uint32_t)(block * rails(m) + (m->fabric_rails ? adapter_at(m, gpu) : 0));
+}
+
+static uint32_t first_of_nodes(const struct machine *m)
+{
+	return first_of_leaves(m) + (uint32_t)leaves(m);
 }
 
 static uint32_t of_node(const struct machine *m, int node, enum node_resource resource)
 {
 	return first_of_nodes(m) + (uint32_t)node * NODE_RESOURCES + resource;
+}
+
+/* What carries a GPU's bytes out of its node. */
+static uint32_t of_adapter(const struct machine *m, int gpu)
+{
+	if (!adapters_of_node(m))
+		return of_node(m, gpu / m->gpus_per_node, RES_NIC);
+	return first_of_adapters(m) + (uint32_t)(gpu / m->gpus_per_node * m->nic_adapters + adapter_at(m, gpu));
+}
+
+static void fill_fabric(const struct machine *m, struct resources *r)
+{
+	double adapter_gbps = m->nic_gbps / MAX(1, m->nic_adapters);
+
+	for (uint32_t i = first_of_adapters(m); i < first_of_leaves(m); i++)
+		r->capacity[i] = adapter_gbps;
+	for (uint32_t i = first_of_leaves(m); i < first_of_nodes(m); i++)
+		r->capacity[i] = m->fabric_leaf_nodes * m->nic_gbps / rails(m) / m->fabric_oversubscription;
 }
 
 static void fill_capacities(const struct machine *m, struct resources *r)
@@ -136,35 +192,44 @@ static void ask_pcie_both(struct profile *p, double rate)
 	ask(p, of_gpu(p->gpu, RES_PCIE_DUPLEX), 2 * rate);
 }
 
-/* Without NVLink a collective goes through buffers in host memory: down by the sender, up by the receiver. */
-static void fill_collective(const struct machine *m, struct profile *p)
+/* Without NVLink a collective goes through buffers in host memory, down by the sender, up by the receiver, or straight to the other GPU. An adapter
+ * reads and writes the GPU's memory over its PCIe link, past the root complex (GPUDirect RDMA through a switch). */
+static void fill_collective(const struct machine *m, struct profile *p, const struct link_rates *rate)
 {
-	double rate = machine_collective_gbps(m);
+	double pcie = rate->far + (m->nvlink_gbps > 0 ? 0 : rate->near);
 
 	ask(p, of_gpu(p->gpu, RES_SM), m->nccl_sm_share);
-	ask(p, of_gpu(p->gpu, RES_HBM), 2 * rate);
+	ask(p, of_gpu(p->gpu, RES_HBM), 2 * (rate->near + rate->far));
 	ask_stream_cores(m, p);
-	if (m->nvlink_gbps > 0) {
-		ask(p, of_gpu(p->gpu, RES_NVLINK), rate);
-		return;
-	}
-	ask_pcie_both(p, rate);
+	if (m->nvlink_gbps > 0)
+		ask(p, of_gpu(p->gpu, RES_NVLINK), rate->near);
+	ask_pcie_both(p, fmin(pcie, machine_pcie_both_gbps(m)));
 	if (m->root_gbps > 0) {
-		ask(p, of_root(m, p->gpu, RES_ROOT_UP), rate);
-		ask(p, of_root(m, p->gpu, RES_ROOT_DOWN), rate);
+		ask(p, of_root(m, p->gpu, RES_ROOT_UP), rate->root);
+		ask(p, of_root(m, p->gpu, RES_ROOT_DOWN), rate->root);
 	}
-	ask_dram(m, p, 2 * rate);
+	if (m->nvlink_gbps == 0 && !m->pcie_peer && rate->near > 0)
+		ask_dram(m, p, 2 * rate->near);
+	ask(p, of_adapter(m, p->gpu), rate->far);
+	if (m->fabric_leaf_nodes)
+		ask(p, of_leaf(m, p->gpu), rate->leaf);
 }
 
-/* An adapter reads and writes the GPU's memory over its PCIe link, past the root complex (GPUDirect RDMA through a switch). */
-static void fill_internode(const struct machine *m, struct profile *p)
+uint32_t resources_collective(struct resources *r, const struct machine *m, int op, int algorithm, const struct ranks *ranks)
 {
-	double rate = m->nic_gbps / m->gpus_per_node;
+	struct link_rates rate;
+	uint32_t first = (uint32_t)r->n_profiles;
 
-	ask(p, of_gpu(p->gpu, RES_SM), m->nccl_sm_share);
-	ask(p, of_node(m, p->node, RES_NIC), rate);
-	ask(p, of_gpu(p->gpu, RES_HBM), 2 * rate);
-	ask_pcie_both(p, fmin(rate, machine_pcie_both_gbps(m)));
+	collective_rates(m, op, algorithm, ranks, &rate);
+	r->n_profiles += m->gpus;
+	r->profile = g_renew(struct profile, r->profile, r->n_profiles);
+	for (int gpu = 0; gpu < m->gpus; gpu++) {
+		struct profile *p = &r->profile[first + (uint32_t)gpu];
+
+		*p = (struct profile){.gpu = gpu, .node = gpu / m->gpus_per_node};
+		fill_collective(m, p, &rate);
+	}
+	return first;
 }
 
 /* Alone, a read or a write stays under the capacity of both together; side by side at full speed they add up to the sum, so they end at mixed / sum.
@@ -187,7 +252,11 @@ struct resources *resources_new(const struct machine *m, int adam_threads)
 	r->n_profiles = (int)profile_of_node(m, nodes, 0);
 	r->capacity = g_new0(double, r->n_resources);
 	r->profile = g_new0(struct profile, r->n_profiles);
+	double near = machine_collective_gbps(m);
+	struct link_rates inside = {.near = near, .root = m->nvlink_gbps > 0 || m->pcie_peer ? 0 : near};
+
 	fill_capacities(m, r);
+	fill_fabric(m, r);
 	for (int gpu = 0; gpu < m->gpus; gpu++) {
 		struct profile *p = &r->profile[profile_of_gpu(gpu, 0)];
 
@@ -199,8 +268,7 @@ struct resources *resources_new(const struct machine *m, int adam_threads)
 		fill_compute(m, &p[PROFILE_MEMORY], m->hbm_efficiency);
 		fill_copy(m, &p[PROFILE_UP], true);
 		fill_copy(m, &p[PROFILE_DOWN], false);
-		fill_collective(m, &p[PROFILE_COLLECTIVE]);
-		fill_internode(m, &p[PROFILE_INTERNODE]);
+		fill_collective(m, &p[PROFILE_COLLECTIVE], &inside);
 	}
 	for (int node = 0; node < nodes; node++) {
 		struct profile *p = &r->profile[profile_of_node(m, node, 0)];
@@ -237,12 +305,17 @@ static const char *const node_names[NODE_RESOURCES] = {
 
 char *resource_name(const struct machine *m, uint32_t resource)
 {
-	uint32_t roots = first_of_roots(m), nodes = first_of_nodes(m);
+	uint32_t roots = first_of_roots(m), adapters = first_of_adapters(m), leaf = first_of_leaves(m), nodes = first_of_nodes(m);
 
 	g_assert(resource < of_node(m, machine_nodes(m), 0));
 	if (resource < roots)
 		return g_strdup_printf("%s of gpu %u", gpu_names[resource % GPU_RESOURCES], resource / GPU_RESOURCES);
-	if (resource < nodes)
+	if (resource < adapters)
 		return g_strdup_printf("%s %u", root_names[(resource - roots) % ROOT_RESOURCES], (resource - roots) / ROOT_RESOURCES);
+	if (resource < leaf)
+		return g_strdup_printf("adapter %u of node %u", (resource - adapters) % (uint32_t)m->nic_adapters,
+		                       (resource - adapters) / (uint32_t)m->nic_adapters);
+	if (resource < nodes)
+		return g_strdup_printf("uplinks of leaf switch %u", resource - leaf);
 	return g_strdup_printf("%s of node %u", node_names[(resource - nodes) % NODE_RESOURCES], (resource - nodes) / NODE_RESOURCES);
 }

@@ -2,11 +2,13 @@
 #pragma once
 
 #include "autoptr.h"
+#include "collective.h"
 #include "machine.h"
 
 #include <stdint.h>
 
-/* Per GPU, per root complex and per node; ids are dense. Capacities and demands in bytes per nanosecond (GB/s), SMs as a share of 1, cores in
+/* Per GPU, per root complex, per adapter (where a node has several that serve their own GPUs), per leaf switch and per node; ids are dense in this
+ * order. Capacities and demands in bytes per nanosecond (GB/s), SMs as a share of 1, cores in
  * cores. */
 enum gpu_resource { RES_SM, RES_HBM, RES_PCIE_UP, RES_PCIE_DOWN, RES_PCIE_DUPLEX, RES_NVLINK, GPU_RESOURCES };
 enum root_resource { RES_ROOT_UP, RES_ROOT_DOWN, ROOT_RESOURCES };
@@ -15,7 +17,7 @@ enum node_resource { RES_DRAM, RES_NIC, RES_SSD_READ, RES_SSD_WRITE, RES_SSD, RE
 /* Classes of users of host DRAM, for the measured contention rule. */
 enum flow_class { FLOW_OTHER, FLOW_ADAM, FLOW_UP, FLOW_DOWN };
 
-#define PROFILE_DEMANDS 9
+#define PROFILE_DEMANDS 11
 
 struct demand {
 	uint32_t resource;
@@ -32,8 +34,8 @@ struct profile {
 	double dram; /* bytes per nanosecond of host DRAM at solo speed; 0: none */
 };
 
-/* Profiles of a GPU and of a node; ids are dense: all GPUs' first. */
-enum gpu_profile { PROFILE_COMPUTE, PROFILE_MEMORY, PROFILE_UP, PROFILE_DOWN, PROFILE_COLLECTIVE, PROFILE_INTERNODE, GPU_PROFILES };
+/* Profiles of a GPU and of a node; ids are dense: all GPUs' first. PROFILE_COLLECTIVE: among the GPUs of one node. */
+enum gpu_profile { PROFILE_COMPUTE, PROFILE_MEMORY, PROFILE_UP, PROFILE_DOWN, PROFILE_COLLECTIVE, GPU_PROFILES };
 enum node_profile { PROFILE_ADAM, PROFILE_READ, PROFILE_WRITE, NODE_PROFILES };
 
 struct resources {
@@ -45,6 +47,10 @@ struct resources {
 struct resources *resources_new(const struct machine *m, int adam_threads);
 void resources_free(struct resources *r);
 AUTOPTR(resources)
+
+/* Adds a profile for every GPU: a collective in groups of this shape, wherever the GPU's own group lies. Returns GPU 0's; GPU g's is g further. To be
+ * called before anybody looks at the resources. */
+uint32_t resources_collective(struct resources *r, const struct machine *m, int op, int algorithm, const struct ranks *ranks);
 
 static inline uint32_t profile_of_gpu(int gpu, enum gpu_profile p)
 {

@@ -52,8 +52,8 @@ static bool check_lines(const struct fields *f, GError **error)
 	return true;
 }
 
-static const char *const sections[] = {"network", "machine",  "gpu",        "pcie",   "nvlink",   "nic", "host",
-                                       "ssd",     "software", "contention", "policy", "scenario", NULL};
+static const char *const sections[] = {"network", "machine", "gpu",      "pcie",       "nvlink", "nic",      "host",
+                                       "fabric",  "ssd",     "software", "contention", "policy", "scenario", NULL};
 
 /* Each reader checks the keys of its own sections and leaves other sections alone; a section that nobody reads is caught here. */
 static bool check_sections(const char *const *set, GError **error)

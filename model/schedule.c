@@ -97,10 +97,10 @@ static void compute_everywhere(struct schedule *s, int kind, int pass, int layer
 
 void emit_collective(struct schedule *s, const struct collective *c, const stage_id *preds, stage_id *out)
 {
-	enum gpu_profile profile = s->nodes > 1 ? PROFILE_INTERNODE : PROFILE_COLLECTIVE;
 	s->group++;
 	for (int g = 0; g < s->gpus; g++) {
-		struct stage st = stage_on_gpu(s, c->kind, c->pass, c->layer, c->microbatch, g, STREAM_COLLECTIVE, profile);
+		struct stage st = stage_on_gpu(s, c->kind, c->pass, c->layer, c->microbatch, g, STREAM_COLLECTIVE, PROFILE_COLLECTIVE);
+		st.profile = s->reducing + (uint32_t)g;
 		st.expert = c->expert;
 		st.part = (int16_t)c->part;
 		st.group = s->group;
@@ -128,8 +128,8 @@ void emit_all_to_all(struct schedule *s, int pass, int layer, int microbatch, in
 		}
 		if (g % set == 0)
 			s->group++;
-		struct stage st = stage_on_gpu(s, STAGE_ALL_TO_ALL, pass, layer, microbatch, g, STREAM_COLLECTIVE,
-		                               s->nodes > 1 ? PROFILE_INTERNODE : PROFILE_COLLECTIVE);
+		struct stage st = stage_on_gpu(s, STAGE_ALL_TO_ALL, pass, layer, microbatch, g, STREAM_COLLECTIVE, PROFILE_COLLECTIVE);
+		st.profile = s->exchanging + (uint32_t)g;
 		st.group = s->group;
 		st.group_size = (uint32_t)set;
 		st.bytes = b->sent[g] / (uint64_t)b->chunks;

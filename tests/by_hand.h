@@ -50,8 +50,6 @@ static inline void gpu_by_hand(const struct machine *m, struct resources *r, int
 	ask_for(&p[PROFILE_UP], shared + RES_DRAM, m->h2d_gbps);
 	ask_for(&p[PROFILE_DOWN], shared + RES_DRAM, m->d2h_gbps);
 	ask_for(&p[PROFILE_COLLECTIVE], own + RES_NVLINK, m->nvlink_gbps);
-	ask_for(&p[PROFILE_INTERNODE], own + RES_NVLINK, m->nic_gbps);
-	ask_for(&p[PROFILE_INTERNODE], shared + RES_NIC, m->nic_gbps);
 	p[PROFILE_UP].flow_class = FLOW_UP;
 	p[PROFILE_DOWN].flow_class = FLOW_DOWN;
 	p[PROFILE_UP].dram = m->h2d_gbps;

@@ -309,7 +309,14 @@ Test(schedule, collectives_have_one_member_a_gpu_and_cross_nodes_where_there_are
 		if (!st->group)
 			continue;
 		cr_assert_eq(st->group_size, 16);
-		cr_assert_eq(st->profile, profile_of_gpu(st->rank, PROFILE_INTERNODE));
+		const struct resources *r = schedule_resources(t.schedule);
+		const struct profile *p = &r->profile[st->profile];
+		uint32_t adapters = (uint32_t)(r->n_resources - (2 - st->rank / 8) * NODE_RESOURCES + RES_NIC);
+		bool crosses = false;
+		cr_assert_eq(p->gpu, st->rank);
+		for (int i = 0; i < p->n_demands; i++)
+			crosses |= p->demand[i].resource == adapters;
+		cr_assert(crosses);
 		guint seen = GPOINTER_TO_UINT(g_hash_table_lookup(members, GUINT_TO_POINTER(st->group)));
 		cr_assert_eq(seen & (1u << st->rank), 0);
 		g_hash_table_insert(members, GUINT_TO_POINTER(st->group), GUINT_TO_POINTER(seen | 1u << st->rank));
