@@ -75,6 +75,7 @@ static void scratch_init(struct schedule *s, int all_experts)
 	s->received = g_new(uint64_t, g);
 	s->node_bytes = g_new(uint64_t, 2 * (size_t)s->nodes);
 	s->chosen = g_new(uint8_t, experts);
+	s->last_of = new_ids((size_t)stream_count(s->m));
 	s->stream_ns = g_new0(nsec_t, stream_count(s->m));
 	s->profile_ns = g_new0(nsec_t, s->resources->n_profiles);
 	s->launches = g_new0(uint64_t, g);
@@ -122,8 +123,7 @@ struct schedule *schedule_new(const struct scenario *sc, int *overflow, GError *
 	if (!fits)
 		return NULL;
 	struct schedule *s = g_new0(struct schedule, 1);
-	*s = (struct schedule){
-	    .sc = sc, .n = sc->network, .m = sc->machine, .p = sc->policy, .plan = plan, .gpus = sc->machine->gpus, .last = STAGE_NONE};
+	*s = (struct schedule){.sc = sc, .n = sc->network, .m = sc->machine, .p = sc->policy, .plan = plan, .gpus = sc->machine->gpus};
 	bool eager = s->m->kernels == KERNELS_EAGER;
 	s->nodes = machine_nodes(s->m);
 	s->slots = 1 + s->p->upload_ahead;
@@ -166,10 +166,11 @@ void schedule_free(struct schedule *s)
 		g_free(s->gpu[g].slot_user);
 	for (int node = 0; s->cache && node < s->nodes; node++)
 		cache_free(s->cache[node]);
-	void *scratch[] = {s->moe,    s->gpu,        s->node_of,    s->cache,          s->dispatched, s->returned,   s->reduced,
-	                   s->round,  s->adam_last,  s->work,       s->place_of,       s->cursor,     s->loads,      s->totals,
-	                   s->place,  s->last_place, s->time_ns,    s->load_ns,        s->rows,       s->received,   s->node_bytes,
-	                   s->chosen, s->evicted,    s->block_read, s->layer_of_block, s->stream_ns,  s->profile_ns, s->launches};
+	void *scratch[] = {s->moe,     s->gpu,        s->node_of,    s->cache,          s->dispatched, s->returned,  s->reduced,
+	                   s->round,   s->adam_last,  s->work,       s->place_of,       s->cursor,     s->loads,     s->totals,
+	                   s->place,   s->last_place, s->time_ns,    s->load_ns,        s->rows,       s->received,  s->node_bytes,
+	                   s->chosen,  s->evicted,    s->block_read, s->layer_of_block, s->last_of,    s->stream_ns, s->profile_ns,
+	                   s->launches};
 	for (size_t i = 0; i < G_N_ELEMENTS(scratch); i++)
 		g_free(scratch[i]);
 	g_array_free(s->late, TRUE);

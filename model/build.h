@@ -91,7 +91,7 @@ struct schedule {
 	stage_id next;
 	uint32_t group;
 	int step;
-	stage_id last;
+	stage_id *last_of; /* (streams) last stage of each */
 	/* work of the step so far, at solo speed, for its speed of light */
 	nsec_t *stream_ns;  /* (streams) */
 	nsec_t *profile_ns; /* (profiles) */

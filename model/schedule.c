@@ -63,7 +63,7 @@ stage_id emit(struct schedule *s, struct stage *stage)
 	s->stream_ns[stage->stream] += stage->cost_ns;
 	s->profile_ns[stage->profile] += stage->cost_ns;
 	s->launches[stage->rank] += stage->n_kernels;
-	return s->last = s->next++;
+	return s->last_of[stage->stream] = s->next++;
 }
 
 static bool bound_by_memory(int kind)
@@ -347,13 +347,10 @@ bool schedule_step(struct schedule *s, struct backend *backend, GError **error)
 
 bool schedule_wait(struct schedule *s, struct backend *backend, GError **error)
 {
-	for (int g = 0; g < s->gpus; g++)
-		if (!backend_wait(backend, s->gpu[g].last_compute, error))
+	for (int i = 0; i < stream_count(s->m); i++)
+		if (s->last_of[i] != STAGE_NONE && !backend_wait(backend, s->last_of[i], error))
 			return false;
-	for (int node = 0; node < s->nodes; node++)
-		if (s->adam_last[node] != STAGE_NONE && !backend_wait(backend, s->adam_last[node], error))
-			return false;
-	return s->last == STAGE_NONE || backend_wait(backend, s->last, error);
+	return true;
 }
 
 const struct memory *schedule_memory(const struct schedule *s)

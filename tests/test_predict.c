@@ -239,3 +239,16 @@ Test(predict, dropped_tokens_are_those_past_the_capacity)
 	cr_assert_eq(p.microbatches, 1);
 	cr_assert_float_eq(p.dropped_share, dropped / (2 * 8 * 2048), 1e-12);
 }
+
+/* What the last step leaves to upload, write or update has ended too: a layer that is not the last keeps its node's SSD and the links of both GPUs
+ * busy past the last computation. */
+Test(predict, a_step_ends_with_its_last_write_to_the_ssd)
+{
+	g_autoptr(GError) error = NULL;
+	struct prediction p;
+	struct scenario_options o = {.model = "ds-1.3b-52b", .machine = "a100-40g-x4", .policy = "es-moe", .gpus = 2};
+	g_autoptr(scenario) s = scenario_new(&o, &error);
+	cr_assert(s != NULL, "%s", error ? error->message : "");
+	cr_assert(predict(s, &(struct sim_options){0}, 0, &p, NULL, &error), "%s", error ? error->message : "");
+	cr_assert_eq(p.expert_home, HOME_SSD);
+}
