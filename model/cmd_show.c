@@ -9,12 +9,10 @@
 
 #include <stdio.h>
 
-enum { POLICY_CHARS = 60 }; /* of a line of 80, with the dots */
-
 struct part {
 	const char *word, *kind; /* as the command line and as preset_names call it */
 	const char *heading;
-	bool (*line)(const char *name, GError **error);
+	bool (*line)(const char *name, GError **error); /* policies have a list of their own (cmd_policies.c) */
 	bool (*check)(const char *source, GError **error);
 };
 
@@ -35,19 +33,6 @@ static bool machine_line(const char *name, GError **error)
 		return false;
 	printf("%-12s %4d %-23.23s %8.1f %9.0f %8.0f %8s\n", name, m->gpus, m->gpu_name, m->hbm_gib, m->dram_gib, m->ssd_gb,
 	       m->contention == CONTENTION_MEASURED ? "yes" : "no");
-	return true;
-}
-
-/* The opening comment of the preset says what the system is. */
-static bool policy_line(const char *name, GError **error)
-{
-	g_autofree char *text = preset_text("policies", name, error);
-	if (!text)
-		return false;
-	g_auto(GStrv) lines = g_strsplit(text, "\n", 2);
-	char *words = lines[0] && lines[0][0] == '#' ? g_strchug(lines[0] + 1) : "";
-	char *end = strlen(words) > POLICY_CHARS ? g_strrstr_len(words, POLICY_CHARS, " ") : NULL;
-	printf("%-16s %.*s%s\n", name, (int)(end ? end - words : POLICY_CHARS), words, end ? "..." : "");
 	return true;
 }
 
@@ -82,7 +67,7 @@ static bool print_source(const struct part *part, const char *source, GError **e
 static const struct part parts[] = {
     {"model", "networks", "MODEL                    layers  d_model experts  params_b  active_b", model_line, network_check},
     {"machine", "machines", "MACHINE      gpus gpu                      hbm_gib  dram_gib   ssd_gb measured", machine_line, machine_check},
-    {"policy", "policies", "POLICY           what it is", policy_line, policy_check},
+    {"policy", "policies", NULL, NULL, policy_check},
 };
 
 static bool list(const struct part *part, int argc, char **argv, GError **error)
@@ -109,11 +94,6 @@ bool cmd_models(int argc, char **argv, GError **error)
 bool cmd_machines(int argc, char **argv, GError **error)
 {
 	return list(&parts[1], argc, argv, error);
-}
-
-bool cmd_policies(int argc, char **argv, GError **error)
-{
-	return list(&parts[2], argc, argv, error);
 }
 
 bool cmd_show(int argc, char **argv, GError **error)

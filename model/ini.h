@@ -52,5 +52,8 @@ bool ini_refuse(const char *kind, const char *source, const char *const *overrid
 /* Writes every key with its value, section by section, each with its help as a comment: an .ini that ini_read takes back. Owned by the caller. */
 char *ini_write(const struct ini_key *keys, size_t n_keys, const void *in);
 
+/* The value of one key as ini_write writes it. Owned by the caller. */
+char *ini_text(const struct ini_key *key, const void *in);
+
 /* Frees what ini_read allocated in *out. */
 void ini_clear(const struct ini_key *keys, size_t n_keys, void *out);

@@ -22,7 +22,8 @@ static void append_value(GString *s, const struct ini_key *k, const void *field)
 
 	switch (k->type) {
 	case INI_STRING:
-		g_assert_not_reached();
+		g_string_append(s, *(char *const *)field);
+		return;
 	case INI_INT:
 		word = *(const int *)field - (int)k->min;
 		if (k->choices && word < (int)g_strv_length((char **)k->choices))
@@ -52,23 +53,27 @@ static void append_value(GString *s, const struct ini_key *k, const void *field)
 	}
 }
 
+char *ini_text(const struct ini_key *key, const void *in)
+{
+	GString *text = g_string_new(NULL);
+	append_value(text, key, (const char *)in + key->offset);
+	return g_string_free(text, FALSE);
+}
+
 char *ini_write(const struct ini_key *keys, size_t n_keys, const void *in)
 {
 	g_autoptr(GKeyFile) values = g_key_file_new();
 
 	for (size_t i = 0; i < n_keys; i++) {
 		const struct ini_key *k = &keys[i];
-		const void *field = (const char *)in + k->offset;
 		g_autofree char *words = k->choices ? g_strjoinv(" | ", (char **)k->choices) : NULL;
 		g_autofree char *comment = g_strconcat(" ", k->help, words ? (k->type == INI_INT ? "; or " : ": ") : NULL, words, NULL);
-		g_autoptr(GString) text = g_string_new(NULL);
+		g_autofree char *text = ini_text(k, in);
 
-		if (k->type == INI_STRING) {
-			g_key_file_set_string(values, k->section, k->key, *(char *const *)field);
-		} else {
-			append_value(text, k, field);
-			g_key_file_set_value(values, k->section, k->key, text->str);
-		}
+		if (k->type == INI_STRING)
+			g_key_file_set_string(values, k->section, k->key, text);
+		else
+			g_key_file_set_value(values, k->section, k->key, text);
 		g_key_file_set_comment(values, k->section, k->key, comment, NULL);
 	}
 	return g_key_file_to_data(values, NULL, NULL);

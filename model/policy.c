@@ -100,3 +100,14 @@ char *policy_ini(const struct policy *policy)
 {
 	return ini_write(keys, G_N_ELEMENTS(keys), policy);
 }
+
+/* The first key is the name. */
+const char *policy_knob(int i)
+{
+	return i + 1 < (int)G_N_ELEMENTS(keys) ? keys[i + 1].key : NULL;
+}
+
+char *policy_knob_value(const struct policy *policy, int i)
+{
+	return ini_text(&keys[i + 1], policy);
+}

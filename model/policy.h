@@ -46,3 +46,8 @@ AUTOPTR(policy)
 
 /* The policy as an .ini that policy_load takes back. Owned by the caller. */
 char *policy_ini(const struct policy *policy);
+
+/* The knobs in their order, from 0: each one's name (NULL past the last), and a policy's value as an .ini has it. The value is owned by the caller.
+ */
+const char *policy_knob(int i);
+char *policy_knob_value(const struct policy *policy, int i);

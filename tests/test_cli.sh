@@ -30,12 +30,23 @@ prints '^a100-40g-x4 ' '^h200-x2 '
 expect 0 policies
 prints '^es-moe ' '^tutel ' '^static '
 prints 'ES-MoE .*\.\.\.$'
-check "a policy's line ends with a whole word" test "$(wc -L <.out)" -le 80
+check "the list and the knobs fit 80 columns" test "$(wc -L <.out)" -le 80
+prints '^KNOB +plain ' '^placement +fixed .*lpt'
+expect 0 policies --markdown
+check "a row for each policy, and no others" test "$(sed 1,2d .out | cut -d'`' -f2 | tr '\n' ' ')" = \
+	"$(cd "$ESMOE_SOURCE/model/presets/policies" && printf '%s\n' *.ini | sed 's/\.ini$//' | LC_ALL=C sort | tr '\n' ' ')"
+while IFS='|' read -r _ name knobs _; do
+	name=$(echo "$name" | tr -d ' `')
+	echo "$knobs" | tr ',' '\n' | tr -d '`' | while read -r knob value; do
+		[ -z "$knob" ] || grep -q "^$knob = $value$" "$ESMOE_SOURCE/model/presets/policies/$name.ini" || echo "$name $knob $value"
+	done
+done <<<"$(sed 1,2d .out)" >strays
+check "what the table says stands in the presets" test ! -s strays
 expect 0 machines
 prints 'RTX 4090 '
 check "the list fits 80 columns" test "$(wc -L <.out)" -le 80
 for kind in model machine policy; do
-	"$ESMOE" "$(echo ${kind}s | sed 's/policys/policies/')" | sed 1d | cut -d' ' -f1 >names
+	"$ESMOE" "$(echo ${kind}s | sed 's/policys/policies/')" | sed '1d;/^$/,$d' | cut -d' ' -f1 >names
 	check "there are ${kind}s" test -s names
 	while read -r name; do
 		expect 0 show $kind "$name"

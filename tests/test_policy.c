@@ -150,3 +150,19 @@ Test(policy, every_preset_reads_and_round_trips)
 		cr_assert_str_eq(again, written);
 	}
 }
+
+Test(policy, knobs_by_number_are_those_of_the_ini)
+{
+	g_autoptr(policy) p = policy_of("[policy]\nplacement = sticky\npinned_share = 0.125\npipeline_degree = auto\nadam_threads = 3\n");
+	g_autoptr(GKeyFile) written = g_key_file_new();
+	g_autofree char *ini = policy_ini(p);
+	int n = 0;
+
+	cr_assert(g_key_file_load_from_data(written, ini, (gsize)-1, G_KEY_FILE_NONE, NULL));
+	for (; policy_knob(n); n++) {
+		g_autofree char *value = policy_knob_value(p, n), *theirs = g_key_file_get_value(written, "policy", policy_knob(n), NULL);
+		cr_assert_str_eq(value, theirs);
+	}
+	g_auto(GStrv) all = g_key_file_get_keys(written, "policy", NULL, NULL);
+	cr_assert_eq(n + 1, (int)g_strv_length(all), "all but the name");
+}
