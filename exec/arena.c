@@ -62,7 +62,7 @@ static void allocate_state(struct room *r, struct gpu *g)
 			g->slot[s] = take(r, network_expert_params(e->n, &e->n->layer[i]), "a pinned expert");
 	}
 	for (int i = 0; e->offloaded && i < GRADIENT_SLOTS; i++)
-		g->slot_gradient[i] = take_floats(r, e->widest, "an expert's gradient");
+		g->slot_gradient[i] = take_bytes(r, e->widest * (size_t)e->gradient_bytes, "an expert's gradient");
 }
 
 static void allocate_mixer(struct room *r, struct activations *a)
@@ -161,16 +161,12 @@ static void allocate_activations(struct room *r, struct gpu *g)
 static void take_for_ffns(struct room *r, struct workspace *w)
 {
 	const struct layer widest = widest_layer(r->e->n);
-	size_t rows = (size_t)r->e->N, d = (size_t)r->e->n->d_model, up = (size_t)ups_of(r->e);
+	size_t rows = (size_t)r->e->N, up = (size_t)ups_of(r->e);
 	size_t f = (size_t)MAX(MAX(widest.d_expert, widest.d_ff), widest.d_shared);
 	w->hidden = take(r, rows * up * f, "");
 	w->dhidden = take(r, rows * up * f, "");
 	w->active = take(r, rows * f, "");
 	w->dactive = take(r, rows * f, "");
-	w->y = take(r, rows * d, "");
-	w->dy = take(r, rows * d, "");
-	w->dx = take(r, rows * d, "");
-	w->dot = take(r, rows, "");
 }
 
 static void take_for_mixers(struct room *r, struct workspace *w)
@@ -187,7 +183,7 @@ static void take_for_head(struct room *r, struct workspace *w)
 	size_t rows = (size_t)r->e->N, d = (size_t)r->e->n->d_model;
 	w->head_x = take(r, rows * d, "");
 	w->head_dx = take(r, rows * d, "");
-	w->head = take(r, MIN(rows, HEAD_CHUNK) * (size_t)r->e->n->vocab, "");
+	w->head = take(r, MIN(rows, (size_t)r->e->info->head_tokens) * (size_t)r->e->n->vocab, "");
 	w->mean = take_floats(r, rows, "");
 	w->rstd = take_floats(r, rows, "");
 }
@@ -226,12 +222,12 @@ static void allocate_workspace(struct room *r, struct workspace *w)
 		w->all_counts = take_bytes(r, (size_t)e->gpus * (size_t)e->experts * sizeof(uint32_t), "the gate's counts");
 		w->sum_counts = take_bytes(r, (size_t)e->experts * sizeof(uint32_t), "the gate's counts");
 	}
-	if (!e->offloaded && e->microbatches > 1)
+	if (!e->offloaded && e->microbatches > 1 && e->element == sizeof(float))
 		w->gradient = take_floats(r, e->widest, "an expert's gradient");
 	if (!widest.experts)
 		return;
-	w->arrived = take(r, e->rows_arrived * (d + 1), "gradients of the experts' tokens");
-	w->sent = e->exchanges ? take(r, e->rows_sent * (d + 1), "gradients that are sent") : w->arrived;
+	w->arrived = take(r, e->rows_arrived * (size_t)weighted_width(e), "gradients of the experts' tokens");
+	w->sent = e->exchanges ? take(r, e->rows_sent * (size_t)weighted_width(e), "gradients that are sent") : w->arrived;
 }
 
 static void allocate_inputs(struct room *r, struct gpu *g)

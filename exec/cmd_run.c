@@ -130,7 +130,7 @@ static void report(const struct run_step *s, void *user)
 
 /* What the engine takes of HBM beyond the plan is reserved, the least share that will do, so that home, micro-batches and pinned experts are chosen
  * for what is left, here and wherever the run is simulated again. */
-static bool reserve(const struct scenario *sc, GError **error)
+static bool reserve(const struct device_info *device, const struct scenario *sc, GError **error)
 {
 	struct machine *m = sc->machine;
 	double least = m->reserved_gib, room = m->hbm_gib - least;
@@ -139,7 +139,7 @@ static bool reserve(const struct scenario *sc, GError **error)
 		g_autoptr(schedule) s = schedule_new(sc, NULL, error);
 		if (!s)
 			return false;
-		if ((double)engine_bytes(sc, s) <= m->hbm_gib * GIB)
+		if ((double)engine_bytes(device, sc, s) <= m->hbm_gib * GIB)
 			return true;
 	}
 	return true; /* the engine will say what does not fit */
@@ -153,10 +153,13 @@ bool cmd_run(int argc, char **argv, GError **error)
 	g_autofree char *words = g_strjoinv(" ", argv), *command = g_strdelimit(g_strdup_printf("esmoe %s", words), "\n\r", ' ');
 	if (!parse(&o, argc, argv, error) || !check(&o, &run, error) || !whatif_scenario(&o.whatif, &asked, error))
 		return false;
+	const struct device_info *device = device_find(run.device, error);
+	if (!device)
+		return false;
 	g_auto(GStrv) set = overrides(&o, run.device);
 	asked.set = (const char *const *)set;
 	g_autoptr(scenario) sc = scenario_new(&asked, error);
-	if (!sc || !reserve(sc, error))
+	if (!sc || !reserve(device, sc, error))
 		return false;
 	struct output out = {.steps = (int)run.steps};
 	run.command = command;

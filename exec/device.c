@@ -1,7 +1,7 @@
 /* Opening a device by its name, and the clock that host and devices share. The host device is always there; others are looked up here, so that one
  * binary starts everywhere and says what it lacks. */
-#include "device.h"
 #include "host.h"
+#include "impl.h"
 #include "model/error.h"
 
 #include <string.h>
@@ -29,25 +29,163 @@ nsec_t exec_now_ns(void)
 	return clock_ns() - origin;
 }
 
-static bool cuda_open(int count, uint64_t arena_bytes, struct device **devices, struct device_group **group, GError **error)
+/* The kinds there are. A module is opened when its device is first asked for; it stays. */
+static const struct device_impl *open_module(GError **error)
 {
 	g_set_error(error, ESMOE_ERROR, ESMOE_ERROR_DEVICE,
 	            "device cuda: this esmoe was built without its CUDA module, which needs nvcc, cuBLAS and NCCL; the host device is there");
-	return false;
+	return NULL;
 }
 
-static const struct opener {
+static const struct device_impl *host(GError **error)
+{
+	return &host_impl;
+}
+
+static const struct kind {
 	const char *name;
-	bool (*open)(int count, uint64_t arena_bytes, struct device **devices, struct device_group **group, GError **error);
-} openers[] = {{"host", host_open}, {"cuda", cuda_open}};
+	const struct device_impl *(*impl)(GError **error);
+} kinds[] = {{"host", host}, {"cuda", open_module}};
+
+static const struct device_impl *find(const char *name, GError **error)
+{
+	for (size_t i = 0; i < G_N_ELEMENTS(kinds); i++)
+		if (strcmp(kinds[i].name, name) == 0)
+			return kinds[i].impl(error);
+	g_set_error(error, ESMOE_ERROR, ESMOE_ERROR_DEVICE, "device '%s' is unknown: host or cuda", name);
+	return NULL;
+}
+
+const struct device_info *device_find(const char *name, GError **error)
+{
+	const struct device_impl *impl = find(name, error);
+	return impl ? impl->info : NULL;
+}
 
 bool device_open(const char *name, int count, uint64_t arena_bytes, struct device **devices, struct device_group **group, GError **error)
 {
+	const struct device_impl *impl = find(name, error);
 	g_assert(count > 0);
 	clock_origin();
-	for (size_t i = 0; i < G_N_ELEMENTS(openers); i++)
-		if (strcmp(openers[i].name, name) == 0)
-			return openers[i].open(count, arena_bytes, devices, group, error);
-	g_set_error(error, ESMOE_ERROR, ESMOE_ERROR_DEVICE, "device '%s' is unknown: host or cuda", name);
-	return false;
+	return impl && impl->open(count, arena_bytes, devices, group, error);
+}
+
+const struct device_info *device_info(const struct device *d)
+{
+	return d->impl->info;
+}
+
+/* ---- through the table ---- */
+
+void device_close(struct device **devices, int count, struct device_group *group)
+{
+	if (group)
+		group->impl->core->close(devices, count, group);
+}
+
+bool device_check(struct device *d, GError **error)
+{
+	return d->impl->core->check(d, error);
+}
+
+void device_fail(struct device *d, const GError *error)
+{
+	d->impl->core->fail(d, error);
+}
+
+void *device_alloc(struct device *d, size_t bytes, const char *what, GError **error)
+{
+	return d->impl->core->alloc(d, bytes, what, error);
+}
+
+uint64_t device_used_bytes(const struct device *d)
+{
+	return d->impl->core->used_bytes(d);
+}
+
+void *pinned_alloc(struct device *d, size_t bytes, GError **error)
+{
+	return d->impl->core->pinned_alloc(d, bytes, error);
+}
+
+void pinned_free(struct device *d, void *p)
+{
+	d->impl->core->pinned_free(d, p);
+}
+
+struct device_stream *device_stream_new(struct device *d, const char *name, GError **error)
+{
+	return d->impl->core->stream_new(d, name, error);
+}
+
+void device_stream_keep_core(struct device_stream *s, int nth)
+{
+	s->device->impl->core->stream_keep_core(s, nth);
+}
+
+void device_stream_free(struct device_stream *s)
+{
+	if (s)
+		s->device->impl->core->stream_free(s);
+}
+
+struct device_event *device_event_new(struct device *d)
+{
+	return d->impl->core->event_new(d);
+}
+
+void device_event_free(struct device_event *e)
+{
+	if (e)
+		e->device->impl->core->event_free(e);
+}
+
+void device_event_record(struct device_stream *s, struct device_event *e)
+{
+	s->device->impl->core->event_record(s, e);
+}
+
+void device_stream_wait(struct device_stream *s, struct device_event *e)
+{
+	s->device->impl->core->stream_wait(s, e);
+}
+
+void device_event_arm(struct device_event *e)
+{
+	e->device->impl->core->event_arm(e);
+}
+
+void device_event_signal(struct device_event *e)
+{
+	e->device->impl->core->event_signal(e);
+}
+
+bool device_event_wait(struct device_event *e, GError **error)
+{
+	return e->device->impl->core->event_wait(e, error);
+}
+
+nsec_t device_event_ns(const struct device_event *e)
+{
+	return e->device->impl->core->event_ns(e);
+}
+
+void device_upload(struct device_stream *s, void *device, const void *pinned, size_t bytes)
+{
+	s->device->impl->core->upload(s, device, pinned, bytes);
+}
+
+void device_download(struct device_stream *s, void *pinned, const void *device, size_t bytes)
+{
+	s->device->impl->core->download(s, pinned, device, bytes);
+}
+
+void device_copy(struct device_stream *s, void *to, const void *from, size_t bytes)
+{
+	s->device->impl->core->copy(s, to, from, bytes);
+}
+
+void device_zero(struct device_stream *s, void *p, size_t bytes)
+{
+	s->device->impl->core->zero(s, p, bytes);
 }

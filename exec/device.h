@@ -23,10 +23,15 @@ struct device_group; /* a communicator: all devices of a run */
 typedef void elem;
 
 struct device_info {
-	const char *name;  /* "host" */
-	int element_bytes; /* of elem */
-	size_t alignment;  /* of arena blocks */
+	const char *name;    /* "host", "cuda" */
+	int element_bytes;   /* of elem */
+	size_t alignment;    /* of arena blocks */
+	int weight_elements; /* that a row's combine weight takes behind its D elements */
+	int head_tokens;     /* tokens whose logits are in memory at once */
 };
+
+/* What a device of this name is, before any is opened; ESMOE_ERROR_DEVICE says what is missing. Borrowed. */
+const struct device_info *device_find(const char *name, GError **error) G_GNUC_WARN_UNUSED_RESULT;
 
 /* ---- life ---- */
 
@@ -89,8 +94,9 @@ void op_norm(struct device_stream *s, elem *y, float *mean, float *rstd, const e
 void op_norm_backward(struct device_stream *s, elem *dx, float *dgain, float *dbias, const elem *dy, const elem *x, const elem *gain,
                       const float *mean, const float *rstd, int N, int D);
 
-/* y (N, O) = x (N, I) w (I, O), plus y when `add`. Backward: dx (N, I) = dy w^T, plus dx when `add`; dw (I, O) += x^T dy. Either may be NULL. */
-void op_linear(struct device_stream *s, elem *y, const elem *x, const elem *w, int N, int I, int O, bool add);
+/* y (N, O) = x (N, I) w (I, O), plus `add` (N, O; NULL: nothing; may be y). Backward: dx (N, I) = dy w^T, plus dx when `add`; dw (I, O) += x^T dy.
+ * Either may be NULL. */
+void op_linear(struct device_stream *s, elem *y, const elem *x, const elem *w, const elem *add, int N, int I, int O);
 void op_linear_backward(struct device_stream *s, elem *dx, float *dw, const elem *dy, const elem *x, const elem *w, int N, int I, int O, bool add);
 
 /* Causal attention. qkv (N, (H + 2 K) C): queries, keys, values of a token side by side; o (N, H C); lse (B, H, T) is kept for the backward. dqkv is
@@ -107,6 +113,29 @@ void op_add(struct device_stream *s, elem *y, const elem *a, const elem *b, size
 void op_activation(struct device_stream *s, elem *a, const elem *h, int N, int F, int activation);
 void op_activation_backward(struct device_stream *s, elem *dh, const elem *da, const elem *h, int N, int F, int activation);
 
+/* Experts: `n` pieces of rows that lie in one buffer, each of one expert, of N rows at most together; in grouped GEMMs where that pays. y rows (D) =
+ * act(x up) down. */
+struct expert_rows {
+	const elem *up, *down; /* (D, F or 2 F), (F, D) */
+	void *dup, *ddown;     /* their gradients, in the format asked for */
+	size_t from;           /* first row */
+	int rows;
+	bool fresh; /* the gradients are written, otherwise += */
+};
+struct expert_shape {
+	int D, F, activation;
+	int gradient_bytes; /* of an element of dup and ddown: 4, or 2 (bf16) */
+};
+/* Scratch for N rows: hidden (N, F or 2 F), active (N, F); and their gradients. */
+struct expert_space {
+	elem *hidden, *active, *dhidden, *dactive;
+};
+void op_experts(struct device_stream *s, elem *y, const elem *x, const struct expert_rows *pieces, int n, const struct expert_shape *shape,
+                const struct expert_space *space);
+/* rows (D + weight_elements): the gradients of the weighted outputs and the combine weights come in; the gradients of x and of the weights go out. */
+void op_experts_backward(struct device_stream *s, elem *rows, const elem *x, const struct expert_rows *pieces, int n,
+                         const struct expert_shape *shape, const struct expert_space *space);
+
 /* Router. logits (N, E) -> prob (N, E) softmax; index (N, k) the largest, ties to the lower expert; counts (E) of this device's tokens; aux (2): sum
  * over the tokens of log-sum-exp squared (z-loss), and E * sum_e f_e P_e of this device's tokens (load balance; Switch, arXiv 2101.03961, eq. 4),
  * with f_e = counts[e] / (N k) and P_e the mean of prob. */
@@ -121,20 +150,14 @@ void op_sum_counts(struct device_stream *s, uint32_t *sum, const uint32_t *count
 /* order (N k): the (token, choice) pairs n k + i sorted by expert, then token; with a capacity > 0 order is (E capacity), expert e's rows start at
  * e * capacity, what overflows is dropped (row[pair] = -1) and unused rows have order -1. row (N k): where each pair went. */
 void op_route(struct device_stream *s, int32_t *order, int32_t *row, const int32_t *index, int N, int E, int k, uint32_t capacity);
-/* rows (R, width) gathered from x (N, D): row r is x[order[r] / k], zero where order is -1. width >= D; when width > D, column D is weight[order[r]]
- * (N k), the rest 0. */
+/* rows (R, width) gathered from x (N, D): row r is x[order[r] / k], zero where order is -1. width is D or, with weights, D + weight_elements: behind
+ * its D elements lies fp32 weight[order[r]] (N k), as the device keeps it. */
 void op_gather(struct device_stream *s, elem *rows, const elem *x, const int32_t *order, const float *weight, int R, int D, int k, int width);
 /* y (N, D) += sum over the choices i of weight[n k + i] * rows[row[n k + i]] (width >= D; weight NULL: 1). Dropped pairs add nothing. */
 void op_scatter(struct device_stream *s, elem *y, const elem *rows, const int32_t *row, const float *weight, int N, int D, int k, int width);
-/* weight (N k) = prob at index: the combine weights; and dweight (N k) = column D of the returned rows (0 where dropped). */
+/* weight (N k) = prob at index: the combine weights; and dweight (N k) = the weights of the returned rows (0 where dropped). */
 void op_pick(struct device_stream *s, float *weight, const float *prob, const int32_t *index, int N, int E, int k);
 void op_column(struct device_stream *s, float *dweight, const elem *rows, const int32_t *row, int pairs, int D, int width);
-/* dy (R, D) = rows[:, D] * rows[:, :D], and dot (R) = <rows[:, :D], y>: an expert's output gradient and its combine weight's, from the rows that
- * arrived. */
-void op_split(struct device_stream *s, elem *dy, elem *dot, const elem *rows, const elem *y, int R, int D, int width);
-/* rows (R, width)[:, D] = dot (R): the way back. */
-void op_join(struct device_stream *s, elem *rows, const elem *dx, const elem *dot, int R, int D, int width);
-
 /* Head: loss (1) += mean cross entropy of x (N, D) w (D, V) against targets (N) times N / total, and its gradients dx (N, D) written, dw (D, V) +=;
  * in chunks of `chunk` tokens, logits (chunk, V) is scratch. `tied`: w is wte (V, D) instead. */
 void op_head(struct device_stream *s, float *loss, elem *dx, float *dw, elem *logits, const elem *x, const elem *w, const int32_t *targets, int N,
@@ -146,6 +169,9 @@ struct adam_step {
 	int t;
 };
 void op_adam(struct device_stream *s, elem *param, float *master, float *m, float *v, float *gradient, size_t n, const struct adam_step *a);
+/* Initial values (n) of the tensor whose key (start.h) is given, into param and, unless NULL, master. */
+struct start;
+void op_start(struct device_stream *s, elem *param, float *master, size_t n, const struct start *start);
 /* to += from, fp32; and elem <- fp32. */
 void op_accumulate(struct device_stream *s, float *to, const float *from, size_t n);
 void op_cast(struct device_stream *s, elem *to, const float *from, size_t n);

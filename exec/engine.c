@@ -25,6 +25,8 @@ static bool can_run(const struct engine *e, GError **error)
 	if (set == 1 && e->gpus > 1 && e->offloaded && machine_nodes(e->sc->machine) > 1)
 		return refuse(error,
 		              "policy.expert_parallel = 1 with experts beyond HBM on several nodes; expected one node, or expert_parallel = 0");
+	if (set == 1 && e->gpus > 1 && e->offloaded && e->gradient_bytes != sizeof(float))
+		return refuse(error, "policy.expert_parallel = 1 with gradients of 2 bytes; expected policy.gradient_bytes = 4");
 	for (int i = 0; i < e->n->layers; i++) {
 		const struct layer *l = &e->n->layer[i];
 		if (l->mixer != MIXER_ATTENTION)
@@ -47,6 +49,7 @@ static bool open_store(struct engine *e, GError **error)
 			layers[n++] = (struct store_layer){.experts = e->n->layer[i].experts, .params = network_expert_params(e->n, &e->n->layer[i])};
 	struct store_options o = {.home = e->plan->home,
 	                          .element_bytes = (int)e->element,
+	                          .gradient_bytes = e->gradient_bytes,
 	                          .ssd_folder = e->o.ssd_folder,
 	                          .cache_bytes = e->plan->memory.cache_bytes * (uint64_t)machine_nodes(e->sc->machine)};
 	e->store = store_new(e->gpu[0].device, layers, n, &o, error);
@@ -65,10 +68,12 @@ static void open_host(struct engine *e)
 		e->pool[i] = adam_pool_new(MAX(1, threads));
 }
 
-static void describe(struct engine *e, const struct scenario *sc, const struct schedule *schedule, size_t element)
+static void describe(struct engine *e, const struct device_info *device, const struct scenario *sc, const struct schedule *schedule)
 {
 	const struct plan *plan = schedule_plan(schedule);
-	*e = (struct engine){.sc = sc, .n = sc->network, .p = sc->policy, .plan = plan, .element = element, .gpus = sc->machine->gpus};
+	*e = (struct engine){.sc = sc, .n = sc->network, .p = sc->policy, .plan = plan, .info = device, .gpus = sc->machine->gpus};
+	e->element = (size_t)device->element_bytes;
+	e->gradient_bytes = e->element == sizeof(float) ? (int)sizeof(float) : sc->policy->gradient_bytes;
 	e->microbatches = plan->microbatches;
 	e->experts = network_experts(sc->network);
 	e->B = plan->microbatch;
@@ -77,10 +82,10 @@ static void describe(struct engine *e, const struct scenario *sc, const struct s
 	e->exchanges = plan->expert_parallel > 1;
 }
 
-uint64_t engine_bytes(const struct scenario *sc, const struct schedule *schedule)
+uint64_t engine_bytes(const struct device_info *device, const struct scenario *sc, const struct schedule *schedule)
 {
 	struct engine e;
-	describe(&e, sc, schedule, (size_t)sc->machine->element_bytes);
+	describe(&e, device, sc, schedule);
 	tensors_place(&e);
 	uint64_t bytes = arena_bytes(&e);
 	tensors_clear(&e);
@@ -91,7 +96,7 @@ struct engine *engine_new(struct device **devices, struct device_group *group, c
                           const struct data *data, const struct engine_options *o, GError **error)
 {
 	g_autoptr(engine) e = g_new0(struct engine, 1);
-	describe(e, sc, schedule, (size_t)device_info(devices[0])->element_bytes);
+	describe(e, device_info(devices[0]), sc, schedule);
 	e->data = data;
 	e->o = *o;
 	e->group = group;

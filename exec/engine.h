@@ -22,9 +22,9 @@ struct engine *engine_new(struct device **devices, struct device_group *group, c
 void engine_free(struct engine *e);
 AUTOPTR(engine)
 
-/* Bytes of each GPU's arena that the engine would take under this schedule's plan. The plan counts less: this engine keeps whole layers in fp32, and
- * room for the worst routing. */
-uint64_t engine_bytes(const struct scenario *sc, const struct schedule *schedule);
+/* Bytes of each GPU's arena that the engine would take on such a device under this schedule's plan. The plan counts less: this engine keeps whole
+ * layers in fp32, and room for the worst routing. */
+uint64_t engine_bytes(const struct device_info *device, const struct scenario *sc, const struct schedule *schedule);
 
 /* Begins a step: its tokens are read, its loss starts at zero. The first call goes with the schedule's first step; step N + 2 begins after N has
  * ended. Tokens that cannot be read fail the step's first stage. */

@@ -22,8 +22,9 @@
 
 #define PAGE_BYTES 4096 /* also what direct access to files asks of memory */
 
-struct device_event {
-	struct device *device;
+struct host_event {
+	struct device_event base;
+	struct host_device *device;
 	atomic_uint_least64_t queued, happened;
 	atomic_int_least64_t ns;
 	pthread_mutex_t lock;
@@ -34,14 +35,25 @@ struct device_event {
 
 /* ---- life ---- */
 
-static const struct device_info info = {"host", sizeof(float), HOST_ALIGNMENT};
+static const struct device_info info = {
+    .name = "host", .element_bytes = sizeof(float), .alignment = HOST_ALIGNMENT, .weight_elements = 1, .head_tokens = 128};
 
-const struct device_info *device_info(const struct device *d)
+static struct host_device *host_of(const struct device *d)
 {
-	return &info;
+	return (struct host_device *)d;
 }
 
-static struct device *host_new(struct device_group *g, uint64_t arena_bytes, GError **error)
+static struct host_stream *stream_of(struct device_stream *s)
+{
+	return (struct host_stream *)s;
+}
+
+static struct host_event *event_of(const struct device_event *e)
+{
+	return (struct host_event *)e;
+}
+
+static struct host_device *host_new(struct host_group *g, uint64_t arena_bytes, GError **error)
 {
 	void *arena = mmap(NULL, MAX(arena_bytes, 1), PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
 	if (arena == MAP_FAILED) {
@@ -49,14 +61,15 @@ static struct device *host_new(struct device_group *g, uint64_t arena_bytes, GEr
 		            g_strerror(errno));
 		return NULL;
 	}
-	struct device *d = g_new0(struct device, 1);
+	struct host_device *d = g_new0(struct host_device, 1);
+	d->base.impl = &host_impl;
 	d->group = g;
 	d->arena = arena;
 	d->arena_bytes = arena_bytes;
 	return d;
 }
 
-static void host_free(struct device *d)
+static void host_free(struct host_device *d)
 {
 	munmap(d->arena, MAX(d->arena_bytes, 1));
 	g_free(d);
@@ -76,54 +89,54 @@ static const struct host_loops *choose_loops(void)
 	return known[i];
 }
 
-/* Two GPUs that share two cores must not start threads of BLAS on top; and a sum that is cut among threads would depend on their number. */
-bool host_open(int count, uint64_t arena_bytes, struct device **devices, struct device_group **group, GError **error)
+static void host_close(struct device **devices, int count, struct device_group *group)
 {
-	struct device_group *g = g_new0(struct device_group, 1);
+	struct host_group *g = (struct host_group *)group;
+	for (int i = 0; i < count; i++)
+		host_free(host_of(devices[i]));
+	g_assert(!g->events.length);
+	pthread_cond_destroy(&g->met);
+	pthread_mutex_destroy(&g->lock);
+	g_clear_error(&g->error);
+	g_free(g->post);
+	g_free(g->devices);
+	g_free(g);
+}
+
+/* Two GPUs that share two cores must not start threads of BLAS on top; and a sum that is cut among threads would depend on their number. */
+static bool host_open(int count, uint64_t arena_bytes, struct device **devices, struct device_group **group, GError **error)
+{
+	struct host_group *g = g_new0(struct host_group, 1);
 	openblas_set_num_threads(1);
 	g->loops = choose_loops();
-	g->devices = g_new0(struct device *, (size_t)count);
+	g->base.impl = &host_impl;
+	g->devices = g_new0(struct host_device *, (size_t)count);
 	g->post = g_new0(struct host_post, (size_t)count);
 	pthread_mutex_init(&g->lock, NULL);
 	pthread_cond_init(&g->met, NULL);
 	g_queue_init(&g->events);
 	for (; g->count < count; g->count++) {
-		struct device *d = host_new(g, arena_bytes, error);
+		struct host_device *d = host_new(g, arena_bytes, error);
 		if (!d) {
-			device_close(devices, g->count, g);
+			host_close(devices, g->count, &g->base);
 			return false;
 		}
-		devices[g->count] = g->devices[g->count] = d;
+		g->devices[g->count] = d;
+		devices[g->count] = &d->base;
 	}
-	*group = g;
+	*group = &g->base;
 	return true;
 }
 
-void device_close(struct device **devices, int count, struct device_group *group)
+static void fail(struct host_group *g, const GError *error)
 {
-	for (int i = 0; i < count; i++)
-		host_free(devices[i]);
-	if (!group)
-		return;
-	g_assert(!group->events.length);
-	pthread_cond_destroy(&group->met);
-	pthread_mutex_destroy(&group->lock);
-	g_clear_error(&group->error);
-	g_free(group->post);
-	g_free(group->devices);
-	g_free(group);
-}
-
-void device_fail(struct device *d, const GError *error)
-{
-	struct device_group *g = d->group;
 	pthread_mutex_lock(&g->lock);
 	if (!g->error)
 		g->error = g_error_copy(error);
 	atomic_store(&g->failed, true);
 	pthread_cond_broadcast(&g->met);
 	for (GList *l = g->events.head; l; l = l->next) {
-		struct device_event *e = l->data;
+		struct host_event *e = l->data;
 		pthread_mutex_lock(&e->lock);
 		pthread_cond_broadcast(&e->changed);
 		pthread_mutex_unlock(&e->lock);
@@ -131,19 +144,23 @@ void device_fail(struct device *d, const GError *error)
 	pthread_mutex_unlock(&g->lock);
 }
 
-void host_fail(struct device_stream *s, int code, const char *format, ...)
+static void host_device_fail(struct device *d, const GError *error)
+{
+	fail(host_of(d)->group, error);
+}
+
+void host_fail(struct host_stream *s, int code, const char *format, ...)
 {
 	va_list args;
 	va_start(args, format);
 	GError *error = g_error_new_valist(ESMOE_ERROR, code, format, args);
 	va_end(args);
-	device_fail(s->device, error);
+	fail(s->device->group, error);
 	g_error_free(error);
 }
 
-bool device_check(struct device *d, GError **error)
+static bool check(struct host_group *g, GError **error)
 {
-	struct device_group *g = d->group;
 	if (!atomic_load(&g->failed))
 		return true;
 	pthread_mutex_lock(&g->lock);
@@ -152,10 +169,16 @@ bool device_check(struct device *d, GError **error)
 	return false;
 }
 
+static bool host_check(struct device *d, GError **error)
+{
+	return check(host_of(d)->group, error);
+}
+
 /* ---- memory ---- */
 
-void *device_alloc(struct device *d, size_t bytes, const char *what, GError **error)
+static void *host_alloc(struct device *device, size_t bytes, const char *what, GError **error)
 {
+	struct host_device *d = host_of(device);
 	uint64_t room = d->arena_bytes - d->used_bytes, rest = bytes % HOST_ALIGNMENT;
 	if (bytes > room) {
 		g_set_error(error, ESMOE_ERROR, ESMOE_ERROR_FIT, "hbm: %s needs %.6f GiB, but %.6f GiB of the arena's %.6f GiB are left", what,
@@ -167,12 +190,12 @@ void *device_alloc(struct device *d, size_t bytes, const char *what, GError **er
 	return p;
 }
 
-uint64_t device_used_bytes(const struct device *d)
+static uint64_t host_used_bytes(const struct device *d)
 {
-	return d->used_bytes;
+	return host_of(d)->used_bytes;
 }
 
-void *pinned_alloc(struct device *d, size_t bytes, GError **error)
+static void *host_pinned_alloc(struct device *d, size_t bytes, GError **error)
 {
 	void *p = NULL;
 	int failed = posix_memalign(&p, PAGE_BYTES, MAX(bytes, 1));
@@ -183,7 +206,7 @@ void *pinned_alloc(struct device *d, size_t bytes, GError **error)
 	return memset(p, 0, bytes);
 }
 
-void pinned_free(struct device *d, void *p)
+static void host_pinned_free(struct device *d, void *p)
 {
 	free(p);
 }
@@ -191,7 +214,7 @@ void pinned_free(struct device *d, void *p)
 /* ---- streams ---- */
 
 struct call {
-	struct device_stream *stream;
+	struct host_stream *stream;
 	host_op op;
 	char args[HOST_ARGS] __attribute__((aligned(16)));
 };
@@ -208,13 +231,13 @@ void host_push(struct device_stream *s, host_op op, const void *args, size_t byt
 {
 	struct call c;
 	g_assert(bytes <= HOST_ARGS);
-	c.stream = s;
+	c.stream = stream_of(s);
 	c.op = op;
 	memcpy(c.args, args, bytes);
-	worker_push(s->worker, run_call, &c, offsetof(struct call, args) + bytes);
+	worker_push(c.stream->worker, run_call, &c, offsetof(struct call, args) + bytes);
 }
 
-float *host_scratch(struct device_stream *s, size_t n)
+float *host_scratch(struct host_stream *s, size_t n)
 {
 	if (n > s->scratch_floats) {
 		free(s->scratch);
@@ -225,12 +248,13 @@ float *host_scratch(struct device_stream *s, size_t n)
 	return s->scratch;
 }
 
-struct device_stream *device_stream_new(struct device *d, const char *name, GError **error)
+static struct device_stream *host_stream_new(struct device *d, const char *name, GError **error)
 {
-	struct device_stream *s = g_new0(struct device_stream, 1);
-	s->device = d;
+	struct host_stream *s = g_new0(struct host_stream, 1);
+	s->base.device = d;
+	s->device = host_of(d);
 	s->worker = worker_new(name);
-	return s;
+	return &s->base;
 }
 
 struct core {
@@ -253,15 +277,14 @@ static void keep_core(void *args)
 	(void)pthread_setaffinity_np(pthread_self(), sizeof(one), &one);
 }
 
-void device_stream_keep_core(struct device_stream *s, int nth)
+static void host_stream_keep_core(struct device_stream *s, int nth)
 {
-	worker_push(s->worker, keep_core, &(struct core){nth}, sizeof(struct core));
+	worker_push(stream_of(s)->worker, keep_core, &(struct core){nth}, sizeof(struct core));
 }
 
-void device_stream_free(struct device_stream *s)
+static void host_stream_free(struct device_stream *stream)
 {
-	if (!s)
-		return;
+	struct host_stream *s = stream_of(stream);
 	worker_free(s->worker);
 	free(s->scratch);
 	g_free(s);
@@ -269,9 +292,11 @@ void device_stream_free(struct device_stream *s)
 
 /* ---- events ---- */
 
-struct device_event *device_event_new(struct device *d)
+static struct device_event *host_event_new(struct device *device)
 {
-	struct device_event *e = g_new0(struct device_event, 1);
+	struct host_device *d = host_of(device);
+	struct host_event *e = g_new0(struct host_event, 1);
+	e->base.device = device;
 	e->device = d;
 	pthread_mutex_init(&e->lock, NULL);
 	pthread_cond_init(&e->changed, NULL);
@@ -279,13 +304,12 @@ struct device_event *device_event_new(struct device *d)
 	pthread_mutex_lock(&d->group->lock);
 	g_queue_push_tail_link(&d->group->events, &e->link);
 	pthread_mutex_unlock(&d->group->lock);
-	return e;
+	return &e->base;
 }
 
-void device_event_free(struct device_event *e)
+static void host_event_free(struct device_event *event)
 {
-	if (!e)
-		return;
+	struct host_event *e = event_of(event);
 	pthread_mutex_lock(&e->device->group->lock);
 	g_queue_unlink(&e->device->group->events, &e->link);
 	pthread_mutex_unlock(&e->device->group->lock);
@@ -294,7 +318,7 @@ void device_event_free(struct device_event *e)
 	g_free(e);
 }
 
-static void happen(struct device_event *e, uint64_t occurrence)
+static void happen(struct host_event *e, uint64_t occurrence)
 {
 	nsec_t now = exec_now_ns();
 	pthread_mutex_lock(&e->lock);
@@ -305,7 +329,7 @@ static void happen(struct device_event *e, uint64_t occurrence)
 	pthread_mutex_unlock(&e->lock);
 }
 
-static void await(struct device_event *e, uint64_t occurrence)
+static void await(struct host_event *e, uint64_t occurrence)
 {
 	if (atomic_load_explicit(&e->happened, memory_order_acquire) >= occurrence)
 		return;
@@ -318,7 +342,7 @@ static void await(struct device_event *e, uint64_t occurrence)
 }
 
 struct occurrence {
-	struct device_event *event;
+	struct host_event *event;
 	uint64_t number;
 };
 
@@ -334,38 +358,41 @@ static void run_wait(void *args)
 	await(o->event, o->number);
 }
 
-void device_event_record(struct device_stream *s, struct device_event *e)
+static void host_event_record(struct device_stream *s, struct device_event *event)
 {
+	struct host_event *e = event_of(event);
 	struct occurrence o = {e, atomic_fetch_add(&e->queued, 1) + 1};
-	worker_push(s->worker, run_record, &o, sizeof(o));
+	worker_push(stream_of(s)->worker, run_record, &o, sizeof(o));
 }
 
-void device_stream_wait(struct device_stream *s, struct device_event *e)
+static void host_stream_wait(struct device_stream *s, struct device_event *event)
 {
+	struct host_event *e = event_of(event);
 	struct occurrence o = {e, atomic_load(&e->queued)};
 	if (atomic_load_explicit(&e->happened, memory_order_acquire) < o.number)
-		worker_push(s->worker, run_wait, &o, sizeof(o));
+		worker_push(stream_of(s)->worker, run_wait, &o, sizeof(o));
 }
 
-void device_event_arm(struct device_event *e)
+static void host_event_arm(struct device_event *e)
 {
-	atomic_fetch_add(&e->queued, 1);
+	atomic_fetch_add(&event_of(e)->queued, 1);
 }
 
-void device_event_signal(struct device_event *e)
+static void host_event_signal(struct device_event *e)
 {
-	happen(e, atomic_load(&e->queued));
+	happen(event_of(e), atomic_load(&event_of(e)->queued));
 }
 
-bool device_event_wait(struct device_event *e, GError **error)
+static bool host_event_wait(struct device_event *event, GError **error)
 {
+	struct host_event *e = event_of(event);
 	await(e, atomic_load(&e->queued));
-	return device_check(e->device, error);
+	return check(e->device->group, error);
 }
 
-nsec_t device_event_ns(const struct device_event *e)
+static nsec_t host_event_ns(const struct device_event *e)
 {
-	return atomic_load_explicit(&e->ns, memory_order_relaxed);
+	return atomic_load_explicit(&event_of(e)->ns, memory_order_relaxed);
 }
 
 /* ---- copies ---- */
@@ -376,36 +403,71 @@ struct copy {
 	size_t bytes;
 };
 
-static void run_copy(struct device_stream *s, const void *args)
+static void run_copy(struct host_stream *s, const void *args)
 {
 	const struct copy *c = args;
 	memcpy(c->to, c->from, c->bytes);
 }
 
-static void run_zero(struct device_stream *s, const void *args)
+static void run_zero(struct host_stream *s, const void *args)
 {
 	const struct copy *c = args;
 	memset(c->to, 0, c->bytes);
 }
 
-void device_copy(struct device_stream *s, void *to, const void *from, size_t bytes)
+static void host_copy(struct device_stream *s, void *to, const void *from, size_t bytes)
 {
 	if (bytes)
 		host_push(s, run_copy, &(struct copy){to, from, bytes}, sizeof(struct copy));
 }
 
-void device_upload(struct device_stream *s, void *device, const void *pinned, size_t bytes)
+static void host_upload(struct device_stream *s, void *device, const void *pinned, size_t bytes)
 {
-	device_copy(s, device, pinned, bytes);
+	host_copy(s, device, pinned, bytes);
 }
 
-void device_download(struct device_stream *s, void *pinned, const void *device, size_t bytes)
+static void host_download(struct device_stream *s, void *pinned, const void *device, size_t bytes)
 {
-	device_copy(s, pinned, device, bytes);
+	host_copy(s, pinned, device, bytes);
 }
 
-void device_zero(struct device_stream *s, void *p, size_t bytes)
+static void host_zero(struct device_stream *s, void *p, size_t bytes)
 {
 	if (bytes)
 		host_push(s, run_zero, &(struct copy){p, NULL, bytes}, sizeof(struct copy));
 }
+
+static const struct device_core host_core = {
+    .close = host_close,
+    .check = host_check,
+    .fail = host_device_fail,
+    .alloc = host_alloc,
+    .used_bytes = host_used_bytes,
+    .pinned_alloc = host_pinned_alloc,
+    .pinned_free = host_pinned_free,
+    .stream_new = host_stream_new,
+    .stream_keep_core = host_stream_keep_core,
+    .stream_free = host_stream_free,
+    .event_new = host_event_new,
+    .event_free = host_event_free,
+    .event_record = host_event_record,
+    .stream_wait = host_stream_wait,
+    .event_arm = host_event_arm,
+    .event_signal = host_event_signal,
+    .event_wait = host_event_wait,
+    .event_ns = host_event_ns,
+    .upload = host_upload,
+    .download = host_download,
+    .copy = host_copy,
+    .zero = host_zero,
+};
+
+const struct device_impl host_impl = {
+    .info = &info,
+    .open = host_open,
+    .core = &host_core,
+    .math = &host_math_table,
+    .attention = &host_attention_table,
+    .gate = &host_gate_table,
+    .collectives = &host_collectives_table,
+};

@@ -2,8 +2,8 @@
  * collective that one of them cannot reach would never end. */
 #pragma once
 
-#include "device.h"
 #include "host_loops.h"
+#include "impl.h"
 #include "worker.h"
 
 #include <pthread.h>
@@ -19,10 +19,11 @@ struct host_post {
 	int n_sends;
 };
 
-struct device_group {
+struct host_group {
+	struct device_group base;
 	const struct host_loops *loops;
 	int count;
-	struct device **devices;
+	struct host_device **devices;
 	pthread_mutex_t lock;
 	pthread_cond_t met;     /* the turn changed, or the group failed */
 	int waiting;            /* members that got to the meeting */
@@ -33,28 +34,35 @@ struct device_group {
 	atomic_bool failed;
 };
 
-struct device {
-	struct device_group *group;
+struct host_device {
+	struct device base;
+	struct host_group *group;
 	char *arena;
 	uint64_t arena_bytes, used_bytes;
 };
 
-struct device_stream {
-	struct device *device;
+struct host_stream {
+	struct device_stream base;
+	struct host_device *device;
 	struct worker *worker;
 	float *scratch;
 	size_t scratch_floats;
 };
 
 /* An operation as its stream runs it; args are a copy of those pushed. */
-typedef void (*host_op)(struct device_stream *s, const void *args);
+typedef void (*host_op)(struct host_stream *s, const void *args);
 #define HOST_ARGS (WORKER_ARGS - 32)
 
-bool host_open(int count, uint64_t arena_bytes, struct device **devices, struct device_group **group, GError **error) G_GNUC_WARN_UNUSED_RESULT;
+extern const struct device_impl host_impl;
+extern const struct device_math host_math_table;
+extern const struct device_attention host_attention_table;
+extern const struct device_gate host_gate_table;
+extern const struct device_collectives host_collectives_table;
+void host_adam(struct device_stream *s, elem *param, float *master, float *m, float *v, float *gradient, size_t n, const struct adam_step *a);
 
 /* Queues the operation; skipped once the group has failed. */
 void host_push(struct device_stream *s, host_op op, const void *args, size_t bytes);
 /* For the operation that runs: n floats, its own until it ends, not cleared. */
-float *host_scratch(struct device_stream *s, size_t n);
+float *host_scratch(struct host_stream *s, size_t n);
 /* From within an operation: the group fails; the first error is kept. */
-void host_fail(struct device_stream *s, int code, const char *format, ...) G_GNUC_PRINTF(3, 4);
+void host_fail(struct host_stream *s, int code, const char *format, ...) G_GNUC_PRINTF(3, 4);

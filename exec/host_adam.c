@@ -10,7 +10,7 @@ struct adam {
 	struct adam_step step;
 };
 
-static void run_adam(struct device_stream *s, const void *args)
+static void run_adam(struct host_stream *s, const void *args)
 {
 	const struct adam *c = args;
 	float *master = c->master ? c->master : c->param;
@@ -28,7 +28,7 @@ static void run_adam(struct device_stream *s, const void *args)
 	memset(c->gradient, 0, sizeof(float) * c->n);
 }
 
-void op_adam(struct device_stream *s, elem *param, float *master, float *m, float *v, float *gradient, size_t n, const struct adam_step *a)
+void host_adam(struct device_stream *s, elem *param, float *master, float *m, float *v, float *gradient, size_t n, const struct adam_step *a)
 {
 	struct adam c = {param, master, m, v, gradient, n, *a};
 	if (n)

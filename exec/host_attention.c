@@ -78,7 +78,7 @@ static void forward(const struct host_loops *loops, const struct head *x, float 
 	}
 }
 
-static void run_attention(struct device_stream *s, const void *args)
+static void run_attention(struct host_stream *s, const void *args)
 {
 	const struct attention *c = args;
 	float *scores = host_scratch(s, QUERIES * (size_t)c->T);
@@ -90,7 +90,7 @@ static void run_attention(struct device_stream *s, const void *args)
 		}
 }
 
-void op_attention(struct device_stream *s, elem *o, float *lse, const elem *qkv, int B, int T, int H, int K, int C)
+static void host_attention(struct device_stream *s, elem *o, float *lse, const elem *qkv, int B, int T, int H, int K, int C)
 {
 	struct attention c = {.o = o, .lse = lse, .qkv = qkv, .B = B, .T = T, .H = H, .K = K, .C = C};
 	host_push(s, run_attention, &c, sizeof(c));
@@ -128,7 +128,7 @@ static void backward(const struct host_loops *loops, const struct head *x, float
 	}
 }
 
-static void run_attention_backward(struct device_stream *s, const void *args)
+static void run_attention_backward(struct host_stream *s, const void *args)
 {
 	const struct attention *c = args;
 	size_t block = QUERIES * (size_t)c->T;
@@ -143,10 +143,15 @@ static void run_attention_backward(struct device_stream *s, const void *args)
 		}
 }
 
-void op_attention_backward(struct device_stream *s, elem *dqkv, const elem *d_o, const elem *qkv, const elem *o, const float *lse, int B, int T,
-                           int H, int K, int C)
+static void host_attention_backward(struct device_stream *s, elem *dqkv, const elem *d_o, const elem *qkv, const elem *o, const float *lse, int B,
+                                    int T, int H, int K, int C)
 {
 	struct attention c = {.dqkv = dqkv, .d_o = d_o, .qkv = qkv, .out = o, .kept = lse, .B = B, .T = T, .H = H, .K = K, .C = C};
 	if (B && T)
 		host_push(s, run_attention_backward, &c, sizeof(c));
 }
+
+const struct device_attention host_attention_table = {
+    .attention = host_attention,
+    .attention_backward = host_attention_backward,
+};

@@ -34,7 +34,7 @@ static int32_t choose(const float *prob, int E, const int32_t *chosen, int n)
 	return best;
 }
 
-static void run_gate(struct device_stream *s, const void *args)
+static void run_gate(struct host_stream *s, const void *args)
 {
 	const struct gate *c = args;
 	size_t E = (size_t)c->E, k = (size_t)c->k;
@@ -63,7 +63,7 @@ static void run_gate(struct device_stream *s, const void *args)
 	c->aux[1] = (float)(balance * c->E);
 }
 
-void op_gate(struct device_stream *s, float *prob, int32_t *index, uint32_t *counts, float *aux, const elem *logits, int N, int E, int k)
+static void host_gate(struct device_stream *s, float *prob, int32_t *index, uint32_t *counts, float *aux, const elem *logits, int N, int E, int k)
 {
 	struct gate c = {prob, aux, index, counts, logits, N, E, k};
 	g_assert(k <= E);
@@ -91,7 +91,7 @@ static float log_sum_exp(const float *x, int n)
 }
 
 /* With g the gradient of the probabilities: dlogit = p (g - <p, g>), and 2 z lse p / N of the z-loss. Which experts are chosen has no gradient. */
-static void run_gate_backward(struct device_stream *s, const void *args)
+static void run_gate_backward(struct host_stream *s, const void *args)
 {
 	const struct gate_backward *c = args;
 	size_t E = (size_t)c->E, k = (size_t)c->k;
@@ -113,8 +113,8 @@ static void run_gate_backward(struct device_stream *s, const void *args)
 	}
 }
 
-void op_gate_backward(struct device_stream *s, elem *dlogits, const float *dweight, const float *prob, const int32_t *index, const uint32_t *counts,
-                      const elem *logits, float balance, float z, int N, int total, int E, int k)
+static void host_gate_backward(struct device_stream *s, elem *dlogits, const float *dweight, const float *prob, const int32_t *index,
+                               const uint32_t *counts, const elem *logits, float balance, float z, int N, int total, int E, int k)
 {
 	struct gate_backward c = {dlogits, dweight, prob, logits, index, counts, balance, z, N, total, E, k};
 	if (N)
@@ -127,7 +127,7 @@ struct sum_counts {
 	int G, E;
 };
 
-static void run_sum_counts(struct device_stream *s, const void *args)
+static void run_sum_counts(struct host_stream *s, const void *args)
 {
 	const struct sum_counts *c = args;
 	memset(c->sum, 0, sizeof(uint32_t) * (size_t)c->E);
@@ -135,7 +135,7 @@ static void run_sum_counts(struct device_stream *s, const void *args)
 		c->sum[i % (size_t)c->E] += c->counts[i];
 }
 
-void op_sum_counts(struct device_stream *s, uint32_t *sum, const uint32_t *counts, int G, int E)
+static void host_sum_counts(struct device_stream *s, uint32_t *sum, const uint32_t *counts, int G, int E)
 {
 	host_push(s, run_sum_counts, &(struct sum_counts){sum, counts, G, E}, sizeof(struct sum_counts));
 }
@@ -150,7 +150,7 @@ struct route {
 };
 
 /* A counting sort keeps tokens in their order. next (E + 1): the row that expert e takes next. */
-static void run_route(struct device_stream *s, const void *args)
+static void run_route(struct host_stream *s, const void *args)
 {
 	const struct route *c = args;
 	size_t E = (size_t)c->E, pairs = (size_t)c->N * (size_t)c->k, capacity = c->capacity;
@@ -171,7 +171,7 @@ static void run_route(struct device_stream *s, const void *args)
 	}
 }
 
-void op_route(struct device_stream *s, int32_t *order, int32_t *row, const int32_t *index, int N, int E, int k, uint32_t capacity)
+static void host_route(struct device_stream *s, int32_t *order, int32_t *row, const int32_t *index, int N, int E, int k, uint32_t capacity)
 {
 	struct route c = {order, row, index, N, E, k, capacity};
 	host_push(s, run_route, &c, sizeof(c));
@@ -186,7 +186,7 @@ struct rows {
 	int n, D, k, width;
 };
 
-static void run_gather(struct device_stream *s, const void *args)
+static void run_gather(struct host_stream *s, const void *args)
 {
 	const struct rows *c = args;
 	size_t D = (size_t)c->D, width = (size_t)c->width;
@@ -202,13 +202,13 @@ static void run_gather(struct device_stream *s, const void *args)
 	}
 }
 
-void op_gather(struct device_stream *s, elem *rows, const elem *x, const int32_t *order, const float *weight, int R, int D, int k, int width)
+static void host_gather(struct device_stream *s, elem *rows, const elem *x, const int32_t *order, const float *weight, int R, int D, int k, int width)
 {
 	struct rows c = {.to = rows, .from = x, .from2 = weight, .map = order, .n = R, .D = D, .k = k, .width = width};
 	host_push(s, run_gather, &c, sizeof(c));
 }
 
-static void run_scatter(struct device_stream *s, const void *args)
+static void run_scatter(struct host_stream *s, const void *args)
 {
 	const struct rows *c = args;
 	size_t D = (size_t)c->D, pair = 0;
@@ -226,13 +226,13 @@ static void run_scatter(struct device_stream *s, const void *args)
 	}
 }
 
-void op_scatter(struct device_stream *s, elem *y, const elem *rows, const int32_t *row, const float *weight, int N, int D, int k, int width)
+static void host_scatter(struct device_stream *s, elem *y, const elem *rows, const int32_t *row, const float *weight, int N, int D, int k, int width)
 {
 	struct rows c = {.to = y, .from = rows, .from2 = weight, .map = row, .n = N, .D = D, .k = k, .width = width};
 	host_push(s, run_scatter, &c, sizeof(c));
 }
 
-static void run_pick(struct device_stream *s, const void *args)
+static void run_pick(struct host_stream *s, const void *args)
 {
 	const struct rows *c = args;
 	for (int n = 0, pair = 0; n < c->n; n++)
@@ -240,61 +240,32 @@ static void run_pick(struct device_stream *s, const void *args)
 			c->to[pair] = c->from[(size_t)n * (size_t)c->width + (size_t)c->map[pair]];
 }
 
-void op_pick(struct device_stream *s, float *weight, const float *prob, const int32_t *index, int N, int E, int k)
+static void host_pick(struct device_stream *s, float *weight, const float *prob, const int32_t *index, int N, int E, int k)
 {
 	struct rows c = {.to = weight, .from = prob, .map = index, .n = N, .k = k, .width = E};
 	host_push(s, run_pick, &c, sizeof(c));
 }
 
-static void run_column(struct device_stream *s, const void *args)
+static void run_column(struct host_stream *s, const void *args)
 {
 	const struct rows *c = args;
 	for (int pair = 0; pair < c->n; pair++)
 		c->to[pair] = c->map[pair] < 0 ? 0 : c->from[(size_t)c->map[pair] * (size_t)c->width + (size_t)c->D];
 }
 
-void op_column(struct device_stream *s, float *dweight, const elem *rows, const int32_t *row, int pairs, int D, int width)
+static void host_column(struct device_stream *s, float *dweight, const elem *rows, const int32_t *row, int pairs, int D, int width)
 {
 	struct rows c = {.to = dweight, .from = rows, .map = row, .n = pairs, .D = D, .width = width};
 	host_push(s, run_column, &c, sizeof(c));
 }
 
-static void run_split(struct device_stream *s, const void *args)
-{
-	const struct rows *c = args;
-	size_t D = (size_t)c->D;
-	for (int r = 0; r < c->n; r++) {
-		const float *row = c->from + (size_t)r * (size_t)c->width, *y = c->from2 + (size_t)r * D;
-		float *dy = c->to + (size_t)r * D, weight = row[D], sum = 0;
-#pragma omp simd reduction(+ : sum)
-		for (size_t d = 0; d < D; d++) {
-			sum += row[d] * y[d];
-			dy[d] = weight * row[d];
-		}
-		c->to2[r] = sum;
-	}
-}
-
-void op_split(struct device_stream *s, elem *dy, elem *dot, const elem *rows, const elem *y, int R, int D, int width)
-{
-	struct rows c = {.to = dy, .to2 = dot, .from = rows, .from2 = y, .n = R, .D = D, .width = width};
-	host_push(s, run_split, &c, sizeof(c));
-}
-
-static void run_join(struct device_stream *s, const void *args)
-{
-	const struct rows *c = args;
-	size_t D = (size_t)c->D, width = (size_t)c->width;
-	for (int r = 0; r < c->n; r++) {
-		float *row = c->to + (size_t)r * width;
-		memcpy(row, c->from + (size_t)r * D, sizeof(float) * D);
-		row[D] = c->from2[r];
-		memset(row + D + 1, 0, sizeof(float) * (width - D - 1));
-	}
-}
-
-void op_join(struct device_stream *s, elem *rows, const elem *dx, const elem *dot, int R, int D, int width)
-{
-	struct rows c = {.to = rows, .from = dx, .from2 = dot, .n = R, .D = D, .width = width};
-	host_push(s, run_join, &c, sizeof(c));
-}
+const struct device_gate host_gate_table = {
+    .gate = host_gate,
+    .gate_backward = host_gate_backward,
+    .sum_counts = host_sum_counts,
+    .route = host_route,
+    .gather = host_gather,
+    .scatter = host_scatter,
+    .pick = host_pick,
+    .column = host_column,
+};

@@ -11,7 +11,7 @@
 #include <string.h>
 
 /* False: the group failed. */
-static bool meet(struct device_group *g)
+static bool meet(struct host_group *g)
 {
 	pthread_mutex_lock(&g->lock);
 	uint64_t turn = g->turn;
@@ -28,7 +28,7 @@ static bool meet(struct device_group *g)
 }
 
 struct collective {
-	struct device_group *group;
+	struct host_group *group;
 	int member, width;
 	struct host_post post;
 	size_t n; /* elements or bytes */
@@ -40,21 +40,21 @@ static bool post_and_meet(const struct collective *c)
 	return meet(c->group);
 }
 
-static void run_meet(struct device_stream *s, const void *args)
+static void run_meet(struct host_stream *s, const void *args)
 {
 	const struct collective *c = args;
 	meet(c->group);
 }
 
-void group_meet(struct device_stream *s, struct device_group *g, int member)
+static void host_meet(struct device_stream *s, struct device_group *g, int member)
 {
-	struct collective c = {.group = g, .member = member};
+	struct collective c = {.group = (struct host_group *)g, .member = member};
 	host_push(s, run_meet, &c, sizeof(c));
 }
 
 static void receive_rows(const struct collective *c)
 {
-	const struct device_group *g = c->group;
+	const struct host_group *g = c->group;
 	size_t width = (size_t)c->width;
 	for (int sender = 0; sender < g->count; sender++) {
 		const struct host_post *p = &g->post[sender];
@@ -67,7 +67,7 @@ static void receive_rows(const struct collective *c)
 	}
 }
 
-static void run_all_to_all(struct device_stream *s, const void *args)
+static void run_all_to_all(struct host_stream *s, const void *args)
 {
 	const struct collective *c = args;
 	if (post_and_meet(c)) {
@@ -82,19 +82,19 @@ static void run_free(void *args)
 	g_free(*(void **)args);
 }
 
-void group_all_to_all(struct device_stream *s, struct device_group *g, int member, elem *receive, const elem *send, const struct segment *sends,
-                      int n, int width)
+static void host_all_to_all(struct device_stream *s, struct device_group *g, int member, elem *receive, const elem *send, const struct segment *sends,
+                            int n, int width)
 {
 	struct segment *copy = g_memdup2(sends, sizeof(*sends) * (size_t)n);
-	struct collective c = {.group = g, .member = member, .width = width, .post = {receive, send, copy, n}};
+	struct collective c = {.group = (struct host_group *)g, .member = member, .width = width, .post = {receive, send, copy, n}};
 	host_push(s, run_all_to_all, &c, sizeof(c));
-	worker_push(s->worker, run_free, &copy, sizeof(void *));
+	worker_push(((struct host_stream *)s)->worker, run_free, &copy, sizeof(void *));
 }
 
 #define BLOCK 1024 /* elements that stay in the cache while the members' are added */
 
 /* sum (n) = the members' elements from i, added in their order. */
-static void add_up(const struct device_group *g, size_t i, size_t n, float *sum)
+static void add_up(const struct host_group *g, size_t i, size_t n, float *sum)
 {
 	memcpy(sum, g->post[0].to + i, n * sizeof(float));
 	for (int m = 1; m < g->count; m++) {
@@ -108,7 +108,7 @@ static void add_up(const struct device_group *g, size_t i, size_t n, float *sum)
 /* The member's share of the sums goes to the members [from, to): nobody else reads or writes that share. */
 static void reduce(const struct collective *c, int from, int to)
 {
-	struct device_group *g = c->group;
+	struct host_group *g = c->group;
 	size_t first = c->n * (size_t)c->member / (size_t)g->count, end = c->n * (size_t)(c->member + 1) / (size_t)g->count;
 	float sum[BLOCK];
 	if (!post_and_meet(c))
@@ -122,36 +122,36 @@ static void reduce(const struct collective *c, int from, int to)
 	meet(g);
 }
 
-static void run_all_reduce(struct device_stream *s, const void *args)
+static void run_all_reduce(struct host_stream *s, const void *args)
 {
 	const struct collective *c = args;
 	reduce(c, 0, c->group->count);
 }
 
-static void run_reduce_scatter(struct device_stream *s, const void *args)
+static void run_reduce_scatter(struct host_stream *s, const void *args)
 {
 	const struct collective *c = args;
 	reduce(c, c->member, c->member + 1);
 }
 
-void group_all_reduce(struct device_stream *s, struct device_group *g, int member, float *x, size_t n)
+static void host_all_reduce(struct device_stream *s, struct device_group *g, int member, float *x, size_t n)
 {
-	struct collective c = {.group = g, .member = member, .post = {.to = x}, .n = n};
-	if (g->count > 1)
+	struct collective c = {.group = (struct host_group *)g, .member = member, .post = {.to = x}, .n = n};
+	if (((struct host_group *)g)->count > 1)
 		host_push(s, run_all_reduce, &c, sizeof(c));
 }
 
-void group_reduce_scatter(struct device_stream *s, struct device_group *g, int member, float *x, size_t n)
+static void host_reduce_scatter(struct device_stream *s, struct device_group *g, int member, float *x, size_t n)
 {
-	struct collective c = {.group = g, .member = member, .post = {.to = x}, .n = n};
-	if (g->count > 1)
+	struct collective c = {.group = (struct host_group *)g, .member = member, .post = {.to = x}, .n = n};
+	if (((struct host_group *)g)->count > 1)
 		host_push(s, run_reduce_scatter, &c, sizeof(c));
 }
 
-static void run_gather_host(struct device_stream *s, const void *args)
+static void run_gather_host(struct host_stream *s, const void *args)
 {
 	const struct collective *c = args;
-	struct device_group *g = c->group;
+	struct host_group *g = c->group;
 	if (!post_and_meet(c))
 		return;
 	for (int m = 0; m < g->count; m++) {
@@ -162,8 +162,16 @@ static void run_gather_host(struct device_stream *s, const void *args)
 	meet(g);
 }
 
-void group_gather_host(struct device_stream *s, struct device_group *g, int member, void *all, const void *own, size_t bytes)
+static void host_gather_host(struct device_stream *s, struct device_group *g, int member, void *all, const void *own, size_t bytes)
 {
-	struct collective c = {.group = g, .member = member, .post = {.to = all, .from = own}, .n = bytes};
+	struct collective c = {.group = (struct host_group *)g, .member = member, .post = {.to = all, .from = own}, .n = bytes};
 	host_push(s, run_gather_host, &c, sizeof(c));
 }
+
+const struct device_collectives host_collectives_table = {
+    .meet = host_meet,
+    .all_to_all = host_all_to_all,
+    .all_reduce = host_all_reduce,
+    .reduce_scatter = host_reduce_scatter,
+    .gather_host = host_gather_host,
+};

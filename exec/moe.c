@@ -2,7 +2,7 @@
  *
  *     forward    u -> gather -> sent (D) =====> arrived (D) -> experts -> results (D) =====> sent -> scatter with weights -> out
  *     backward   u -> gather -> sent (D) =====> arrived (D) ------------+
- *                dout, weight -> sent (D + 1) ==> arrived (D + 1) -> experts -> dx, dot in place ==> sent -> scatter -> du, dweight
+ *                dout, weight -> sent (D, w) ==> arrived (D, w) --> experts -> dx, dw in place ==> sent -> scatter -> du, dweight
  *
  * Without an exchange the sender's rows are the expert's: both ends are one buffer. On its owner an expert's rows lie together, first those of GPU 0,
  * each GPU's in the order of its tokens, whatever the placement: so the same GEMMs run on the same rows under every policy. An expert is computed in
@@ -32,7 +32,7 @@ bool issue_gate(const struct issue *i)
 	struct activations *a = i->a;
 	int E = i->l->experts;
 	size_t block = (size_t)st->layer * (size_t)e->microbatches + st->microbatch, bytes = sizeof(uint32_t) * (size_t)E;
-	op_linear(i->s, a->logits, a->u, param_at(e, i->gpu, i->at->gate), e->N, e->n->d_model, E, false);
+	op_linear(i->s, a->logits, a->u, param_at(e, i->gpu, i->at->gate), NULL, e->N, e->n->d_model, E);
 	op_gate(i->s, a->prob, a->index, a->counts, i->g->w.aux, a->logits, e->N, E, i->l->top_k);
 	if (st->pass != PASS_FORWARD)
 		return true;
@@ -126,8 +126,8 @@ bool issue_permute_backward(const struct issue *i)
 	const struct engine *e = i->e;
 	const struct workspace *w = &i->g->w;
 	int k = i->l->top_k, D = e->n->d_model;
-	op_scatter(i->s, w->du, w->sent, i->a->row, NULL, e->N, D, k, D + 1);
-	op_column(i->s, w->dweight, w->sent, i->a->row, e->N * k, D, D + 1);
+	op_scatter(i->s, w->du, w->sent, i->a->row, NULL, e->N, D, k, weighted_width(e));
+	op_column(i->s, w->dweight, w->sent, i->a->row, e->N * k, D, weighted_width(e));
 	return true;
 }
 
@@ -146,7 +146,7 @@ bool issue_combine_backward(const struct issue *i)
 	int D = e->n->d_model;
 	lay_out(i);
 	device_zero(i->s, w->du, (size_t)e->N * (size_t)D * e->element);
-	op_gather(i->s, w->sent, w->d, i->a->order, i->a->weight, i->g->rows.n_sent, D, i->l->top_k, D + 1);
+	op_gather(i->s, w->sent, w->d, i->a->order, i->a->weight, i->g->rows.n_sent, D, i->l->top_k, weighted_width(e));
 	return true;
 }
 
@@ -187,7 +187,7 @@ static int make_segments(const struct issue *i, int chunk, bool back)
 bool issue_all_to_all(const struct issue *i)
 {
 	const struct workspace *w = &i->g->w;
-	int width = i->e->n->d_model + (i->st->pass == PASS_BACKWARD);
+	int width = i->st->pass == PASS_BACKWARD ? weighted_width(i->e) : i->e->n->d_model;
 	bool back = i->g->rows.exchanged++ >= i->st->block->chunks;
 	int n = make_segments(i, i->st->part, back);
 	elem *from = back ? w->arrived : i->a->sent, *to = back ? w->sent : i->a->arrived;
@@ -199,68 +199,74 @@ bool issue_all_to_all(const struct issue *i)
 	return true;
 }
 
-/* One expert: its matrices and where their gradients go. */
-struct expert {
-	elem *up, *down;
-	float *dup, *ddown;
+/* Pieces of experts' rows that go to the device together: as many rows as a GPU has tokens. */
+struct pieces {
+	struct expert_rows *piece;
+	int n, rows;
 };
 
-static void expert_forward(const struct issue *i, const struct expert *x, size_t from, int n)
+static void compute(const struct issue *i, struct pieces *p)
 {
 	const struct engine *e = i->e;
 	const struct workspace *w = &i->g->w;
-	int D = e->n->d_model, F = i->l->d_expert, wide = ups_of(e) * F;
-	op_linear(i->s, w->hidden, elem_at(e, i->a->arrived, from * (size_t)D), x->up, n, D, wide, false);
-	op_activation(i->s, w->active, w->hidden, n, F, (int)e->n->activation);
-	op_linear(i->s, elem_at(e, w->arrived, from * (size_t)D), w->active, x->down, n, F, D, false);
+	const struct expert_shape shape = {e->n->d_model, i->l->d_expert, (int)e->n->activation,
+	                                   i->st->slot >= 0 ? e->gradient_bytes : (int)sizeof(float)};
+	const struct expert_space space = {w->hidden, w->active, w->dhidden, w->dactive};
+	if (p->n && i->st->pass == PASS_BACKWARD)
+		op_experts_backward(i->s, w->arrived, i->a->arrived, p->piece, p->n, &shape, &space);
+	else if (p->n)
+		op_experts(i->s, w->arrived, i->a->arrived, p->piece, p->n, &shape, &space);
+	p->n = p->rows = 0;
 }
 
-static void expert_backward(const struct issue *i, const struct expert *x, size_t from, int n)
+/* Cut where the rows of one expert are, so that its sums do not depend on its neighbours. */
+static void add_pieces(const struct issue *i, struct pieces *p, int expert, struct expert_rows piece)
 {
-	const struct engine *e = i->e;
-	const struct workspace *w = &i->g->w;
-	int D = e->n->d_model, F = i->l->d_expert, wide = ups_of(e) * F;
-	elem *in = elem_at(e, i->a->arrived, from * (size_t)D), *rows = elem_at(e, w->arrived, from * (size_t)(D + 1));
-	op_linear(i->s, w->hidden, in, x->up, n, D, wide, false);
-	op_activation(i->s, w->active, w->hidden, n, F, (int)e->n->activation);
-	op_linear(i->s, w->y, w->active, x->down, n, F, D, false);
-	op_split(i->s, w->dy, w->dot, rows, w->y, n, D, D + 1);
-	op_linear_backward(i->s, w->dactive, x->ddown, w->dy, w->active, x->down, n, F, D, false);
-	op_activation_backward(i->s, w->dhidden, w->dactive, w->hidden, n, F, (int)e->n->activation);
-	op_linear_backward(i->s, w->dx, x->dup, w->dhidden, in, x->up, n, D, wide, false);
-	op_join(i->s, rows, w->dx, w->dot, n, D, D + 1);
+	struct range c = chunk_range(i->g->rows.total[expert], i->st->slot >= 0 ? 0 : i->st->part, i->st->block->chunks);
+	for (int from = c.from; from < c.to; from += i->e->N) {
+		piece.from = (size_t)(i->g->rows.at[expert] + from);
+		piece.rows = MIN(i->e->N, c.to - from);
+		if (p->rows + piece.rows > i->e->N)
+			compute(i, p);
+		p->piece[p->n++] = piece;
+		p->rows += piece.rows;
+		piece.fresh = false;
+	}
 }
 
-/* The gradient of one micro-batch is complete before it is added to those before it, as it is where the host adds them: the sums have the same bits.
- */
-static void compute_expert(const struct issue *i, int expert)
+/* Where elements are fp32, the gradient of one micro-batch is complete before it is added to those before it, as it is where the host adds them: the
+ * sums have the same bits. */
+static void add_expert(const struct issue *i, struct pieces *p, int expert)
 {
 	const struct engine *e = i->e;
 	const struct stage *st = i->st;
-	bool uploaded = st->slot >= 0, backward = st->pass == PASS_BACKWARD, apart = !uploaded && e->microbatches > 1;
+	bool uploaded = st->slot >= 0, backward = st->pass == PASS_BACKWARD;
+	bool apart = backward && !uploaded && e->microbatches > 1 && e->element == sizeof(float);
 	size_t params = network_expert_params(e->n, i->l), up = params - (size_t)e->n->d_model * (size_t)i->l->d_expert, at = 0;
+	size_t width = uploaded ? (size_t)e->gradient_bytes : sizeof(float);
 	g_assert(uploaded || expert_at_home(e, i->gpu, st->layer, expert, &at));
 	elem *weights = uploaded ? i->g->slot[st->slot] : param_at(e, i->gpu, at);
-	float *home = uploaded ? i->g->slot_gradient[backward ? st->part : 0] : i->g->gradient + at, *gradient = apart ? i->g->w.gradient : home;
-	struct expert x = {weights, elem_at(e, weights, up), gradient, gradient + up};
-	struct range c = chunk_range(i->g->rows.total[expert], uploaded ? 0 : st->part, st->block->chunks);
-	if (backward && (uploaded || apart))
-		device_zero(i->s, gradient, params * sizeof(float));
-	for (int from = c.from; from < c.to; from += e->N) {
-		int n = MIN(e->N, c.to - from);
-		(backward ? expert_backward : expert_forward)(i, &x, (size_t)(i->g->rows.at[expert] + from), n);
-	}
-	if (backward && apart)
-		op_accumulate(i->s, home, gradient, params);
+	char *home = uploaded ? i->g->slot_gradient[backward ? st->part : 0] : (char *)(i->g->gradient + at);
+	char *gradient = apart ? (char *)i->g->w.gradient : home;
+	bool fresh = uploaded || apart;
+	if (backward && fresh && !i->g->rows.total[expert])
+		device_zero(i->s, gradient, params * width);
+	add_pieces(i, p, expert, (struct expert_rows){weights, elem_at(e, weights, up), gradient, gradient + up * width, 0, 0, fresh});
+	if (!apart)
+		return;
+	compute(i, p);
+	op_accumulate(i->s, (float *)home, (float *)gradient, params);
 }
 
 bool issue_expert(const struct issue *i)
 {
 	const struct block *b = i->st->block;
+	struct pieces p = {.piece = g_newa(struct expert_rows, (size_t)i->l->experts + 1)};
 	if (i->st->expert >= 0)
-		compute_expert(i, i->st->expert);
+		add_expert(i, &p, i->st->expert);
 	for (int w = b->first[i->gpu]; i->st->expert < 0 && w < b->first[i->gpu + 1]; w++)
-		compute_expert(i, b->work[w].expert);
+		add_expert(i, &p, b->work[w].expert);
+	compute(i, &p);
 	return true;
 }
 
@@ -290,13 +296,15 @@ static struct share share_of(const struct issue *i)
 bool issue_download(const struct issue *i)
 {
 	struct share share = share_of(i);
-	float *to = store_gradient(i->e->store, i->at->moe, i->st->expert);
-	device_download(i->s, to + share.from, i->g->slot_gradient[i->st->slot] + share.from, share.n * sizeof(float));
+	size_t width = (size_t)i->e->gradient_bytes;
+	char *to = store_gradient(i->e->store, i->at->moe, i->st->expert), *from = i->g->slot_gradient[i->st->slot];
+	device_download(i->s, to + share.from * width, from + share.from * width, share.n * width);
 	return true;
 }
 
 bool issue_reduce_scatter(const struct issue *i)
 {
+	g_assert(i->e->gradient_bytes == sizeof(float));
 	group_reduce_scatter(i->s, i->e->group, i->gpu, i->g->slot_gradient[i->st->part], network_expert_params(i->e->n, i->l));
 	return true;
 }
@@ -318,6 +326,11 @@ static bool absent(const struct issue *i, const char *what)
 	return false;
 }
 
+static int gradient_format(const struct issue *i)
+{
+	return i->e->gradient_bytes == sizeof(float) ? ADAM_FP32 : ADAM_BF16;
+}
+
 /* Adds the share that came down to the step's sum, or begins the sum with it. */
 static bool add_gradient(const struct issue *i)
 {
@@ -325,11 +338,15 @@ static bool add_gradient(const struct issue *i)
 	struct store_loan loan;
 	float *sum = store_sum(i->e->store, i->at->moe, i->st->expert);
 	store_lend(i->e->store, i->at->moe, i->st->expert, &loan);
-	const float *gradient = loan.gradient;
-	if (gradient && *summed_of(i))
-		adam_accumulate(pool_of(i), sum + share.from, gradient + share.from, ADAM_FP32, share.n);
-	else if (gradient)
-		adam_cast(pool_of(i), sum + share.from, ADAM_FP32, gradient + share.from, share.n);
+	const char *gradient = loan.gradient;
+	const void *own = gradient ? gradient + share.from * (size_t)i->e->gradient_bytes : NULL;
+	if (own && !*summed_of(i) && gradient_format(i) == ADAM_FP32) {
+		adam_cast(pool_of(i), sum + share.from, ADAM_FP32, own, share.n);
+	} else if (own) {
+		if (!*summed_of(i))
+			memset(sum + share.from, 0, share.n * sizeof(float));
+		adam_accumulate(pool_of(i), sum + share.from, own, gradient_format(i), share.n);
+	}
 	*summed_of(i) = 1;
 	store_return(i->e->store, i->at->moe, i->st->expert);
 	return gradient || absent(i, "gradients");
@@ -358,7 +375,8 @@ static bool update(const struct issue *i, const float *sum, const struct store_l
 {
 	const struct engine *e = i->e;
 	struct share share = share_of(i);
-	const float *gradient = sum ? sum : i->st->part ? loan->gradient : NULL;
+	int format = sum ? ADAM_FP32 : gradient_format(i);
+	const char *gradient = sum ? (const char *)sum : i->st->part ? loan->gradient : NULL;
 	if (!loan->master)
 		return absent(i, "optimizer's numbers");
 	if (i->st->part && !gradient)
@@ -366,11 +384,11 @@ static bool update(const struct issue *i, const float *sum, const struct store_l
 	struct adam_args a = {.master = loan->master + share.from,
 	                      .m = loan->m + share.from,
 	                      .v = loan->v + share.from,
-	                      .gradient = gradient ? gradient + share.from : NULL,
+	                      .gradient = gradient ? gradient + share.from * (sum ? sizeof(float) : (size_t)e->gradient_bytes) : NULL,
 	                      .out = loan->params ? elem_at(e, loan->params, share.from) : NULL,
 	                      .n = share.n,
 	                      .scale = 1,
-	                      .gradient_format = ADAM_FP32,
+	                      .gradient_format = format,
 	                      .out_format = e->element == sizeof(float) ? ADAM_FP32 : ADAM_BF16,
 	                      .step = adam_step_of(e, i->st)};
 	adam_update(pool_of(i), &a);

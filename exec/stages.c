@@ -64,10 +64,9 @@ static bool issue_mixer(const struct issue *i)
 	size_t bytes = (size_t)N * (size_t)D * e->element;
 	elem *x = i->g->x[i->st->layer];
 	op_norm(i->s, a->n1, a->mean1, a->rstd1, x, param_at(e, gpu, at->norm1_gain), param_at(e, gpu, at->norm1_bias), N, D);
-	op_linear(i->s, a->qkv, a->n1, param_at(e, gpu, at->qkv), N, D, qkv_width(n), false);
+	op_linear(i->s, a->qkv, a->n1, param_at(e, gpu, at->qkv), NULL, N, D, qkv_width(n));
 	op_attention(i->s, a->o, a->lse, a->qkv, e->B, e->sc->seq_len, n->heads, n->kv_heads, n->d_head);
-	device_copy(i->s, a->h, x, bytes);
-	op_linear(i->s, a->h, a->o, param_at(e, gpu, at->out), N, n->heads * n->d_head, D, true);
+	op_linear(i->s, a->h, a->o, param_at(e, gpu, at->out), x, N, n->heads * n->d_head, D);
 	op_norm(i->s, a->u, a->mean2, a->rstd2, a->h, param_at(e, gpu, at->norm2_gain), param_at(e, gpu, at->norm2_bias), N, D);
 	if (i->st->pass == PASS_FORWARD)
 		device_copy(i->s, i->g->x[i->st->layer + 1], a->h, bytes);
@@ -104,10 +103,10 @@ static void ffn_forward(const struct issue *i, const struct ffn *f)
 {
 	const struct engine *e = i->e;
 	int D = e->n->d_model;
-	op_linear(i->s, f->hidden, i->a->u, param_at(e, i->gpu, f->up), e->N, D, ups_of(e) * f->inner, false);
+	op_linear(i->s, f->hidden, i->a->u, param_at(e, i->gpu, f->up), NULL, e->N, D, ups_of(e) * f->inner);
 	op_activation(i->s, f->active, f->hidden, e->N, f->inner, (int)e->n->activation);
 	if (i->st->pass == PASS_FORWARD)
-		op_linear(i->s, i->g->x[i->st->layer + 1], f->active, param_at(e, i->gpu, f->down), e->N, f->inner, D, true);
+		op_linear(i->s, i->g->x[i->st->layer + 1], f->active, param_at(e, i->gpu, f->down), i->g->x[i->st->layer + 1], e->N, f->inner, D);
 }
 
 static void ffn_backward(const struct issue *i, const struct ffn *f)
@@ -135,8 +134,8 @@ static bool issue_shared(const struct issue *i)
 	const struct engine *e = i->e;
 	size_t inner = (size_t)i->l->d_shared, up = (size_t)ups_of(e) * inner, d = (size_t)e->n->d_model, rows = (size_t)e->N;
 	for (int j = 0; j < i->l->shared; j++) {
-		size_t at = i->at->shared + (size_t)j * d * (up + inner);
-		struct ffn f = {at, at + d * up, i->l->d_shared, elem_at(e, i->a->shared_hidden, (size_t)j * rows * up),
+		size_t at = i->at->shared + (size_t)j * (tensor_room(d * up) + tensor_room(d * inner));
+		struct ffn f = {at, at + tensor_room(d * up), i->l->d_shared, elem_at(e, i->a->shared_hidden, (size_t)j * rows * up),
 		                elem_at(e, i->a->shared_active, (size_t)j * rows * inner)};
 		(i->st->pass == PASS_BACKWARD ? ffn_backward : ffn_forward)(i, &f);
 	}
@@ -154,7 +153,7 @@ static bool issue_head(const struct issue *i)
 	elem *x = g->x[n->layers], *gain = param_at(e, i->gpu, e->norm_gain);
 	op_norm(i->s, w->head_x, w->mean, w->rstd, x, gain, param_at(e, i->gpu, e->norm_bias), N, D);
 	op_head(i->s, w->loss, w->head_dx, g->gradient + e->head, w->head, w->head_x, param_at(e, i->gpu, e->head), g->targets, N, D, n->vocab,
-	        MIN(N, HEAD_CHUNK), total, n->tied);
+	        MIN(N, e->info->head_tokens), total, n->tied);
 	device_zero(i->s, w->d, (size_t)N * (size_t)D * e->element);
 	op_norm_backward(i->s, w->d, g->gradient + e->norm_gain, g->gradient + e->norm_bias, w->head_dx, x, gain, w->mean, w->rstd, N, D);
 	if (i->st->microbatch == e->microbatches - 1)

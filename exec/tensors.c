@@ -26,7 +26,7 @@ static size_t place(struct engine *e, size_t n, int start, const char *format, .
 	struct tensor t = {.name = g_strdup_vprintf(format, args), .at = e->resident, .n = n, .start = start};
 	va_end(args);
 	g_array_append_val(e->tensors, t);
-	e->resident += n;
+	e->resident += tensor_room(n);
 	return t.at;
 }
 
@@ -163,83 +163,136 @@ bool tensors_write(struct engine *e, int g, size_t at, size_t n, const struct te
 	return finish(x, error);
 }
 
-/* Element by element through the gradient slot, which is free while nothing runs. */
 bool tensors_refresh_slot(struct engine *e, int g, int slot, const float *master, size_t n, GError **error)
 {
 	struct gpu *x = &e->gpu[g];
-	if (!upload(x, x->slot_gradient[0], master, n, error))
-		return false;
-	op_cast(x->side, x->slot[slot], x->slot_gradient[0], n);
-	return finish(x, error);
+	for (size_t i = 0; i < n; i += STAGING_FLOATS) {
+		size_t count = MIN(n - i, STAGING_FLOATS);
+		adam_cast(NULL, x->staging, e->element == sizeof(float) ? ADAM_FP32 : ADAM_BF16, master + i, count);
+		device_upload(x->side, elem_at(e, x->slot[slot], i), x->staging, count * e->element);
+		if (!finish(x, error))
+			return false;
+	}
+	return true;
 }
 
 /* ---- initial parameters ---- */
 
-/* splitmix64 (Steele, Lea, Flood, OOPSLA 2014): a counter in, 64 random bits out. */
-static uint64_t mix(uint64_t x)
-{
-	x += UINT64_C(0x9e3779b97f4a7c15);
-	x = (x ^ (x >> 30)) * UINT64_C(0xbf58476d1ce4e5b9);
-	x = (x ^ (x >> 27)) * UINT64_C(0x94d049bb133111eb);
-	return x ^ (x >> 31);
-}
-
 /* FNV-1a. */
-static uint64_t key_of(uint64_t seed, const char *name)
+static struct start start_of(const struct engine *e, const char *name, int start)
 {
 	uint64_t key = UINT64_C(0xcbf29ce484222325);
-	for (; *name; name++)
-		key = (key ^ (uint8_t)*name) * UINT64_C(0x100000001b3);
-	return mix(seed) ^ mix(key);
+	for (const char *c = name; *c; c++)
+		key = (key ^ (uint8_t)*c) * UINT64_C(0x100000001b3);
+	return (struct start){.key = start_mix(e->o.seed) ^ start_mix(key),
+	                      .deviation = start == START_OUTPUT ? INITIAL_DEVIATION / sqrt(2.0 * e->n->layers) : INITIAL_DEVIATION,
+	                      .start = start};
 }
 
-static double uniform(uint64_t bits)
+static void begin(struct engine *e, int g, size_t at, size_t n, const struct start *start)
 {
-	return ((double)(bits >> 11) + 0.5) * 0x1p-53;
+	struct gpu *x = &e->gpu[g];
+	op_start(x->side, elem_at(e, x->param, at), x->master ? x->master + at : NULL, n, start);
 }
 
-static void fill(const struct engine *e, const char *name, int start, float *x, size_t n)
+/* The two matrices of an expert. */
+static void starts_of(const struct engine *e, int layer, int expert, struct start *up, struct start *down)
 {
-	uint64_t key = key_of(e->o.seed, name);
-	double deviation = start == START_OUTPUT ? INITIAL_DEVIATION / sqrt(2.0 * e->n->layers) : INITIAL_DEVIATION;
-	for (size_t i = 0; i < n; i++) {
-		uint64_t bits = mix(key + i);
-		double normal = sqrt(-2 * log(uniform(bits))) * cos(2 * G_PI * uniform(mix(bits ^ key)));
-		x[i] = start == START_GAIN ? 1 : start == START_BIAS ? 0 : (float)(deviation * normal);
+	g_autofree char *up_name = g_strdup_printf("layer%d.expert%d.up", layer, expert);
+	g_autofree char *down_name = g_strdup_printf("layer%d.expert%d.down", layer, expert);
+	*up = start_of(e, up_name, START_WEIGHT);
+	*down = start_of(e, down_name, START_OUTPUT);
+}
+
+static size_t up_params(const struct engine *e, const struct layer *l)
+{
+	return network_expert_params(e->n, l) - (size_t)e->n->d_model * (size_t)l->d_expert;
+}
+
+static void start_resident(struct engine *e, int layer, int expert)
+{
+	const struct layer *l = &e->n->layer[layer];
+	size_t n = network_expert_params(e->n, l), up = up_params(e, l), at;
+	struct start starts[2];
+	starts_of(e, layer, expert, &starts[0], &starts[1]);
+	for (int g = 0; g < e->gpus; g++)
+		if (expert_at_home(e, g, layer, expert, &at)) {
+			begin(e, g, at, up, &starts[0]);
+			begin(e, g, at + up, n - up, &starts[1]);
+		}
+}
+
+/* Threads that fill the store, an expert each in turn: billions of numbers take one thread minutes. */
+struct filling {
+	struct engine *e;
+	gint next; /* atomic: expert, counted over all layers */
+	GError *error;
+	GMutex lock;
+};
+
+static bool start_stored(struct engine *e, int layer, int expert, float *master, GError **error)
+{
+	const struct layer *l = &e->n->layer[layer];
+	size_t n = network_expert_params(e->n, l), up = up_params(e, l);
+	struct start starts[2];
+	starts_of(e, layer, expert, &starts[0], &starts[1]);
+	for (size_t i = 0; i < n; i++)
+		master[i] = i < up ? start_value(&starts[0], i) : start_value(&starts[1], i - up);
+	return store_load(e->store, e->layer[layer].moe, expert, master, NULL, NULL, error);
+}
+
+static gpointer fill(gpointer data)
+{
+	struct filling *f = data;
+	struct engine *e = f->e;
+	g_autofree float *master = g_new(float, e->widest);
+	for (;;) {
+		int expert = g_atomic_int_add(&f->next, 1), layer = 0;
+		while (layer < e->n->layers && expert >= e->n->layer[layer].experts)
+			expert -= e->n->layer[layer++].experts;
+		g_autoptr(GError) error = NULL;
+		if (layer == e->n->layers || start_stored(e, layer, expert, master, &error)) {
+			if (layer == e->n->layers)
+				return NULL;
+			continue;
+		}
+		g_mutex_lock(&f->lock);
+		if (!f->error)
+			f->error = g_steal_pointer(&error);
+		g_mutex_unlock(&f->lock);
+		return NULL;
 	}
 }
 
-static bool start_expert(struct engine *e, int layer, int expert, GError **error)
+static bool fill_store(struct engine *e, GError **error)
 {
-	const struct layer *l = &e->n->layer[layer];
-	size_t n = network_expert_params(e->n, l), up = n - (size_t)e->n->d_model * (size_t)l->d_expert, at;
-	g_autofree float *master = g_new(float, n);
-	g_autofree float *zero = g_new0(float, n);
-	g_autofree char *up_name = g_strdup_printf("layer%d.expert%d.up", layer, expert);
-	g_autofree char *down_name = g_strdup_printf("layer%d.expert%d.down", layer, expert);
-	fill(e, up_name, START_WEIGHT, master, up);
-	fill(e, down_name, START_OUTPUT, master + up, n - up);
-	if (e->offloaded)
-		return store_load(e->store, e->layer[layer].moe, expert, master, zero, zero, error);
-	for (int g = 0; g < e->gpus; g++)
-		if (expert_at_home(e, g, layer, expert, &at) && !tensors_write(e, g, at, n, &(struct tensor_state){.master = master}, error))
-			return false;
-	return true;
+	struct filling f = {.e = e};
+	int threads = (int)MIN(g_get_num_processors(), 64);
+	g_autofree GThread **thread = g_new(GThread *, threads);
+	g_mutex_init(&f.lock);
+	for (int i = 0; i < threads; i++)
+		thread[i] = g_thread_new("fill", fill, &f);
+	for (int i = 0; i < threads; i++)
+		g_thread_join(thread[i]);
+	g_mutex_clear(&f.lock);
+	if (f.error)
+		g_propagate_error(error, f.error);
+	return !f.error;
 }
 
 bool tensors_start(struct engine *e, GError **error)
 {
 	for (guint i = 0; i < e->tensors->len; i++) {
 		const struct tensor *t = &g_array_index(e->tensors, struct tensor, i);
-		g_autofree float *x = g_new(float, t->n);
-		fill(e, t->name, t->start, x, t->n);
+		struct start start = start_of(e, t->name, t->start);
 		for (int g = 0; g < e->gpus; g++)
-			if (!tensors_write(e, g, t->at, t->n, &(struct tensor_state){.master = x}, error))
-				return false;
+			begin(e, g, t->at, t->n, &start);
 	}
-	for (int layer = 0; layer < e->n->layers; layer++)
+	for (int layer = 0; !e->offloaded && layer < e->n->layers; layer++)
 		for (int x = 0; x < e->n->layer[layer].experts; x++)
-			if (!start_expert(e, layer, x, error))
-				return false;
-	return true;
+			start_resident(e, layer, x);
+	for (int g = 0; g < e->gpus; g++)
+		if (!finish(&e->gpu[g], error))
+			return false;
+	return !e->offloaded || fill_store(e, error);
 }

@@ -4,16 +4,21 @@
 
 #include "adam.h"
 #include "engine.h"
+#include "start.h"
 
 /* Parameters at home in HBM lie side by side in four flat arrays (parameters, gradients, both moments), the same on every GPU but for its own
  * experts. A tensor is a range of them. */
-enum tensor_start { START_WEIGHT, START_OUTPUT, START_GAIN, START_BIAS };
-
 struct tensor {
 	char *name;
 	size_t at, n; /* elements */
 	int start;    /* enum tensor_start */
 };
+
+/* Elements that a tensor of n takes: it begins at 16 bytes of bf16. */
+static inline size_t tensor_room(size_t n)
+{
+	return (n + 7) / 8 * 8;
+}
 
 /* Where the tensors of a layer are, in elements; `to` is the end of what all GPUs share. */
 struct layer_place {
@@ -43,14 +48,13 @@ struct workspace {
 	elem *d_o, *dqkv, *dn1;            /* of the mixer */
 	elem *hidden, *active;             /* (N, F or 2 F), (N, F) of an expert */
 	elem *dhidden, *dactive;           /* their gradients */
-	elem *y, *dy, *dx, *dot;           /* (N, D), (N, D), (N, D), (N) */
 	elem *dlogits;                     /* (N, E) */
 	float *dweight, *aux, *loss;       /* (N, k), (2), (1) */
 	uint32_t *all_counts, *sum_counts; /* (G, E), (E): of all GPUs */
 	float *gradient;                   /* (P) of one micro-batch of an expert at home */
 	elem *head_x, *head_dx, *head;     /* (N, D), (N, D), (chunk, V) */
 	float *mean, *rstd;                /* (N) */
-	elem *sent, *arrived;              /* rows of width D + 1: gradients on their way; in the forward, results of width D */
+	elem *sent, *arrived;              /* rows with their weights: gradients on their way; in the forward, results of width D */
 };
 
 /* The rows of a routed layer as they lie on their owners, worked out when it is permuted: in ascending order of the experts, then of the sources. */
@@ -70,12 +74,12 @@ struct gpu {
 	struct device_event *done;
 	struct device_event *gathered; /* the counts of the last gate */
 	elem *param;
-	float *master, *m, *v, *gradient; /* (resident) */
-	elem **slot;                      /* uploaded experts */
-	int *slot_layer, *slot_expert;    /* what was uploaded there last, -1 */
-	float *slot_gradient[GRADIENT_SLOTS];
-	elem **x;                  /* (L + 1) of (N, D): the input of each layer, and of the head */
-	struct activations *layer; /* (L) */
+	float *master, *m, *v, *gradient;    /* (resident) */
+	elem **slot;                         /* uploaded experts */
+	int *slot_layer, *slot_expert;       /* what was uploaded there last, -1 */
+	void *slot_gradient[GRADIENT_SLOTS]; /* (P) in gradient_bytes */
+	elem **x;                            /* (L + 1) of (N, D): the input of each layer, and of the head */
+	struct activations *layer;           /* (L) */
 	struct workspace w;
 	struct rows rows;
 	int32_t *tokens, *targets; /* (N) of the micro-batch that runs */
@@ -97,8 +101,10 @@ struct engine {
 	int gpus, microbatches, experts; /* experts: the most of a layer */
 	int B, N;                        /* sequences and tokens of one GPU's micro-batch */
 	int slots;                       /* for uploaded experts */
-	size_t element;                  /* bytes */
-	size_t rows_sent, rows_arrived;  /* of an all-to-all at most */
+	const struct device_info *info;
+	size_t element;                 /* bytes */
+	int gradient_bytes;             /* of an element of an uploaded expert's gradient */
+	size_t rows_sent, rows_arrived; /* of an all-to-all at most */
 	bool offloaded, exchanges;
 	uint64_t begun;      /* steps */
 	uint64_t step_of[2]; /* number of the steps under way, by parity */
@@ -113,8 +119,6 @@ struct engine {
 	struct adam_pool **pool;   /* (nodes) */
 	uint8_t **summed;          /* (L) of (E, G): an earlier micro-batch's gradient of this step is in the store's sum */
 };
-
-#define HEAD_CHUNK 128 /* tokens whose logits are there at once */
 
 enum { STAGING_FLOATS = 1 << 16 };
 
@@ -154,6 +158,11 @@ static inline elem *elem_at(const struct engine *e, const elem *p, size_t n)
 static inline int ups_of(const struct engine *e)
 {
 	return activation_matrices(e->n->activation) - 1;
+}
+/* Elements of a row that travels with its combine weight. */
+static inline int weighted_width(const struct engine *e)
+{
+	return e->n->d_model + e->info->weight_elements;
 }
 static inline size_t losses_of_step(const struct engine *e)
 {

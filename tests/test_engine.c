@@ -381,7 +381,8 @@ Test(engine, losses_do_not_depend_on_gpus_microbatches_and_exchanges)
 		check_same(&one, &other, 1e-5);
 		for (size_t i = 0; gpus > 1 && i < G_N_ELEMENTS(sets); i++) {
 			other.set = sets[i];
-			check_same(&one, &other, 1e-5);
+			/* sums in another order: a last bit may decide a token's expert, and the losses part a little */
+			check_same(&one, &other, 1e-4);
 		}
 	}
 }
@@ -522,7 +523,7 @@ Test(engine, what_it_takes_is_known_before)
 	for (size_t i = 0; i < G_N_ELEMENTS(policies); i++) {
 		struct bench b;
 		bench_open(&b, &(struct asked){.model = LARGER, .policy = policies[i], .gpus = 2, .sequences = 4, .microbatches = 2});
-		uint64_t bytes = engine_bytes(b.sc, b.schedule), used = device_used_bytes(b.device[1]);
+		uint64_t bytes = engine_bytes(device_info(b.device[0]), b.sc, b.schedule), used = device_used_bytes(b.device[1]);
 		cr_assert_eq(bytes, used, "%s: %lu bytes said, %lu taken", policies[i], bytes, used);
 		bench_close(&b);
 	}

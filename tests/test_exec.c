@@ -22,7 +22,7 @@ struct bench {
 	GArray *issued; /* struct stage, in the order of issue */
 };
 
-static void sleep_op(struct device_stream *s, const void *args)
+static void sleep_op(struct host_stream *s, const void *args)
 {
 	g_usleep((gulong)(*(const nsec_t *)args / NSEC_PER_USEC));
 }

@@ -151,6 +151,77 @@ Test(gradients, linear)
 	device_bed_clear(&b);
 }
 
+/* sum over the rows of weight <r, act(x up) down>: x (N, D), w = up and then down, aux the weights. */
+static double expert_scalar(void *user)
+{
+	struct setting *s = user;
+	int wide = twin_gated(s->kind) ? 2 * s->O : s->O;
+	g_autofree double *h = twin_new((size_t)(s->N * wide)), *a = twin_new((size_t)(s->N * s->O));
+	double sum = 0;
+	twin_linear(h, s->x, s->w, s->N, s->D, wide);
+	twin_activation(a, h, s->N, s->O, s->kind);
+	twin_linear(s->y, a, s->w + s->D * wide, s->N, s->O, s->D);
+	for (int n = 0; n < s->N; n++)
+		sum += s->aux[n] * twin_dot(s->y + n * s->D, s->r + n * s->D, (size_t)s->D);
+	return sum;
+}
+
+static float *column(const float *rows, int N, int from, int n, int width)
+{
+	float *x = g_new(float, N *n);
+	for (int r = 0; r < N; r++)
+		memcpy(x + r * n, rows + r * width + from, sizeof(float) * (size_t)n);
+	return x;
+}
+
+static void check_expert(struct device_bed *b, int N, int kind, bool fresh)
+{
+	enum { D = 7, F = 5, W = D + 1 };
+	int wide = twin_gated(kind) ? 2 * F : F;
+	size_t in = (size_t)N * D, up = (size_t)(D * wide), down = F * D;
+	struct setting s = {.N = N, .D = D, .O = F, .kind = kind};
+	s.x = twin_random(b->random, in, 1);
+	s.w = twin_random(b->random, up + down, 1);
+	s.r = twin_random(b->random, in, 1);
+	s.aux = twin_random(b->random, (size_t)N, 1);
+	s.y = twin_new(in);
+	g_autofree float *x = twin_floats(s.x, in), *w = twin_floats(s.w, up + down), *rows = g_new(float, N *W);
+	g_autofree float *hidden = g_new(float, N *wide), *active = g_new(float, N *F), *dhidden = g_new(float, N *wide),
+	                 *dactive = g_new(float, N *F);
+	float *dup = filled(up, there), *ddown = filled(down, there);
+	for (int n = 0; n < N; n++) {
+		for (int d = 0; d < D; d++)
+			rows[n * W + d] = (float)s.r[n * D + d];
+		rows[n * W + D] = (float)s.aux[n];
+	}
+	/* two pieces of one expert: the second adds to the first */
+	struct expert_rows whole = {.up = w, .down = w + up, .dup = dup, .ddown = ddown, .rows = N / 2, .fresh = fresh}, rest = whole;
+	rest.from = (size_t)(N / 2);
+	rest.rows = N - N / 2;
+	rest.fresh = false;
+	op_experts_backward(b->stream, rows, x, (struct expert_rows[]){whole, rest}, 2, &(struct expert_shape){D, F, kind, 4},
+	                    &(struct expert_space){hidden, active, dhidden, dactive});
+	device_bed_sync(b);
+	check("dx", column(rows, N, 0, D, W), expert_scalar, &s, s.x, in, false);
+	check("dweight", column(rows, N, D, 1, W), expert_scalar, &s, s.aux, (size_t)N, false);
+	check("dup", dup, expert_scalar, &s, s.w, up, !fresh);
+	check("ddown", ddown, expert_scalar, &s, s.w + up, down, !fresh);
+	setting_clear(&s);
+}
+
+Test(gradients, experts)
+{
+	struct device_bed b;
+	device_bed_init(&b);
+	for (int kind = ACTIVATION_RELU; kind <= ACTIVATION_SWIGLU; kind++) {
+		check_expert(&b, 0, kind, false);
+		check_expert(&b, 2, kind, true);
+		check_expert(&b, 9, kind, true);
+		check_expert(&b, 9, kind, false);
+	}
+	device_bed_clear(&b);
+}
+
 static double attention_scalar(void *user)
 {
 	struct setting *s = user;

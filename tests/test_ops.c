@@ -77,14 +77,20 @@ Test(ops, linear_writes_or_adds)
 		for (size_t j = 0; j < out; j++)
 			y[j] = NAN; /* whatever was there is overwritten */
 		twin_linear(expected, x, w, N, I_, O);
-		op_linear(b.stream, y, fx, fw, N, I_, O, false);
+		op_linear(b.stream, y, fx, fw, NULL, N, I_, O);
 		device_bed_sync(&b);
 		twin_compare("y", y, expected, out, TOLERANCE);
-		op_linear(b.stream, y, fx, fw, N, I_, O, true);
+		op_linear(b.stream, y, fx, fw, y, N, I_, O);
 		device_bed_sync(&b);
 		for (size_t j = 0; j < out; j++)
 			expected[j] *= 2;
 		twin_compare("y added", y, expected, out, TOLERANCE);
+		g_autofree float *other = g_memdup2(y, out * sizeof(float));
+		op_linear(b.stream, y, fx, fw, other, N, I_, O);
+		device_bed_sync(&b);
+		for (size_t j = 0; j < out; j++)
+			expected[j] *= 1.5;
+		twin_compare("y added to another", y, expected, out, TOLERANCE);
 	}
 	device_bed_clear(&b);
 }
@@ -318,27 +324,30 @@ Test(ops, rows_come_back_to_their_tokens)
 	device_bed_clear(&b);
 }
 
-Test(ops, split_and_join_of_returning_rows)
+/* Pieces of a buffer, out of order, one of them empty. */
+Test(ops, experts_are_two_products_around_the_activation)
 {
 	struct device_bed b;
 	device_bed_init(&b);
-	for (size_t i = 0; i < G_N_ELEMENTS(token_counts); i++) {
-		enum { D = 10, W = D + 3 };
-		int R = token_counts[i];
-		size_t n = (size_t)R * D;
-		g_autofree double *rows = twin_random(b.random, (size_t)R * W, 1), *y = twin_random(b.random, n, 1), *dot = twin_new((size_t)R);
-		g_autofree float *frows = twin_floats(rows, (size_t)R * W), *fy = twin_floats(y, n), *dy = g_new(float, n), *fdot = g_new(float, R),
-		                 *back = g_new(float, R *W);
-		op_split(b.stream, dy, fdot, frows, fy, R, D, W);
-		op_join(b.stream, back, dy, fdot, R, D, W);
-		device_bed_sync(&b);
-		for (int r = 0; r < R; r++) {
-			dot[r] = twin_dot(rows + r * W, y + r * D, D);
-			for (int d = 0; d < D; d++)
-				cr_assert(dy[r * D + d] == frows[r * W + D] * frows[r * W + d] && back[r * W + d] == dy[r * D + d]);
-			cr_assert(back[r * W + D] == fdot[r] && back[r * W + D + 1] == 0 && back[r * W + D + 2] == 0);
+	enum { D = 6, F = 9, N = 17, X = 3 };
+	for (int kind = ACTIVATION_RELU; kind <= ACTIVATION_SWIGLU; kind++) {
+		const int wide = twin_gated(kind) ? 2 * F : F, first[X] = {5, 0, 17}, rows[X] = {12, 5, 0};
+		g_autofree double *x = twin_random(b.random, N * D, 1), *up = twin_random(b.random, (size_t)(X * D * wide), 1),
+		                  *down = twin_random(b.random, X * F * D, 1), *h = twin_new((size_t)(N * wide)), *a = twin_new(N * F),
+		                  *expected = twin_new(N * D);
+		g_autofree float *fx = twin_floats(x, N * D), *fup = twin_floats(up, (size_t)(X * D * wide)), *fdown = twin_floats(down, X * F * D),
+		                 *y = g_new(float, N *D), *hidden = g_new(float, N *wide), *active = g_new(float, N *F);
+		struct expert_rows pieces[X];
+		for (int i = 0; i < X; i++) {
+			pieces[i] =
+			    (struct expert_rows){.up = fup + i * D * wide, .down = fdown + i * F * D, .from = (size_t)first[i], .rows = rows[i]};
+			twin_linear(h, x + first[i] * D, up + i * D * wide, rows[i], D, wide);
+			twin_activation(a, h, rows[i], F, kind);
+			twin_linear(expected + first[i] * D, a, down + i * F * D, rows[i], F, D);
 		}
-		twin_compare("dot", fdot, dot, (size_t)R, TOLERANCE);
+		op_experts(b.stream, y, fx, pieces, X, &(struct expert_shape){D, F, kind, 4}, &(struct expert_space){hidden, active, NULL, NULL});
+		device_bed_sync(&b);
+		twin_compare("y", y, expected, N * D, TOLERANCE);
 	}
 	device_bed_clear(&b);
 }
