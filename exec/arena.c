@@ -54,7 +54,7 @@ static void allocate_state(struct room *r, struct gpu *g)
 	g->slot_expert = g_new(int, e->slots);
 	for (int i = 0; i < e->slots; i++)
 		g->slot_layer[i] = g->slot_expert[i] = -1;
-	for (int i = 0; i < e->slots && i < 1 + e->p->upload_ahead; i++)
+	for (int i = 0; i < e->slots && i < e->plan->slots; i++)
 		g->slot[i] = take(r, e->widest, "a slot for uploaded experts");
 	for (int i = 0; e->offloaded && i < e->n->layers; i++) {
 		int end = i + 1 < e->n->layers ? e->layer[i + 1].first_slot : e->slots;

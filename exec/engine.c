@@ -15,6 +15,8 @@ static bool refuse(GError **error, const char *what)
 static bool can_run(const struct engine *e, GError **error)
 {
 	int set = e->plan->expert_parallel;
+	if (e->sc->workload != WORKLOAD_TRAINING)
+		return refuse(error, "scenario.workload = inference; expected training: predict, compare and sweep know inference");
 	if (e->sc->machine->element_bytes != (int)e->element) {
 		g_set_error(error, ESMOE_ERROR, ESMOE_ERROR_INPUT, "software.element_bytes = %d; expected %d, what the device computes in",
 		            e->sc->machine->element_bytes, (int)e->element);

@@ -61,7 +61,7 @@ static void place_all(struct engine *e)
 {
 	const struct network *n = e->n;
 	size_t d = (size_t)n->d_model;
-	int slot = 1 + e->p->upload_ahead, moe = 0;
+	int slot = e->plan->slots, moe = 0;
 	for (int i = 0; i < n->layers; i++)
 		place_layer(e, i);
 	e->shared_from = e->resident;

@@ -33,7 +33,7 @@ static int moe_layer_init(struct moe_layer *moe, const struct schedule *s, const
 		return first_id;
 	moe->params = network_expert_params(s->n, l);
 	moe->upload_ns = cost_upload(s->cost, element_bytes(s) * moe->params);
-	moe->bytes = memory_expert(s->n, s->m, s->p, l);
+	moe->bytes = inference(s) ? memory_expert_inference(s->n, s->m, l) : memory_expert(s->n, s->m, s->p, l);
 	moe->pinned_slots = memory_pinned_experts(s->plan.pinned_share, l->experts, s->gpus);
 	moe->first_pinned_slot = *next_slot;
 	*next_slot += moe->pinned_slots;
@@ -126,7 +126,8 @@ struct schedule *schedule_new(const struct scenario *sc, int *overflow, GError *
 	*s = (struct schedule){.sc = sc, .n = sc->network, .m = sc->machine, .p = sc->policy, .plan = plan, .gpus = sc->machine->gpus};
 	bool eager = s->m->kernels == KERNELS_EAGER;
 	s->nodes = machine_nodes(s->m);
-	s->slots = 1 + s->p->upload_ahead;
+	s->slots = plan.slots;
+	s->tokens = plan.tokens;
 	s->collective_kernels = eager ? 4 : 1;
 	s->copy_kernels = eager ? 2 : 1;
 	s->cost = cost_new(s->n, s->m, s->p, sc->seq_len, s->p->adam_threads);
@@ -162,8 +163,11 @@ void schedule_free(struct schedule *s)
 		return;
 	for (int i = 0; i < s->n->layers; i++)
 		moe_layer_clear(&s->moe[i], s->plan.microbatches);
-	for (int g = 0; g < s->gpus; g++)
+	for (int g = 0; g < s->gpus; g++) {
 		g_free(s->gpu[g].slot_user);
+		g_free(s->gpu[g].slot_upload);
+		g_free(s->gpu[g].ring.expert);
+	}
 	for (int node = 0; s->cache && node < s->nodes; node++)
 		cache_free(s->cache[node]);
 	void *scratch[] = {s->moe,     s->gpu,        s->node_of,    s->cache,          s->dispatched, s->returned,  s->reduced,

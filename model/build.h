@@ -35,8 +35,21 @@ struct moe_layer {
 	struct block *block;         /* (micro-batches) */
 };
 
+struct ring_expert {
+	int layer, expert;
+};
+
+/* A GPU's experts in the order of its layers, which go round its slots (infer.c). */
+struct ring {
+	struct ring_expert *expert; /* (n) */
+	int n;
+	uint64_t loaded, passed; /* uploads launched; experts whose turn is over */
+};
+
 struct gpu_state {
-	stage_id *slot_user; /* (slots) last stage that read the slot */
+	stage_id *slot_user;   /* (slots) last stage that read the slot */
+	stage_id *slot_upload; /* (slots) of a ring: the upload that filled it */
+	struct ring ring;
 	int slot_next;
 	stage_id gradient_user[GRADIENT_SLOTS]; /* downloads that free a gradient slot */
 	int gradient_next;
@@ -62,6 +75,8 @@ struct schedule {
 	struct cost *cost;
 	struct resources *resources;
 	int gpus, nodes, slots, collective_kernels, copy_kernels;
+	uint32_t tokens;               /* of one GPU in the micro-batch that is built */
+	int cached;                    /* decode: tokens that one token's mixer looks at; 0 otherwise */
 	uint32_t reducing, exchanging; /* profiles of GPU 0 in a reduction of all GPUs, and in an all-to-all of its set */
 	struct moe_layer *moe;         /* (L), experts 0 where dense */
 	struct gpu_state *gpu;         /* (G) */
@@ -108,6 +123,12 @@ void after(struct stage *stage, stage_id predecessor);
 /* Gives the stage its id and launches it. After a failure nothing is launched any more and ids are STAGE_NONE. */
 stage_id emit(struct schedule *s, struct stage *stage);
 
+/* A layer's forward (schedule.c). */
+void forward_layer(struct schedule *s, int layer, int microbatch);
+
+/* A compute stage of the whole micro-batch on each GPU; preds (G) may be NULL. */
+void compute_everywhere(struct schedule *s, int kind, int pass, int layer, int microbatch, const stage_id *preds);
+
 /* A compute stage of the whole micro-batch on one GPU. */
 stage_id emit_compute(struct schedule *s, int kind, int pass, int layer, int microbatch, int gpu, stage_id predecessor);
 
@@ -125,6 +146,9 @@ void experts_backward(struct schedule *s, int layer, int microbatch);
 void experts_prefetch(struct schedule *s, int layer); /* uploads the first experts of a layer that has not been routed yet */
 void experts_update_late(struct schedule *s);         /* the updates put off so far */
 void experts_refresh(struct schedule *s);             /* brings the pinned copies up to date */
+void experts_pin(struct schedule *s, int layer);      /* chooses them: the busiest of the step so far */
+/* Uploads expert e into the next slot of the GPU; *slot receives which. */
+stage_id experts_upload(struct schedule *s, int pass, int layer, int microbatch, int e, int gpu, int *slot);
 
 /* One chunk's all-to-all of a routed layer; out (G), or NULL, receives the members' ids. */
 void emit_all_to_all(struct schedule *s, int pass, int layer, int microbatch, int chunk, stage_id *out);
@@ -143,10 +167,20 @@ static inline uint64_t element_bytes(const struct schedule *s)
 	return (uint64_t)s->m->element_bytes;
 }
 
+static inline bool inference(const struct schedule *s)
+{
+	return s->sc->workload == WORKLOAD_INFERENCE;
+}
+
 /* Whether the experts live outside HBM, and whether every GPU computes every expert on its own tokens. */
 static inline bool offloaded(const struct schedule *s)
 {
 	return s->plan.home != HOME_HBM;
+}
+/* Whether experts come to HBM through a ring of slots, ahead of the gate. */
+static inline bool ring_of_slots(const struct schedule *s)
+{
+	return inference(s) && offloaded(s) && s->p->upload_scope == UPLOAD_NEXT_LAYER;
 }
 static inline bool expert_data_parallel(const struct schedule *s)
 {

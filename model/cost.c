@@ -148,6 +148,10 @@ static double gemm_ns(const struct cost *c, double batch, double m, double n, do
 		double waves = ceil(count / c->m->sms);
 		best = fmin(best, waves * 2.0 * tiles[i].m * tiles[i].n * k / (c->flops_per_ns_sm * tiles[i].rate));
 	}
+	/* a single row of tiles leaves SMs idle: cut along k as well, all of them read a part of the weights (split-K) */
+	const size_t last = G_N_ELEMENTS(tiles) - 1;
+	if (m <= tiles[last].m)
+		best = fmin(best, batch * 2.0 * tiles[last].m * n * k / (c->flops_per_ns_sm * c->m->sms * tiles[last].rate));
 	double memory = 2.0 * batch * (m * k + k * n + m * n) / c->hbm;
 	return fmax(fmax(best, memory), c->kernel_ns);
 }
@@ -309,6 +313,46 @@ nsec_t cost_mask(struct cost *c, int pass, uint32_t tokens, uint64_t slots, uint
 	double ns = gemm_ns(c, 1, (double)slots, d, tokens) * (pass == PASS_BACKWARD ? 2 : 1) + elements * bytes / c->hbm;
 	*n_kernels = pass == PASS_BACKWARD ? 10 : 12;
 	return whole(fmax(ns, *n_kernels * c->kernel_ns));
+}
+
+/* Every token's keys and values so far are read once. */
+static double decode_attention_ns(const struct cost *c, double sequences, double cached)
+{
+	const struct network *n = c->n;
+	double width = n->heads * n->d_head, kv = 2.0 * n->kv_heads * n->d_head;
+	double ns = linear_ns(c, false, sequences, n->d_model, width + kv) + linear_ns(c, false, sequences, width, n->d_model);
+	double bytes = sequences * cached * kv * c->m->element_bytes, flops = 4.0 * sequences * cached * width;
+	if (c->m->attention == ATTENTION_MATERIALISED)
+		bytes += sequences * cached * n->heads * traffic[c->m->kernels][STAGE_MIXER][false].score;
+	return ns + fmax(fmax(bytes / c->hbm, flops / (c->flops_per_ns_sm * c->m->sms * 0.6)), c->kernel_ns);
+}
+
+/* The state of every channel, fp32, is read and written. */
+static double decode_mamba_ns(const struct cost *c, double sequences)
+{
+	const struct network *n = c->n;
+	double inner = (double)n->mamba_expand * n->d_model;
+	return linear_ns(c, false, sequences, n->d_model, 2 * inner) + linear_ns(c, false, sequences, inner, n->d_model) +
+	       fmax(sequences * inner * n->mamba_state * 8 / c->hbm, c->kernel_ns);
+}
+
+nsec_t cost_decode_mixer(const struct cost *c, const struct layer *l, uint32_t sequences, int cached, uint32_t *n_kernels)
+{
+	const struct traffic *t = &traffic[c->m->kernels][STAGE_MIXER][false];
+	double ns = l->mixer == MIXER_MAMBA ? decode_mamba_ns(c, sequences) : decode_attention_ns(c, sequences, cached);
+	*n_kernels = (uint32_t)t->kernels;
+	look_up(c, NULL, STAGE_MIXER, PASS_FORWARD, sequences, &ns);
+	return whole(fmax(ns + t->d * c->n->d_model * sequences / c->hbm, t->kernels * c->kernel_ns));
+}
+
+/* Logits, and a softmax over them in fp32 (eager: cast, softmax, draw; fused: one pass). */
+nsec_t cost_next_token(const struct cost *c, uint32_t sequences, uint32_t *n_kernels)
+{
+	bool eager = c->m->kernels == KERNELS_EAGER;
+	double logits = (double)sequences * c->n->vocab, ns = linear_ns(c, false, sequences, c->n->d_model, c->n->vocab);
+	*n_kernels = eager ? 8 : 3;
+	look_up(c, NULL, STAGE_HEAD, PASS_FORWARD, sequences, &ns);
+	return whole(fmax(ns + logits * (eager ? 18 : 4) / c->hbm, *n_kernels * c->kernel_ns));
 }
 
 nsec_t cost_upload(const struct cost *c, uint64_t bytes)

@@ -26,6 +26,11 @@ nsec_t cost_grouped(struct cost *c, int pass, const struct layer *l, int experts
 /* The dense mask of GShard-style dispatch or combine: einsum of tokens x (experts x capacity) x D. */
 nsec_t cost_mask(struct cost *c, int pass, uint32_t tokens, uint64_t slots, uint32_t *n_kernels);
 
+/* Inference. The mixer of a layer on one new token of each sequence, which looks at `cached` tokens (the new one included); and the head that draws
+ * the next token of each sequence. */
+nsec_t cost_decode_mixer(const struct cost *c, const struct layer *l, uint32_t sequences, int cached, uint32_t *n_kernels);
+nsec_t cost_next_token(const struct cost *c, uint32_t sequences, uint32_t *n_kernels);
+
 nsec_t cost_upload(const struct cost *c, uint64_t bytes);
 nsec_t cost_download(const struct cost *c, uint64_t bytes);
 nsec_t cost_ssd(const struct cost *c, bool write, uint64_t bytes);

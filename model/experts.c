@@ -10,10 +10,10 @@
  * gradient slot. The GPUs are interleaved expert by expert, so that the node's optimizer serves them in turn. Experts at home in HBM need no chain.
  */
 #include "build.h"
+#include "infer.h"
 #include "placement.h"
 
-/* Uploads expert e into the next slot of the GPU; *slot receives which. */
-static stage_id upload(struct schedule *s, int pass, int layer, int microbatch, int e, int gpu, int *slot)
+stage_id experts_upload(struct schedule *s, int pass, int layer, int microbatch, int e, int gpu, int *slot)
 {
 	struct gpu_state *g = &s->gpu[gpu];
 	struct moe_layer *moe = &s->moe[layer];
@@ -46,7 +46,7 @@ static stage_id compute(struct schedule *s, int pass, int layer, int microbatch,
                         int n_preds)
 {
 	const struct layer *l = &s->n->layer[layer];
-	struct stage st = stage_on_gpu(s, STAGE_EXPERT, pass, layer, microbatch, gpu, STREAM_COMPUTE, PROFILE_COMPUTE);
+	struct stage st = stage_on_gpu(s, STAGE_EXPERT, pass, layer, microbatch, gpu, STREAM_COMPUTE, s->cached ? PROFILE_MEMORY : PROFILE_COMPUTE);
 	st.expert = e;
 	st.slot = (int16_t)at.slot;
 	st.part = (int16_t)at.part;
@@ -180,17 +180,27 @@ static stage_id bring(struct schedule *s, int pass, int layer, int microbatch, i
 		used(x, g->prefetched[i]);
 		return g->prefetched[i];
 	}
-	return upload(s, pass, layer, microbatch, e, gpu, slot);
+	if (ring_of_slots(s))
+		return ring_next(s, gpu, slot);
+	return experts_upload(s, pass, layer, microbatch, e, gpu, slot);
 }
 
+/* One that no token wants is only passed over in the ring. */
 static void forward_one(struct schedule *s, int layer, int microbatch, int gpu, const struct expert_work *w)
 {
 	int slot;
+	bool in_ring = ring_of_slots(s) && s->moe[layer].expert[w->expert].pinned != gpu;
+	if (!w->tokens && in_ring)
+		ring_pass(s, gpu, STAGE_NONE);
+	if (!w->tokens)
+		return;
 	stage_id ready = bring(s, PASS_FORWARD, layer, microbatch, w->expert, gpu, &slot);
 	stage_id preds[] = {ready, dispatched(s, microbatch, 0, gpu)};
 	struct at at = {slot >= 0 ? slot : s->moe[layer].expert[w->expert].pinned_slot, 0};
 	stage_id done = compute(s, PASS_FORWARD, layer, microbatch, w->expert, gpu, w->tokens, at, preds, 2);
-	if (slot >= 0)
+	if (in_ring)
+		ring_pass(s, gpu, done);
+	else if (slot >= 0)
 		s->gpu[gpu].slot_user[slot] = done;
 }
 
@@ -211,23 +221,25 @@ static void resident(struct schedule *s, int pass, int layer, int microbatch, in
 	for (int g = 0; g < s->gpus; g++) {
 		uint64_t tokens = 0;
 		uint32_t most = 0;
+		int busy = 0;
 		stage_id arrived = dispatched(s, microbatch, chunk, g);
 		for (int i = b->first[g]; i < b->first[g + 1]; i++) {
 			uint32_t share = b->work[i].tokens / (uint32_t)b->chunks + ((uint32_t)chunk < b->work[i].tokens % (uint32_t)b->chunks);
 			tokens += share;
 			most = MAX(most, share);
+			busy += share > 0;
 			if (!grouped && share)
 				compute(s, pass, layer, microbatch, b->work[i].expert, g, share, (struct at){-1, chunk}, &arrived, 1);
 		}
 		if (!grouped || !tokens)
 			continue;
-		struct stage st = stage_on_gpu(s, STAGE_EXPERT, pass, layer, microbatch, g, STREAM_COMPUTE, PROFILE_COMPUTE);
+		struct stage st =
+		    stage_on_gpu(s, STAGE_EXPERT, pass, layer, microbatch, g, STREAM_COMPUTE, s->cached ? PROFILE_MEMORY : PROFILE_COMPUTE);
 		st.slot = -1;
 		st.part = (int16_t)chunk;
 		st.block = b;
 		st.tokens = (uint32_t)tokens;
-		st.cost_ns = cost_grouped(s->cost, pass, l, b->first[g + 1] - b->first[g], tokens, most, b->capacity > 0, &st.n_kernels) /
-		             slices_of(s, l->experts);
+		st.cost_ns = cost_grouped(s->cost, pass, l, busy, tokens, most, b->capacity > 0, &st.n_kernels) / slices_of(s, l->experts);
 		after(&st, arrived);
 		s->gpu[g].last_compute = emit(s, &st);
 	}
@@ -252,7 +264,7 @@ void experts_forward(struct schedule *s, int layer, int microbatch)
 	for (int i = 0; i < longest; i++)
 		for (int g = 0; g < s->gpus; g++) {
 			const struct expert_work *w = entry(b, g, i);
-			if (w && w->tokens)
+			if (w)
 				forward_one(s, layer, microbatch, g, w);
 		}
 	for (int g = 0; g < s->gpus; g++)
@@ -277,7 +289,7 @@ void experts_prefetch(struct schedule *s, int layer)
 			int slot, home = s->p->placement == PLACEMENT_STICKY ? moe->expert[e].last : (int)((int64_t)e * s->gpus / moe->experts);
 			if ((home != g && !expert_data_parallel(s)) || moe->expert[e].pinned >= 0)
 				continue;
-			stage_id id = moe->expert[e].aside = upload(s, PASS_FORWARD, layer, 0, e, g, &slot);
+			stage_id id = moe->expert[e].aside = experts_upload(s, PASS_FORWARD, layer, 0, e, g, &slot);
 			int i = x->n_prefetched++;
 			x->prefetched[i] = id;
 			x->prefetched_expert[i] = e;
@@ -301,7 +313,7 @@ static stage_id backward_one(struct schedule *s, int layer, int microbatch, int 
 }
 
 /* The busiest experts of this step stay on the GPU that computed them (ES-MoE, section 4.3). */
-static void choose_pinned(struct schedule *s, int layer)
+void experts_pin(struct schedule *s, int layer)
 {
 	struct moe_layer *moe = &s->moe[layer];
 	const struct block *b = &moe->block[s->plan.microbatches - 1];
@@ -375,7 +387,7 @@ void experts_backward(struct schedule *s, int layer, int microbatch)
 	if (microbatch != s->plan.microbatches - 1)
 		return;
 	if (!expert_data_parallel(s))
-		choose_pinned(s, layer);
+		experts_pin(s, layer);
 	if (s->p->optimizer == OPTIMIZER_CPU_LAYER)
 		experts_update_late(s);
 }

@@ -5,8 +5,10 @@
 
 #include "cost.h"
 
+#define SLOTS_MOST 16384 /* a stage's slot has 15 bits, which pinned experts share */
+
 static const char *const tier_names[N_TIERS] = {"HBM", "pinned DRAM", "DRAM", "SSD"};
-static const char *const class_names[N_CLASSES] = {"parameters", "gradients", "optimizer", "activations", "buffers", "workspace"};
+static const char *const class_names[N_CLASSES] = {"parameters", "gradients", "optimizer", "activations", "buffers", "workspace", "kv_cache"};
 
 const char *memory_tier_name(int tier)
 {
@@ -65,6 +67,12 @@ struct expert_bytes memory_expert(const struct network *n, const struct machine 
 	};
 }
 
+struct expert_bytes memory_expert_inference(const struct network *n, const struct machine *m, const struct layer *l)
+{
+	uint64_t block = pinned_block(m, network_expert_params(n, l) * (uint64_t)m->element_bytes);
+	return (struct expert_bytes){.pinned = block, .parameter_block = block};
+}
+
 /* Parameters, gradients and optimizer state of `params` parameters under the GPU's Adam: 2 + 2 + 12 bytes, 2 + 6 + 12 where an fp32 gradient is kept
  * too. */
 static void add_resident(struct memory *out, const struct machine *m, uint64_t params)
@@ -80,17 +88,37 @@ int memory_pinned_experts(double share, int experts, int gpus)
 	return (int)(share * (experts / gpus));
 }
 
+/* Experts of a layer that a node keeps: its share, or all of them where every node computes every expert. */
+static uint64_t node_experts(const struct machine *m, const struct memory_case *k, const struct layer *l)
+{
+	uint64_t experts = (uint64_t)l->experts, gpus = (uint64_t)m->gpus, local = (uint64_t)machine_node_gpus(m, 0);
+	return k->expert_parallel > 1 ? (experts * local + gpus - 1) / gpus : experts;
+}
+
+int memory_slots(const struct network *n, const struct machine *m, const struct policy *p, const struct memory_case *k)
+{
+	int widest = 0, all = 0;
+	for (int i = 0; i < n->layers; i++) {
+		int experts = n->layer[i].experts;
+		int own =
+		    (k->expert_parallel > 1 ? (experts + m->gpus - 1) / m->gpus : experts) - memory_pinned_experts(k->pinned_share, experts, m->gpus);
+		widest = MAX(widest, own);
+		all += own;
+	}
+	if (!p->upload_ahead_layers)
+		return 1 + p->upload_ahead;
+	int most = MIN(MAX(1, all), SLOTS_MOST);
+	return MIN(most, MAX(1 + p->upload_ahead, widest * (1 + p->upload_ahead_layers)));
+}
+
 static void add_offloaded(const struct network *n, const struct machine *m, const struct policy *p, const struct memory_case *k, struct memory *out)
 {
 	uint64_t widest = 0;
-	uint64_t gpus = (uint64_t)m->gpus, local = (uint64_t)machine_node_gpus(m, 0);
 	for (int i = 0; i < n->layers; i++) {
 		const struct layer *l = &n->layer[i];
 		if (!l->experts)
 			continue;
-		uint64_t experts = (uint64_t)l->experts, params = network_expert_params(n, l);
-		if (k->expert_parallel > 1) /* otherwise every node computes every expert */
-			experts = (experts * local + gpus - 1) / gpus;
+		uint64_t experts = node_experts(m, k, l), params = network_expert_params(n, l);
 		struct expert_bytes e = memory_expert(n, m, p, l);
 		widest = MAX(widest, params);
 		uint64_t pinned = (uint64_t)memory_pinned_experts(k->pinned_share, l->experts, m->gpus);
@@ -105,7 +133,7 @@ static void add_offloaded(const struct network *n, const struct machine *m, cons
 		out->bytes[TIER_DRAM][CLASS_OPTIMIZER] += experts * e.pageable;
 	}
 	out->bytes[TIER_HBM][CLASS_BUFFERS] +=
-	    (uint64_t)(1 + p->upload_ahead) * widest * (uint64_t)m->element_bytes + 2 * widest * (uint64_t)p->gradient_bytes;
+	    (uint64_t)memory_slots(n, m, p, k) * widest * (uint64_t)m->element_bytes + 2 * widest * (uint64_t)p->gradient_bytes;
 	if (k->home == HOME_SSD) {
 		out->cache_bytes = out->room[TIER_DRAM];
 		out->bytes[TIER_PINNED][CLASS_BUFFERS] = out->cache_bytes;
@@ -151,17 +179,16 @@ static void add_activations(const struct network *n, const struct machine *m, co
 	out->bytes[TIER_HBM][CLASS_BUFFERS] += (uint64_t)(2 * capacity * (double)widest_moe);
 }
 
-void memory_plan(const struct network *n, const struct machine *m, const struct policy *p, const struct memory_case *k, struct memory *out)
+static void rooms_fill(const struct machine *m, struct memory *out)
 {
-	*out = (struct memory){
-	    .room =
-	        {
-	            [TIER_HBM] = (uint64_t)((m->hbm_gib - m->reserved_gib) * GIB),
-	            [TIER_DRAM] = (uint64_t)((m->dram_gib - m->dram_reserved_gib) * GIB),
-	            [TIER_SSD] = (uint64_t)(m->ssd_gb * GB),
-	        },
-	};
-	out->room[TIER_PINNED] = out->room[TIER_DRAM];
+	out->room[TIER_HBM] = (uint64_t)((m->hbm_gib - m->reserved_gib) * GIB);
+	out->room[TIER_DRAM] = out->room[TIER_PINNED] = (uint64_t)((m->dram_gib - m->dram_reserved_gib) * GIB);
+	out->room[TIER_SSD] = (uint64_t)(m->ssd_gb * GB);
+}
+
+/* Of a GPU, with its experts where they are at home in HBM. */
+static uint64_t resident_params(const struct network *n, const struct memory_case *k)
+{
 	uint64_t resident = network_embedding_params(n);
 	for (int i = 0; i < n->layers; i++) {
 		const struct layer *l = &n->layer[i];
@@ -169,10 +196,110 @@ void memory_plan(const struct network *n, const struct machine *m, const struct 
 		if (l->experts && k->home == HOME_HBM)
 			resident += network_expert_params(n, l) * (uint64_t)((l->experts + k->expert_parallel - 1) / k->expert_parallel);
 	}
-	add_resident(out, m, resident);
+	return resident;
+}
+
+void memory_plan(const struct network *n, const struct machine *m, const struct policy *p, const struct memory_case *k, struct memory *out)
+{
+	*out = (struct memory){0};
+	rooms_fill(m, out);
+	add_resident(out, m, resident_params(n, k));
 	if (k->home != HOME_HBM)
 		add_offloaded(n, m, p, k, out);
 	add_activations(n, m, p, k, out);
+}
+
+uint64_t memory_kv_bytes(const struct network *n, const struct machine *m)
+{
+	uint64_t bytes = 0;
+	for (int i = 0; i < n->layers; i++)
+		if (n->layer[i].mixer == MIXER_ATTENTION)
+			bytes += 2 * (uint64_t)n->kv_heads * (uint64_t)n->d_head * (uint64_t)m->element_bytes;
+	return bytes;
+}
+
+/* Of each channel: the state in fp32 and the tokens that the convolution still looks at. */
+uint64_t memory_state_bytes(const struct network *n, const struct machine *m)
+{
+	uint64_t bytes = 0, channels = (uint64_t)n->mamba_expand * (uint64_t)n->d_model;
+	for (int i = 0; i < n->layers; i++)
+		if (n->layer[i].mixer == MIXER_MAMBA)
+			bytes += channels * (4 * (uint64_t)n->mamba_state + (uint64_t)n->mamba_conv * (uint64_t)m->element_bytes);
+	return bytes;
+}
+
+static void add_offloaded_inference(const struct network *n, const struct machine *m, const struct policy *p, const struct memory_case *k,
+                                    struct memory *out)
+{
+	uint64_t widest = 0;
+	for (int i = 0; i < n->layers; i++) {
+		const struct layer *l = &n->layer[i];
+		if (!l->experts)
+			continue;
+		uint64_t bytes = network_expert_params(n, l) * (uint64_t)m->element_bytes;
+		widest = MAX(widest, bytes);
+		out->bytes[TIER_HBM][CLASS_PARAMETERS] += bytes * (uint64_t)memory_pinned_experts(k->pinned_share, l->experts, m->gpus);
+		if (k->home == HOME_SSD)
+			out->bytes[TIER_SSD][CLASS_PARAMETERS] += node_experts(m, k, l) * bytes;
+		else
+			out->bytes[TIER_PINNED][CLASS_PARAMETERS] += node_experts(m, k, l) * memory_expert_inference(n, m, l).pinned;
+	}
+	out->bytes[TIER_HBM][CLASS_BUFFERS] += (uint64_t)memory_slots(n, m, p, k) * widest;
+	if (k->home == HOME_SSD)
+		out->bytes[TIER_PINNED][CLASS_BUFFERS] = out->cache_bytes = out->room[TIER_DRAM];
+}
+
+/* Inputs, outputs and what lies between them of a forward stage, elements and fp32 bytes a token: mixer q, k, v, context and norm, with half and fp32
+ * scores unless the kernel is fused; FFN its products and the input, GELU in fp32 where each operator is a kernel; head logits in both. */
+static uint64_t forward_workspace(const struct network *n, const struct machine *m, int kind, const struct layer *l, uint64_t tokens, int seq_len)
+{
+	double el = m->element_bytes, d = n->d_model, wide = kind == STAGE_HEAD ? 4 : m->kernels == KERNELS_EAGER ? 4 : 0, bytes = 0;
+	double inner = kind == STAGE_EXPERT ? l->d_expert : kind == STAGE_FFN ? l->d_ff : kind == STAGE_SHARED ? l->shared * l->d_shared : 0;
+	if (kind == STAGE_MIXER) {
+		bytes = el * (l->mixer == MIXER_MAMBA ? 3.0 * n->mamba_expand * d : 2.0 * (n->heads + n->kv_heads) * n->d_head + d);
+		if (m->attention == ATTENTION_MATERIALISED && l->mixer == MIXER_ATTENTION)
+			bytes += (2 * el + 4) * n->heads * seq_len;
+	} else if (kind == STAGE_HEAD) {
+		bytes = (el + wide) * n->vocab;
+	} else if (inner > 0) {
+		bytes = el * (activation_matrices(n->activation) * inner + d) + wide * inner;
+	}
+	return (uint64_t)(bytes * (double)tokens);
+}
+
+static void add_activations_inference(const struct network *n, const struct machine *m, const struct policy *p, const struct memory_case *k,
+                                      struct memory *out)
+{
+	uint64_t tokens = (uint64_t)k->sequences * (uint64_t)k->seq_len, hidden = tokens * (uint64_t)n->d_model * (uint64_t)m->element_bytes;
+	uint64_t most_k = 0, most = 0;
+	for (int i = 0; i < n->layers; i++) {
+		const struct layer *l = &n->layer[i];
+		most_k = MAX(most_k, l->experts ? (uint64_t)l->top_k : 0);
+		for (int kind = 0; kind < STAGE_HEAD; kind++) {
+			uint64_t rows = kind == STAGE_EXPERT ? tokens * (uint64_t)l->top_k : tokens;
+			out->workspace[kind] = MAX(out->workspace[kind], forward_workspace(n, m, kind, l, rows, k->seq_len));
+		}
+	}
+	out->workspace[STAGE_HEAD] = forward_workspace(n, m, STAGE_HEAD, NULL, (uint64_t)k->batch, k->seq_len);
+	double capacity = p->dispatch == DISPATCH_EXACT ? 1 : MAX(1.0, p->capacity_factor);
+	if (p->dispatch == DISPATCH_MASK) /* fp32 weights, their half copy, the boolean and its half copy */
+		out->workspace[STAGE_PERMUTE] = (uint64_t)(9.0 * (double)tokens * (double)tokens * capacity * (double)most_k);
+	for (int kind = 0; kind < N_STAGE_KINDS; kind++)
+		most = MAX(most, out->workspace[kind]);
+	out->bytes[TIER_HBM][CLASS_ACTIVATIONS] = 2 * hidden; /* a layer's input and its sum with what the layer adds */
+	out->bytes[TIER_HBM][CLASS_WORKSPACE] = most;
+	out->bytes[TIER_HBM][CLASS_BUFFERS] += (uint64_t)(2 * capacity * (double)(hidden * most_k));
+}
+
+void memory_plan_inference(const struct network *n, const struct machine *m, const struct policy *p, const struct memory_case *k, struct memory *out)
+{
+	*out = (struct memory){0};
+	rooms_fill(m, out);
+	out->bytes[TIER_HBM][CLASS_PARAMETERS] = resident_params(n, k) * (uint64_t)m->element_bytes;
+	if (k->home != HOME_HBM)
+		add_offloaded_inference(n, m, p, k, out);
+	add_activations_inference(n, m, p, k, out);
+	out->bytes[TIER_HBM][CLASS_KV_CACHE] = (uint64_t)k->batch * (memory_kv_bytes(n, m) * (uint64_t)k->cached + memory_state_bytes(n, m));
 }
 
 struct memory_change memory_of_stage(const struct memory *m, const struct stage *s)

@@ -7,7 +7,16 @@
 #include "stage.h"
 
 enum memory_tier { TIER_HBM, TIER_PINNED, TIER_DRAM, TIER_SSD, N_TIERS }; /* HBM of the fullest GPU; the others of the fullest node */
-enum memory_class { CLASS_PARAMETERS, CLASS_GRADIENTS, CLASS_OPTIMIZER, CLASS_ACTIVATIONS, CLASS_BUFFERS, CLASS_WORKSPACE, N_CLASSES };
+enum memory_class {
+	CLASS_PARAMETERS,
+	CLASS_GRADIENTS,
+	CLASS_OPTIMIZER,
+	CLASS_ACTIVATIONS,
+	CLASS_BUFFERS,
+	CLASS_WORKSPACE,
+	CLASS_KV_CACHE,
+	N_CLASSES
+};
 
 const char *memory_tier_name(int tier);
 const char *memory_class_name(int class);
@@ -28,12 +37,24 @@ int memory_overflow(const struct memory *m);
 uint64_t memory_need(const struct memory *m, int tier);
 
 /* What a training step keeps: `home` never auto, `expert_parallel` GPUs share one set of experts, `sequences` of `seq_len` a micro-batch,
- * `pinned_share` of a GPU's experts in HBM. */
+ * `pinned_share` of a GPU's experts in HBM. Inference keeps besides keys and values of `cached` tokens of `batch` sequences. */
 struct memory_case {
 	int home, expert_parallel, sequences, seq_len;
 	double pinned_share;
+	int batch, cached;
 };
 void memory_plan(const struct network *n, const struct machine *m, const struct policy *p, const struct memory_case *k, struct memory *out);
+
+/* What inference keeps: parameters without gradients and optimizer, no checkpoints, keys and values of all tokens so far. */
+void memory_plan_inference(const struct network *n, const struct machine *m, const struct policy *p, const struct memory_case *k, struct memory *out);
+
+/* Slots of uploaded experts in a GPU's HBM. Those counted in layers are never more than the GPU has experts that are not pinned. */
+int memory_slots(const struct network *n, const struct machine *m, const struct policy *p, const struct memory_case *k);
+
+/* Bytes that each token of a sequence leaves in HBM: its keys and values in all attention layers; and each sequence, whatever its length: the state
+ * of Mamba layers. */
+uint64_t memory_kv_bytes(const struct network *n, const struct machine *m);
+uint64_t memory_state_bytes(const struct network *n, const struct machine *m);
 
 /* Experts of one layer that a GPU keeps in HBM. */
 int memory_pinned_experts(double share, int experts, int gpus);
@@ -45,6 +66,9 @@ struct expert_bytes {
 	uint64_t gradient; /* of the parameter block */
 };
 struct expert_bytes memory_expert(const struct network *n, const struct machine *m, const struct policy *p, const struct layer *l);
+
+/* The same of inference: parameters only. */
+struct expert_bytes memory_expert_inference(const struct network *n, const struct machine *m, const struct layer *l);
 
 /* How a stage changes the HBM of its GPU: bytes while it runs, and bytes its end leaves behind (+) or gives back (-). */
 struct memory_change {

@@ -22,7 +22,7 @@ static int smallest_count(const struct scenario *s)
 	if (s->microbatches)
 		return s->microbatches;
 	int most = p->microbatch ? MIN(p->microbatch, s->sequences) : s->sequences, limit = 0;
-	if (p->dispatch != DISPATCH_EXACT && !p->microbatch)
+	if (p->dispatch != DISPATCH_EXACT && !p->microbatch && s->workload == WORKLOAD_TRAINING)
 		limit = p->expert_home == HOME_HBM ? m->baseline_microbatch : m->offload_microbatch;
 	if (limit)
 		most = MIN(most, limit);
@@ -51,7 +51,14 @@ static void try_share(const struct scenario *s, const struct network *n, double 
 {
 	struct memory_case k = {
 	    .home = out->home, .expert_parallel = out->expert_parallel, .sequences = out->microbatch, .seq_len = s->seq_len, .pinned_share = share};
-	memory_plan(n, s->machine, s->policy, &k, &out->memory);
+	if (s->workload == WORKLOAD_INFERENCE) {
+		k.batch = s->sequences;
+		k.cached = s->seq_len + s->generate - 1; /* the last token generated is read by nobody */
+		memory_plan_inference(n, s->machine, s->policy, &k, &out->memory);
+	} else {
+		memory_plan(n, s->machine, s->policy, &k, &out->memory);
+	}
+	out->slots = memory_slots(n, s->machine, s->policy, &k);
 	out->overflow = memory_overflow(&out->memory);
 	out->pinned_share = share;
 }
@@ -126,6 +133,19 @@ int plan_most_experts(const struct scenario *s)
 	return low;
 }
 
+static const char *wrong_for_inference(const struct scenario *s)
+{
+	const struct policy *p = s->policy;
+	for (int i = 0; i < s->network->layers; i++)
+		if (s->network->layer[i].cross)
+			return "scenario.workload = inference is not modelled for an encoder-decoder (network.encoder_decoder)";
+	if (p->upload_scope == UPLOAD_NEXT_LAYER && p->placement != PLACEMENT_FIXED)
+		return "scenario.workload = inference with policy.upload_scope = next-layer needs policy.placement = fixed: uploads go round the "
+		       "same "
+		       "experts";
+	return NULL;
+}
+
 static bool check(const struct scenario *s, GError **error)
 {
 	const struct policy *p = s->policy;
@@ -153,6 +173,8 @@ static bool check(const struct scenario *s, GError **error)
 		wrong = "policy.expert_home = ssd needs a machine with an SSD (ssd.ssd_gb)";
 	else if (p->pipeline_degree > 1 && p->expert_home != HOME_HBM)
 		wrong = "policy.pipeline_degree needs policy.expert_home = hbm";
+	else if (s->workload == WORKLOAD_INFERENCE)
+		wrong = wrong_for_inference(s);
 	if (!wrong)
 		return true;
 	g_set_error_literal(error, ESMOE_ERROR, ESMOE_ERROR_INPUT, wrong);
@@ -180,8 +202,27 @@ static double moe_stages(const struct scenario *s, const struct plan *plan, int 
 	return plan->microbatches * (each * gpus + expert);
 }
 
+/* All of a batch: every micro-batch's prefill, then a step for each token but the first. */
+static double inference_stages(const struct scenario *s, const struct plan *plan)
+{
+	double gpus = s->machine->gpus, forwards = plan->microbatches + s->generate - 1, stages = 2 * gpus;
+	for (int i = 0; i < s->network->layers; i++) {
+		const struct layer *l = &s->network->layer[i];
+		double entries = gpus / plan->expert_parallel * l->experts, chunks = MAX(1, s->policy->pipeline_degree);
+		stages += (1 + (l->d_ff > 0) + (l->shared > 0)) * gpus;
+		if (!l->experts)
+			continue;
+		stages += (3 + (gpus > 1) + (plan->expert_parallel > 1 ? 2 * chunks : 0)) * gpus;
+		stages += plan->home != HOME_HBM ? 2 * entries : chunks * (s->policy->expert_compute == EXPERTS_GROUPED ? gpus : MAX(entries, gpus));
+	}
+	return forwards * stages;
+}
+
 double plan_stages(const struct scenario *s, const struct plan *plan)
 {
+	if (s->workload == WORKLOAD_INFERENCE)
+		return inference_stages(s, plan);
+
 	const struct network *n = s->network;
 	double gpus = s->machine->gpus, visits = gpus * plan->microbatches;
 	int passes = 2 + (s->policy->checkpoint != CHECKPOINT_NONE);

@@ -5,7 +5,8 @@
 #include "scenario.h"
 
 struct plan {
-	int home; /* enum expert_home, never auto */
+	int home;  /* enum expert_home, never auto */
+	int slots; /* of uploaded experts in HBM */
 	int microbatches;
 	int microbatch;      /* sequences of one */
 	uint32_t tokens;     /* of one GPU in one micro-batch */
@@ -26,5 +27,6 @@ bool plan_make(const struct scenario *s, struct plan *out, GError **error) G_GNU
 /* The most experts a layer with which the scenario fits, 0: not even one. */
 int plan_most_experts(const struct scenario *s);
 
-/* Stages of one step, nearly: experts that will get no token are counted, and one chunk where the pipeline degree is left open. */
+/* Stages of one step, or of all steps of an inference, nearly: experts that will get no token are counted, and one chunk where the pipeline degree is
+ * left open. */
 double plan_stages(const struct scenario *s, const struct plan *plan);

@@ -49,6 +49,7 @@ static const struct ini_key keys[] = {
     NUMBER(capacity_factor, "0", 0, 1e4, "capacity of an expert over the mean load, overflow dropped; 0: dropless"),
     KNOB(expert_compute, "sequential", compute_words, "experts of a layer one after another or in one grouped GEMM"),
     WHOLE(upload_ahead, "1", 0, 4096, "expert slots in HBM beyond the one in use"),
+    WHOLE(upload_ahead_layers, "0", 0, 4096, "the same in layers of experts beyond the one in use; the larger counts"),
     KNOB(upload_scope, "layer", scope_words, "how far uploads run ahead; next-layer needs fixed or sticky placement"),
     KNOB(optimizer, "gpu", optimizer_words, "where Adam of the experts runs, and when it may start"),
     KNOB(all_to_all, "linear", all_to_all_words, "exchange of tokens between GPUs"),

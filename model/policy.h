@@ -29,14 +29,15 @@ enum ssd_cache { CACHE_LRU, CACHE_LFU_DECAY, CACHE_BELADY };
 struct policy {
 	char *name;
 	int expert_home, placement, dispatch, expert_compute, upload_scope, optimizer, all_to_all, checkpoint, expert_split, ssd_cache;
-	double pinned_share;    /* busiest experts of the last step kept in HBM, 0..1 */
-	double capacity_factor; /* 0: dropless (padded: to the largest load); > 0: capacity over the mean, overflow dropped */
-	int upload_ahead;       /* expert slots in HBM beyond the one in use */
-	int pipeline_degree;    /* chunks of tokens, all-to-all of one under the experts of another; 0: auto */
-	int microbatch;         /* sequences a micro-batch; 0: auto, the largest that fits */
-	int expert_parallel;    /* GPUs that share one set of experts; 0: derived; 1: every GPU computes every expert on its own tokens */
-	int gradient_bytes;     /* of an expert gradient element on its way down, 2 or 4 */
-	int adam_threads;       /* CPU threads of one node's optimizer; 0: the machine's */
+	double pinned_share;     /* busiest experts of the last step kept in HBM, 0..1 */
+	double capacity_factor;  /* 0: dropless (padded: to the largest load); > 0: capacity over the mean, overflow dropped */
+	int upload_ahead;        /* expert slots in HBM beyond the one in use */
+	int upload_ahead_layers; /* the same in layers of a GPU's experts: slots for those beyond the layer in use; the larger of the two counts */
+	int pipeline_degree;     /* chunks of tokens, all-to-all of one under the experts of another; 0: auto */
+	int microbatch;          /* sequences a micro-batch; 0: auto, the largest that fits */
+	int expert_parallel;     /* GPUs that share one set of experts; 0: derived; 1: every GPU computes every expert on its own tokens */
+	int gradient_bytes;      /* of an expert gradient element on its way down, 2 or 4 */
+	int adam_threads;        /* CPU threads of one node's optimizer; 0: the machine's */
 };
 
 /* Reads a preset or a file; `overrides` as in ini_read. NULL on error. Owned by the caller. */

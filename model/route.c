@@ -26,7 +26,7 @@ static uint32_t capacity(const struct schedule *s, const struct layer *l)
 	if (s->p->dispatch == DISPATCH_EXACT)
 		return 0;
 	if (s->p->capacity_factor > 0)
-		return (uint32_t)ceil(s->p->capacity_factor * l->top_k * s->plan.tokens / l->experts);
+		return (uint32_t)ceil(s->p->capacity_factor * l->top_k * s->tokens / l->experts);
 	return MAX(1, widest_load(s->loads, (size_t)s->gpus * (size_t)l->experts));
 }
 
@@ -238,7 +238,7 @@ void route(struct schedule *s, int layer, int microbatch, stage_id counts)
 	                    .layer = layer,
 	                    .experts = l->experts,
 	                    .top_k = l->top_k,
-	                    .tokens_per_gpu = s->plan.tokens};
+	                    .tokens_per_gpu = s->tokens};
 	/* a fixed capacity needs no counts: the host runs on, past stages that still look at the block, which stays as it is */
 	bool waits = s->p->dispatch == DISPATCH_EXACT || s->p->capacity_factor <= 0 || offloaded(s);
 	if (s->failed || (!waits && s->moe[layer].block[microbatch].capacity))

@@ -15,8 +15,10 @@
 /* The [scenario] section. */
 struct fields {
 	char *model, *machine, *policy, *routing, *seed;
-	int sequences, seq_len, microbatches;
+	int sequences, seq_len, microbatches, workload, generate;
 };
+
+static const char *const workload_words[] = {[WORKLOAD_TRAINING] = "training", [WORKLOAD_INFERENCE] = "inference", NULL};
 
 static const struct ini_key keys[] = {
     {"scenario", "model", INI_STRING, offsetof(struct fields, model), "", 0, 0, NULL, "name of the network"},
@@ -26,6 +28,9 @@ static const struct ini_key keys[] = {
     {"scenario", "seq_len", INI_INT, offsetof(struct fields, seq_len), "0", 0, 1 << 20, NULL, "tokens a sequence; 0: as the network says"},
     {"scenario", "microbatches", INI_INT, offsetof(struct fields, microbatches), "0", 0, 1 << 20, NULL,
      "micro-batches a step; 0: the fewest that fit"},
+    {"scenario", "workload", INI_CHOICE, offsetof(struct fields, workload), "training", 0, 0, workload_words,
+     "training, or inference: a batch of prompts is read and continued"},
+    {"scenario", "generate", INI_INT, offsetof(struct fields, generate), "32", 1, 1 << 20, NULL, "inference: tokens generated of each sequence"},
     {"scenario", "routing", INI_STRING, offsetof(struct fields, routing), "", 0, 0, NULL,
      "uniform, zipf:S, zipf:S:DRIFT, expert-choice, hash, or the path of a CSV of loads"},
     {"scenario", "seed", INI_STRING, offsetof(struct fields, seed), "0", 0, 0, NULL, "seed of the routing, from 0 to 2^64-1"},
@@ -124,6 +129,8 @@ static struct scenario *assemble(const char *text, const struct scenario_options
 	s->sequences = s->network->sequences;
 	s->seq_len = s->network->seq_len;
 	s->microbatches = f.microbatches;
+	s->workload = f.workload;
+	s->generate = f.workload == WORKLOAD_INFERENCE ? f.generate : 0;
 	if (!*f.routing)
 		f.routing = (g_free(f.routing), g_strdup(s->machine->routing));
 	if (!check_lines(&f, error))
@@ -162,6 +169,9 @@ struct scenario *scenario_new(const struct scenario_options *o, GError **error)
 	override_int(overrides, "scenario.sequences", o->sequences);
 	override_int(overrides, "scenario.seq_len", o->seq_len);
 	override_int(overrides, "scenario.microbatches", o->microbatches);
+	override_int(overrides, "scenario.generate", o->generate);
+	if (o->workload)
+		g_ptr_array_add(overrides, g_strdup_printf("scenario.workload=%s", o->workload));
 	if (o->routing)
 		g_ptr_array_add(overrides, g_strdup_printf("scenario.routing=%s", o->routing));
 	if (o->seed)
@@ -188,7 +198,7 @@ char *scenario_ini(const struct scenario *s)
 	g_autofree char *network = network_ini(s->network), *machine = machine_ini(s->machine), *policy = policy_ini(s->policy);
 	g_autofree char *seed = g_strdup_printf("%" G_GUINT64_FORMAT, (guint64)s->seed);
 	const struct fields f = {s->network->name, s->machine->name, s->policy->name, s->routing_spec, seed,
-	                         s->sequences,     s->seq_len,       s->microbatches};
+	                         s->sequences,     s->seq_len,       s->microbatches, s->workload,     MAX(1, s->generate)};
 	g_autofree char *scenario = ini_write(keys, G_N_ELEMENTS(keys), &f);
 	return g_strjoin("\n", scenario, network, machine, policy, NULL);
 }

@@ -7,9 +7,14 @@
 #include "policy.h"
 #include "routing.h"
 
+/* Training: steps of forward, backward and update. Inference: a batch of prompts is read (prefill) and continued token by token (decode). */
+enum workload { WORKLOAD_TRAINING, WORKLOAD_INFERENCE };
+
 struct scenario_options {
 	const char *model, *machine, *policy;                       /* preset names or paths */
 	int gpus, experts, top_k, sequences, seq_len, microbatches; /* 0: as the files say */
+	const char *workload;                                       /* "training", "inference"; NULL: training */
+	int generate;                                               /* 0: as the files say */
 	const char *routing;                                        /* NULL: the machine's */
 	uint64_t seed;
 	const char *const *set; /* "section.key=value", NULL-terminated; may be NULL */
@@ -22,8 +27,10 @@ struct scenario {
 	struct routing *routing;
 	char *routing_spec;
 	uint64_t seed;
-	int sequences; /* a GPU and step */
-	int seq_len;
+	int workload;     /* enum workload */
+	int sequences;    /* a GPU and step; of inference: the batch */
+	int seq_len;      /* of inference: the context, tokens that are there before the first is generated */
+	int generate;     /* inference: tokens generated of each sequence: the prefill brings the first, each decode step one more */
 	int microbatches; /* 0: chosen so that each is the largest that fits */
 };
 

@@ -11,6 +11,7 @@
 #include "schedule.h"
 
 #include "build.h"
+#include "infer.h"
 
 #include <string.h>
 
@@ -71,13 +72,23 @@ static bool bound_by_memory(int kind)
 	return kind == STAGE_EMBED || kind == STAGE_PERMUTE || kind == STAGE_COMBINE || kind == STAGE_ADAM_GPU || kind == STAGE_ACCUMULATE_GPU;
 }
 
+/* Of a stage of the whole micro-batch. */
+static nsec_t compute_ns(const struct schedule *s, int kind, int pass, const struct layer *l, uint32_t tokens, uint32_t *n_kernels)
+{
+	if (inference(s) && kind == STAGE_HEAD)
+		return cost_next_token(s->cost, tokens, n_kernels);
+	if (s->cached && kind == STAGE_MIXER)
+		return cost_decode_mixer(s->cost, l, tokens, s->cached, n_kernels);
+	return cost_compute(s->cost, kind, pass, l, tokens, n_kernels);
+}
+
 stage_id emit_compute(struct schedule *s, int kind, int pass, int layer, int microbatch, int gpu, stage_id predecessor)
 {
 	const struct layer *l = kind == STAGE_EMBED || kind == STAGE_HEAD ? NULL : &s->n->layer[layer];
-	struct stage st =
-	    stage_on_gpu(s, kind, pass, layer, microbatch, gpu, STREAM_COMPUTE, bound_by_memory(kind) ? PROFILE_MEMORY : PROFILE_COMPUTE);
-	st.tokens = s->plan.tokens;
-	st.cost_ns = cost_compute(s->cost, kind, pass, l, st.tokens, &st.n_kernels);
+	enum gpu_profile profile = s->cached || bound_by_memory(kind) ? PROFILE_MEMORY : PROFILE_COMPUTE;
+	struct stage st = stage_on_gpu(s, kind, pass, layer, microbatch, gpu, STREAM_COMPUTE, profile);
+	st.tokens = inference(s) && kind == STAGE_HEAD && !s->cached ? (uint32_t)s->plan.microbatch : s->tokens;
+	st.cost_ns = compute_ns(s, kind, pass, l, st.tokens, &st.n_kernels);
 	st.block = l && l->experts ? &s->moe[layer].block[microbatch] : NULL;
 	after(&st, predecessor);
 	if (s->p->dispatch == DISPATCH_MASK && (kind == STAGE_PERMUTE || kind == STAGE_COMBINE)) {
@@ -89,7 +100,7 @@ stage_id emit_compute(struct schedule *s, int kind, int pass, int layer, int mic
 	return s->gpu[gpu].last_compute = emit(s, &st);
 }
 
-static void compute_everywhere(struct schedule *s, int kind, int pass, int layer, int microbatch, const stage_id *preds)
+void compute_everywhere(struct schedule *s, int kind, int pass, int layer, int microbatch, const stage_id *preds)
 {
 	for (int g = 0; g < s->gpus; g++)
 		emit_compute(s, kind, pass, layer, microbatch, g, preds ? preds[g] : STAGE_NONE);
@@ -135,7 +146,7 @@ void emit_all_to_all(struct schedule *s, int pass, int layer, int microbatch, in
 		st.bytes = b->sent[g] / (uint64_t)b->chunks;
 		st.part = (int16_t)chunk;
 		st.block = b;
-		st.tokens = s->plan.tokens / (uint32_t)b->chunks;
+		st.tokens = s->tokens / (uint32_t)b->chunks;
 		st.cost_ns = b->exchange_ns;
 		st.n_kernels = (uint32_t)s->collective_kernels;
 		after(&st, s->gpu[g].last_compute);
@@ -164,7 +175,7 @@ static stage_id gather_counts(struct schedule *s, int layer, int microbatch)
 	return s->round[s->gpus - 1];
 }
 
-static void forward_layer(struct schedule *s, int layer, int microbatch)
+void forward_layer(struct schedule *s, int layer, int microbatch)
 {
 	const struct layer *l = &s->n->layer[layer];
 	compute_everywhere(s, STAGE_MIXER, PASS_FORWARD, layer, microbatch, NULL);
@@ -183,7 +194,7 @@ static void forward_layer(struct schedule *s, int layer, int microbatch)
 	if (!l->experts)
 		return;
 	experts_forward(s, layer, microbatch);
-	if (s->p->upload_scope == UPLOAD_NEXT_LAYER && offloaded(s) && layer + 1 < s->n->layers && s->moe[layer + 1].experts)
+	if (s->p->upload_scope == UPLOAD_NEXT_LAYER && offloaded(s) && !inference(s) && layer + 1 < s->n->layers && s->moe[layer + 1].experts)
 		experts_prefetch(s, layer + 1);
 	compute_everywhere(s, STAGE_COMBINE, PASS_FORWARD, layer, microbatch, exchanges(s) ? s->returned : NULL);
 }
@@ -325,14 +336,8 @@ static void run_microbatch(struct schedule *s, int microbatch)
 	compute_everywhere(s, STAGE_EMBED, PASS_BACKWARD, 0, microbatch, NULL);
 }
 
-bool schedule_step(struct schedule *s, struct backend *backend, GError **error)
+static void train_step(struct schedule *s)
 {
-	s->backend = backend;
-	s->error = error;
-	store_foresee(s);
-	memset(s->stream_ns, 0, sizeof(nsec_t) * (size_t)stream_count(s->m));
-	memset(s->profile_ns, 0, sizeof(nsec_t) * (size_t)s->resources->n_profiles);
-	memset(s->launches, 0, sizeof(uint64_t) * (size_t)s->gpus);
 	for (int mb = 0; mb < s->plan.microbatches && !s->failed; mb++)
 		run_microbatch(s, mb);
 	if (!s->failed) {
@@ -340,6 +345,22 @@ bool schedule_step(struct schedule *s, struct backend *backend, GError **error)
 		experts_update_late(s);
 	}
 	experts_refresh(s);
+}
+
+bool schedule_step(struct schedule *s, struct backend *backend, GError **error)
+{
+	s->backend = backend;
+	s->error = error;
+	store_foresee(s);
+	if (!inference(s) || s->step == 0) {
+		memset(s->stream_ns, 0, sizeof(nsec_t) * (size_t)stream_count(s->m));
+		memset(s->profile_ns, 0, sizeof(nsec_t) * (size_t)s->resources->n_profiles);
+		memset(s->launches, 0, sizeof(uint64_t) * (size_t)s->gpus);
+	}
+	if (inference(s))
+		infer_step(s);
+	else
+		train_step(s);
 	s->step++;
 	s->error = NULL;
 	return !s->failed;

@@ -29,8 +29,8 @@ struct block {
 	uint32_t capacity; /* tokens of one GPU for one expert, padded; 0: exact */
 };
 
-/* Slots of uploaded experts in HBM: 0 .. upload_ahead are the ring that uploads go round; the pinned copies of MoE layer i (counted among the MoE
- * layers) follow, at 1 + upload_ahead + i * P .. + P - 1 with P = memory_pinned_experts. Gradient slots: GRADIENT_SLOTS of them, in turn. */
+/* Slots of uploaded experts in HBM: 0 .. plan.slots - 1 are the ring that uploads go round; the pinned copies of MoE layer i (counted among the MoE
+ * layers) follow, at plan.slots + i * P .. + P - 1 with P = memory_pinned_experts. Gradient slots: GRADIENT_SLOTS of them, in turn. */
 #define GRADIENT_SLOTS 2
 
 struct schedule;
@@ -42,7 +42,8 @@ struct schedule *schedule_new(const struct scenario *scenario, int *overflow, GE
 void schedule_free(struct schedule *schedule);
 AUTOPTR(schedule)
 
-/* Launches the next training step; always on the same backend. */
+/* Launches the next step, always on the same backend: of training, or of inference the prefill, then a decode step for each further token, at most
+ * scenario.generate together. */
 bool schedule_step(struct schedule *schedule, struct backend *backend, GError **error) G_GNUC_WARN_UNUSED_RESULT;
 
 /* Waits until all stages launched so far have ended. */
@@ -56,7 +57,7 @@ const struct resources *schedule_resources(const struct schedule *schedule);
 int schedule_expert_home(const struct schedule *schedule); /* enum expert_home, never auto */
 int schedule_microbatches(const struct schedule *schedule);
 
-/* The last step built: the longest its launches keep one host thread; and its speed of light, the most of each stream's work at solo speed and each
- * resource's bytes over its capacity. No step on any backend with these costs is shorter. */
+/* The last step built, of inference all steps so far: the longest its launches keep one host thread; and its speed of light, the most of each
+ * stream's work at solo speed and each resource's bytes over its capacity. No step on any backend with these costs is shorter. */
 nsec_t schedule_launch_ns(const struct schedule *schedule);
 nsec_t schedule_light_ns(const struct schedule *schedule);

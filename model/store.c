@@ -56,7 +56,7 @@ stage_id store_fetch(struct schedule *s, int pass, int layer, int e, bool state,
 	st.expert = e;
 	/* parameters whose master is in DRAM are cast there */
 	bool here = !state && cache_holds(s->cache[node], block_id(s, layer, e, true));
-	st.bytes = here ? 0 : moe->params * (state ? SSD_STATE_BYTES : 4);
+	st.bytes = here ? 0 : moe->params * (state ? SSD_STATE_BYTES : inference(s) ? element_bytes(s) : 4);
 	st.cost_ns = here ? 0 : cost_ssd(s->cost, false, st.bytes);
 	st.part = state;
 	after(&st, freed);
@@ -85,13 +85,13 @@ static void foresee(const struct schedule *s, int node, int layer, bool state, G
  * foreseen wrongly is forgotten with the step. */
 void store_foresee(struct schedule *s)
 {
-	bool at_end = s->p->optimizer == OPTIMIZER_CPU_STEP;
+	bool at_end = s->p->optimizer == OPTIMIZER_CPU_STEP && !inference(s);
 	for (int node = 0; s->cache && s->p->ssd_cache == CACHE_BELADY && node < s->nodes; node++) {
 		g_autoptr(GArray) ids = g_array_new(FALSE, FALSE, sizeof(int));
 		for (int mb = 0; mb < s->plan.microbatches; mb++) {
 			for (int layer = 0; layer < s->n->layers; layer++)
 				foresee(s, node, layer, false, ids);
-			for (int layer = s->n->layers - 1; layer >= 0; layer--) {
+			for (int layer = s->n->layers - 1; layer >= 0 && !inference(s); layer--) {
 				foresee(s, node, layer, false, ids);
 				if (mb == s->plan.microbatches - 1 && !at_end)
 					foresee(s, node, layer, true, ids);

@@ -20,6 +20,10 @@ void whatif_add(struct whatif *w, GOptionContext *context)
 	    {"sequences", 0, 0, G_OPTION_ARG_STRING, &w->sequences, "sequences a GPU and step", "N"},
 	    {"seq-len", 0, 0, G_OPTION_ARG_STRING, &w->seq_len, "tokens a sequence", "N"},
 	    {"microbatches", 0, 0, G_OPTION_ARG_STRING, &w->microbatches, "micro-batches a step, not the fewest that fit", "N"},
+	    {"workload", 0, 0, G_OPTION_ARG_STRING, &w->workload, "training or inference", "WORD"},
+	    {"batch", 0, 0, G_OPTION_ARG_STRING, &w->batch, "inference: sequences a GPU (--sequences)", "N"},
+	    {"context", 0, 0, G_OPTION_ARG_STRING, &w->context, "inference: tokens of a prompt (--seq-len)", "N"},
+	    {"generate", 0, 0, G_OPTION_ARG_STRING, &w->generate, "inference: tokens generated of each sequence (32)", "N"},
 	    {"routing", 0, 0, G_OPTION_ARG_FILENAME, &w->routing, "uniform, zipf:S[:DRIFT], hash, or a CSV of loads", "SPEC"},
 	    {"seed", 0, 0, G_OPTION_ARG_STRING, &w->seed, "seed of the routing", "N"},
 	    {"set", 0, 0, G_OPTION_ARG_STRING_ARRAY, &w->set, "a key of any .ini, as section.key; repeatable", "KEY=VALUE"},
@@ -30,8 +34,8 @@ void whatif_add(struct whatif *w, GOptionContext *context)
 
 void whatif_clear(struct whatif *w)
 {
-	char **texts[] = {&w->model,     &w->machine, &w->policy,       &w->gpus,    &w->experts, &w->top_k,
-	                  &w->sequences, &w->seq_len, &w->microbatches, &w->routing, &w->seed};
+	char **texts[] = {&w->model,        &w->machine, &w->policy, &w->gpus,     &w->experts, &w->top_k,   &w->sequences, &w->seq_len,
+	                  &w->microbatches, &w->routing, &w->seed,   &w->workload, &w->batch,   &w->context, &w->generate};
 	for (size_t i = 0; i < G_N_ELEMENTS(texts); i++)
 		g_clear_pointer(texts[i], g_free);
 	g_clear_pointer(&w->set, g_strfreev);
@@ -78,9 +82,28 @@ static bool parse_seed(const char *text, uint64_t *seed, GError **error)
 	return true;
 }
 
+/* The words of inference for sequences and their length, which it has no others for. */
+static bool parse_inference(const struct whatif *w, struct scenario_options *o, GError **error)
+{
+	const char *option = w->batch ? "batch" : w->context ? "context" : w->generate ? "generate" : NULL;
+	o->workload = w->workload;
+	if (w->workload && !g_str_equal(w->workload, "training") && !g_str_equal(w->workload, "inference"))
+		return wrong(error, "--workload '%s': expected training or inference", w->workload);
+	if (option && (!w->workload || !g_str_equal(w->workload, "inference")))
+		return wrong(error, "--%s needs --workload inference", option);
+	if ((w->batch && w->sequences) || (w->context && w->seq_len))
+		return wrong(error, "--%s and --%s say the same: give one of them", w->batch && w->sequences ? "batch" : "context",
+		             w->batch && w->sequences ? "sequences" : "seq-len");
+	return whatif_count("batch", w->batch, 1, COUNT_MOST, &o->sequences, error) &&
+	       whatif_count("context", w->context, 1, COUNT_MOST, &o->seq_len, error) &&
+	       whatif_count("generate", w->generate, 1, COUNT_MOST, &o->generate, error);
+}
+
 bool whatif_rest(const struct whatif *w, struct scenario_options *o, GError **error)
 {
 	*o = (struct scenario_options){.routing = w->routing, .set = (const char *const *)w->set};
+	if (!parse_inference(w, o, error))
+		return false;
 	return whatif_count("top-k", w->top_k, 1, COUNT_MOST, &o->top_k, error) &&
 	       whatif_count("sequences", w->sequences, 1, COUNT_MOST, &o->sequences, error) &&
 	       whatif_count("seq-len", w->seq_len, 1, COUNT_MOST, &o->seq_len, error) &&

@@ -9,6 +9,7 @@ struct whatif {
 	char *model, *machine, *policy; /* as given: one, or several with commas between */
 	char *gpus, *experts;           /* as given: a number, or a list (whatif_counts) */
 	char *top_k, *sequences, *seq_len, *microbatches, *routing, *seed;
+	char *workload, *batch, *context, *generate;
 	char **set;
 };
 

@@ -51,6 +51,8 @@ static void append_memory(GString *out, const struct memory *m)
 	for (int tier = 0; tier < N_TIERS; tier++)
 		g_string_append_printf(out, " %12s", memory_tier_name(tier));
 	for (int class = 0; class < N_CLASSES; class ++) {
+		if (class == CLASS_KV_CACHE && !m->bytes[TIER_HBM][class]) /* training has none */
+			continue;
 		g_string_append_printf(out, "\n  %-15s", memory_class_name(class));
 		for (int tier = 0; tier < N_TIERS; tier++)
 			g_string_append_printf(out, " %12.2f", (double)m->bytes[tier][class] / GIB);
@@ -97,9 +99,8 @@ static void append_costs(GString *out, const struct machine *m, const struct pre
 	append_kinds(out, p, COST_ROOFLINE, "by roofline");
 }
 
-static void append_table(GString *out, const struct scenario *s, const struct row *row)
+static void append_training(GString *out, const struct scenario *s, const struct row *row)
 {
-	static const char *const homes[] = {"GPU memory", "host DRAM", "SSD, with host DRAM as its cache"};
 	const struct prediction *p = &row->prediction;
 	g_string_append_printf(out, "%s trains %s on %s\n", row->policy, row->model, row->machine);
 	g_string_append_printf(out, "%d GPUs, %d experts a layer, %d sequences of %d tokens a GPU, routing %s\n\n", row->gpus, row->experts,
@@ -108,8 +109,30 @@ static void append_table(GString *out, const struct scenario *s, const struct ro
 	g_string_append_printf(out, "%-17s %.2f ms a step: %.0f %% of it reached\n", "speed of light", p->speed_of_light_ms,
 	                       100 * p->speed_of_light_ms / p->step_ms);
 	g_string_append_printf(out, "%-17s %s\n", "bound by", p->bound_by);
+}
+
+static void append_inference(GString *out, const struct scenario *s, const struct row *row)
+{
+	const struct prediction *p = &row->prediction;
+	g_string_append_printf(out, "%s generates with %s on %s\n", row->policy, row->model, row->machine);
+	g_string_append_printf(out, "%d GPUs, %d experts a layer, %d sequences a GPU: %d tokens of context, %d generated; routing %s\n\n", row->gpus,
+	                       row->experts, s->sequences, s->seq_len, s->generate, s->routing_spec);
+	g_string_append_printf(out, "%-17s %.0f tokens/s generated, prefill included\n", "speed", p->tokens_per_s);
+	g_string_append_printf(out, "%-17s %.2f ms, bound by %s\n", "first token", p->prefill_ms, p->prefill_bound_by);
+	if (s->generate > 1)
+		g_string_append_printf(out, "%-17s %.2f ms each, bound by %s\n", "further tokens", p->decode_ms, p->decode_bound_by);
+	g_string_append_printf(out, "%-17s %.2f ms a token, prefill included: %.0f %% of it reached\n", "speed of light", p->speed_of_light_ms,
+	                       100 * p->speed_of_light_ms / p->step_ms);
+}
+
+static void append_table(GString *out, const struct scenario *s, const struct row *row)
+{
+	static const char *const homes[] = {"GPU memory", "host DRAM", "SSD, with host DRAM as its cache"};
+	const struct prediction *p = &row->prediction;
+	bool inference = s->workload == WORKLOAD_INFERENCE;
+	(inference ? append_inference : append_training)(out, s, row);
 	g_string_append_printf(out, "%-17s %s\n", "idle experts in", homes[p->expert_home]);
-	g_string_append_printf(out, "%-17s %d a step\n", "micro-batches", p->microbatches);
+	g_string_append_printf(out, "%-17s %d %s\n", "micro-batches", p->microbatches, inference ? "in the prefill" : "a step");
 	g_string_append_printf(out, "%-17s %.2f %%\n", "dropped tokens", 100 * p->dropped_share);
 	append_costs(out, s->machine, p);
 	append_memory(out, &p->memory);

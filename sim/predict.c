@@ -1,5 +1,5 @@
 /* A prediction runs a few steps one behind the other, as training does, and measures the last: pinning, the cache over the SSD and placements have
- * then settled, and what one step leaves to the next (optimizer tails) is counted where it is paid. */
+ * then settled, and what one step leaves to the next (optimizer tails) is counted where it is paid. An inference is run as a whole. */
 #include "predict.h"
 
 #include "model/error.h"
@@ -26,8 +26,8 @@ static nsec_t end_of(const struct backend *b, stage_id from, stage_id to)
 	return end;
 }
 
-static void name_bound(const struct scenario *s, const struct schedule *schedule, const struct backend *b, nsec_t from, nsec_t to,
-                       struct prediction *out)
+/* The busiest stream, unless launching keeps a host thread busy for longer. */
+static void name_bound(const struct scenario *s, const struct backend *b, nsec_t launch_ns, nsec_t from, nsec_t to, char name[48])
 {
 	int streams = stream_count(s->machine), busiest = 0;
 	g_autofree nsec_t *busy = g_new0(nsec_t, streams);
@@ -35,8 +35,7 @@ static void name_bound(const struct scenario *s, const struct schedule *schedule
 	for (int i = 1; i < streams; i++)
 		if (busy[i] > busy[busiest])
 			busiest = i;
-	bool host = schedule_launch_ns(schedule) > busy[busiest];
-	g_strlcpy(out->bound_by, host ? "host_launch" : stream_kind(s->machine, busiest), sizeof out->bound_by);
+	g_strlcpy(name, launch_ns > busy[busiest] ? "host_launch" : stream_kind(s->machine, busiest), 48);
 }
 
 /* Tokens past a fixed capacity, over those routed; the schedule itself never asks for them. */
@@ -98,7 +97,8 @@ static void fill_basis(const struct schedule *schedule, struct prediction *out)
 static bool check_stages(const struct scenario *s, const struct schedule *schedule, int steps, GError **error)
 {
 	double stages = plan_stages(s, schedule_plan(schedule));
-	if (stages * steps <= STAGES_MOST)
+	bool inference = s->workload == WORKLOAD_INFERENCE; /* its stages were all counted by the plan */
+	if (inference || stages * steps <= STAGES_MOST)
 		return true;
 	g_set_error(error, ESMOE_ERROR, ESMOE_ERROR_INPUT,
 	            "%d steps of about %.1f million stages: at most %d million can be simulated; take fewer --steps", steps, stages / 1e6,
@@ -106,38 +106,91 @@ static bool check_stages(const struct scenario *s, const struct schedule *schedu
 	return false;
 }
 
+/* One run of the simulator, step by step. */
+struct simulation {
+	struct backend *b;
+	struct schedule *schedule;
+	int steps;
+	stage_id *first;   /* (steps + 1) */
+	nsec_t *ends;      /* (steps + 1) of the steps, from ends[0] = 0 */
+	nsec_t *launch_ns; /* (steps) schedule_launch_ns after each */
+};
+
+static void simulation_clear(struct simulation *r)
+{
+	backend_free(r->b);
+	g_free(r->first);
+	g_free(r->ends);
+	g_free(r->launch_ns);
+}
+
+static bool simulate(struct simulation *r, const struct scenario *s, const struct sim_options *o, GError **error)
+{
+	bool inference = s->workload == WORKLOAD_INFERENCE;
+	r->b = sim_new(s->machine, schedule_resources(r->schedule), s->routing, o);
+	r->first = g_new0(stage_id, r->steps + 1);
+	r->ends = g_new0(nsec_t, r->steps + 1);
+	r->launch_ns = g_new0(nsec_t, r->steps);
+	for (int i = 0; i < r->steps; i++) {
+		if (!schedule_step(r->schedule, r->b, error))
+			return false;
+		r->first[i + 1] = r->b->n_launched;
+		r->launch_ns[i] = schedule_launch_ns(r->schedule);
+	}
+	if (!schedule_wait(r->schedule, r->b, error))
+		return false;
+	for (int i = 0; i < r->steps; i++) {
+		/* a token is there when all heads have run; uploads for the next may still be under way */
+		stage_id from = inference ? r->first[i + 1] - (stage_id)s->machine->gpus : r->first[i];
+		r->ends[i + 1] = MAX(r->ends[i], end_of(r->b, from, r->first[i + 1]));
+	}
+	return true;
+}
+
+static void fill_training(const struct simulation *r, const struct scenario *s, struct prediction *out)
+{
+	nsec_t from = r->ends[r->steps - 1], to = r->ends[r->steps];
+	out->step_ms = (double)(to - from) / 1e6;
+	out->tokens_per_s = (double)s->machine->gpus * s->sequences * s->seq_len / ((double)(to - from) / 1e9);
+	out->speed_of_light_ms = (double)schedule_light_ns(r->schedule) / 1e6;
+	name_bound(s, r->b, r->launch_ns[r->steps - 1], from, to, out->bound_by);
+}
+
+static void fill_inference(const struct simulation *r, const struct scenario *s, struct prediction *out)
+{
+	nsec_t prefill = r->ends[1], all = r->ends[r->steps], launch_ns = r->launch_ns[r->steps - 1];
+	out->prefill_ms = (double)prefill / 1e6;
+	out->decode_ms = r->steps > 1 ? (double)(all - prefill) / 1e6 / (r->steps - 1) : 0;
+	out->step_ms = (double)all / 1e6 / r->steps;
+	out->tokens_per_s = (double)s->machine->gpus * s->sequences * r->steps / ((double)all / 1e9);
+	/* a ring's last uploads may be of experts that no token wanted, and end after the last token */
+	out->speed_of_light_ms = (double)MIN(schedule_light_ns(r->schedule), all) / 1e6 / r->steps;
+	name_bound(s, r->b, launch_ns, 0, all, out->bound_by);
+	name_bound(s, r->b, r->launch_ns[0], 0, prefill, out->prefill_bound_by);
+	if (r->steps > 1)
+		name_bound(s, r->b, launch_ns - r->launch_ns[0], prefill, all, out->decode_bound_by);
+}
+
 bool predict(const struct scenario *scenario, const struct sim_options *o, int warmup, struct prediction *out, struct trace *trace, GError **error)
 {
 	struct sim_options options = *o;
-	int steps = warmup + 1;
+	bool inference = scenario->workload == WORKLOAD_INFERENCE;
+	int steps = inference ? scenario->generate : warmup + 1;
 	*out = (struct prediction){.oom_tier = -1};
 	g_autoptr(schedule) schedule = schedule_new(scenario, &out->oom_tier, error);
 	if (!schedule || !check_stages(scenario, schedule, steps, error))
 		return false;
+	autoclear(simulation) r = {.schedule = schedule, .steps = steps};
 	fill_memory(schedule, out);
 	options.record_counters = trace != NULL;
-	g_autoptr(backend) b = sim_new(scenario->machine, schedule_resources(schedule), scenario->routing, &options);
-	g_autofree stage_id *first = g_new0(stage_id, steps + 1);
-	g_autofree nsec_t *ends = g_new0(nsec_t, steps + 1);
-	for (int i = 0; i < steps; i++) {
-		if (!schedule_step(schedule, b, error))
-			return false;
-		first[i + 1] = b->n_launched;
-	}
-	if (!schedule_wait(schedule, b, error))
+	if (!simulate(&r, scenario, &options, error))
 		return false;
-	for (int i = 0; i < steps; i++)
-		ends[i + 1] = MAX(ends[i], end_of(b, first[i], first[i + 1]));
-	nsec_t step_ns = ends[steps] - ends[steps - 1];
-	out->step_ms = (double)step_ns / 1e6;
-	out->tokens_per_s = (double)scenario->machine->gpus * scenario->sequences * scenario->seq_len / ((double)step_ns / 1e9);
-	out->speed_of_light_ms = (double)schedule_light_ns(schedule) / 1e6;
-	out->n_stages = b->n_launched;
+	(inference ? fill_inference : fill_training)(&r, scenario, out);
+	out->n_stages = r.b->n_launched;
 	fill_basis(schedule, out);
-	name_bound(scenario, schedule, b, ends[steps - 1], ends[steps], out);
 	if (trace) {
-		fill_trace(scenario, b, ends + 1, steps, trace);
+		fill_trace(scenario, r.b, r.ends + 1, steps, trace);
 		occupancy_add(trace, &out->memory);
 	}
-	return count_dropped(scenario, warmup, out->microbatches, &out->dropped_share, error);
+	return count_dropped(scenario, inference ? 0 : warmup, out->microbatches, &out->dropped_share, error);
 }

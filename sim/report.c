@@ -44,6 +44,16 @@ TEXT(microbatches, "%d", row->prediction.microbatches)
 TEXT(dropped_share, "%.6f", row->prediction.dropped_share)
 TEXT(inputs, "%s", row->digest)
 
+/* Of inference only. */
+#define LATENCY(field)                                                                                                                               \
+	static void print_##field(const struct row *row, char text[TEXT_CHARS])                                                                      \
+	{                                                                                                                                            \
+		if (row->prediction.prefill_ms > 0)                                                                                                  \
+			g_snprintf(text, TEXT_CHARS, "%.6f", row->prediction.field);                                                                 \
+	}
+LATENCY(prefill_ms)
+LATENCY(decode_ms)
+
 #define COLUMN(field, is_text, always)                                                                                                               \
 	{                                                                                                                                            \
 #field, is_text, always, print_##field                                                                                               \
@@ -65,6 +75,8 @@ static const struct column columns[] = {
     COLUMN(expert_home, true, false),
     COLUMN(microbatches, false, false),
     COLUMN(dropped_share, false, false),
+    COLUMN(prefill_ms, false, false),
+    COLUMN(decode_ms, false, false),
     COLUMN(inputs, true, true),
 };
 
@@ -85,7 +97,7 @@ bool format_parse(const char *word, enum format *format, GError **error)
 const char *report_csv_header(void)
 {
 	return "policy,model,machine,gpus,experts,tokens_per_s,step_ms,bound_by,hbm_gib,dram_gib,ssd_gib,status,speed_of_light_ms,expert_home,"
-	       "microbatches,dropped_share,inputs\n";
+	       "microbatches,dropped_share,prefill_ms,decode_ms,inputs\n";
 }
 
 void report_csv(GString *out, const struct row *row)
@@ -116,7 +128,7 @@ static void append_json_string(GString *out, const char *text)
 void report_json(GString *out, const struct row *row)
 {
 	for (size_t i = 0; i < G_N_ELEMENTS(columns); i++) {
-		char text[TEXT_CHARS] = "null";
+		char text[TEXT_CHARS] = "null"; /* what has no value leaves it */
 		bool there = columns[i].always || row->status == STATUS_OK;
 		if (there)
 			columns[i].print(row, text);
@@ -143,10 +155,40 @@ static double fastest(const struct row *rows, int n)
 	return best;
 }
 
+/* Latencies instead of the step's time. */
+static void append_inference(GString *out, const struct row *rows, int n, double best)
+{
+	g_string_append_printf(out, "  %-14s %9s %5s %9s %9s %-11s %6s %6s %5s\n", "policy", "tokens/s", "ratio", "prefill", "decode", "decode's",
+	                       "hbm", "dram", "ssd");
+	g_string_append_printf(out, "  %-14s %9s %5s %9s %9s %-11s %6s %6s %5s\n", "", "", "", "ms", "ms/token", "bound", "GiB", "GiB", "GiB");
+	for (int i = 0; i < n; i++) {
+		const struct prediction *p = &rows[i].prediction;
+		if (rows[i].status != STATUS_OK) {
+			g_string_append_printf(out, "  %-14s %9s\n", rows[i].policy, status_name(rows[i].status));
+			continue;
+		}
+		g_string_append_printf(out, "%c %-14s %9.0f %5.2f %9.2f %9.2f %-11s %6.1f %6.1f %5.0f\n", p->tokens_per_s == best ? '*' : ' ',
+		                       rows[i].policy, p->tokens_per_s, p->tokens_per_s / best, p->prefill_ms, p->decode_ms, p->decode_bound_by,
+		                       p->hbm_gib, p->dram_gib, p->ssd_gib);
+	}
+}
+
+static bool any_inference(const struct row *rows, int n)
+{
+	for (int i = 0; i < n; i++)
+		if (rows[i].status == STATUS_OK && rows[i].prediction.prefill_ms > 0)
+			return true;
+	return false;
+}
+
 void report_policies(GString *out, const struct row *rows, int n)
 {
 	double best = fastest(rows, n);
 	g_string_append_printf(out, "%s on %s, GPUs: %d, experts: %d; * the fastest\n\n", rows->model, rows->machine, rows->gpus, rows->experts);
+	if (any_inference(rows, n)) {
+		append_inference(out, rows, n, best);
+		return;
+	}
 	g_string_append_printf(out, "  %-14s %9s %5s %9s %-17s %6s %6s %5s\n", "policy", "tokens/s", "ratio", "step ms", "bound by", "hbm", "dram",
 	                       "ssd");
 	g_string_append_printf(out, "  %-14s %9s %5s %9s %-17s %6s %6s %5s\n", "", "", "", "", "", "GiB", "GiB", "GiB");
