@@ -34,7 +34,7 @@ static bool parse(struct options *o, int argc, char **argv, GError **error)
 	g_option_context_set_summary(context, "Predicts several policies side by side. -m, -M and -p take several names with\n"
 	                                      "commas between, --gpus and --experts lists and ranges: 1,2,4 or 8:64:x2.");
 	g_option_context_set_description(context, "Example:\n  esmoe compare -m gpt-moe-l -M a100-40g-x4 -p es-moe,tutel --experts 8:64:x2");
-	return whatif_parse(context, argc, argv, error) && how_check(&o->how, error);
+	return whatif_parse(context, argc, argv, error) && how_check(&o->how, &o->whatif, error);
 }
 
 static bool keep(struct row *row, void *user, GError **error)

@@ -42,7 +42,7 @@ static bool parse(struct options *o, int argc, char **argv, GError **error)
 	g_option_context_add_main_entries(context, entries, NULL);
 	g_option_context_set_summary(context, "Predicts one configuration: tokens/s, what bounds it, and its memory.");
 	g_option_context_set_description(context, "Example:\n  esmoe predict -m gpt-moe-l -M a100-40g-x4 -p es-moe --plot step.png");
-	return whatif_parse(context, argc, argv, error) && how_check(&o->how, error);
+	return whatif_parse(context, argc, argv, error) && how_check(&o->how, &o->whatif, error);
 }
 
 static void append_memory(GString *out, const struct memory *m)
@@ -115,8 +115,8 @@ static void append_inference(GString *out, const struct scenario *s, const struc
 {
 	const struct prediction *p = &row->prediction;
 	g_string_append_printf(out, "%s generates with %s on %s\n", row->policy, row->model, row->machine);
-	g_string_append_printf(out, "%d GPUs, %d experts a layer, %d sequences a GPU: %d tokens of context, %d generated; routing %s\n\n", row->gpus,
-	                       row->experts, s->sequences, s->seq_len, s->generate, s->routing_spec);
+	g_string_append_printf(out, "%d GPUs, %d experts a layer, routing %s\n", row->gpus, row->experts, s->routing_spec);
+	g_string_append_printf(out, "%d sequences a GPU: %d tokens of context, %d generated\n\n", s->sequences, s->seq_len, s->generate);
 	g_string_append_printf(out, "%-17s %.0f tokens/s generated, prefill included\n", "speed", p->tokens_per_s);
 	g_string_append_printf(out, "%-17s %.2f ms, bound by %s\n", "first token", p->prefill_ms, p->prefill_bound_by);
 	if (s->generate > 1)

@@ -62,7 +62,7 @@ static bool parse(struct options *o, int argc, char **argv, GError **error)
 	                                      "Interrupted, the same command goes on where it was.");
 	g_option_context_set_description(
 	    context, "Example:\n  esmoe sweep -m gpt-moe-m -M a100-40g-x4 -p es-moe,tutel --gpus 1,2,4,8 \\\n    --experts 8:512:x2 -o grid.csv");
-	if (!whatif_parse(context, argc, argv, error) || !how_check(&o->how, error))
+	if (!whatif_parse(context, argc, argv, error) || !how_check(&o->how, &o->whatif, error))
 		return false;
 	if (!o->out)
 		g_set_error(error, ESMOE_ERROR, ESMOE_ERROR_USAGE, "-o FILE.csv is missing: see --help");

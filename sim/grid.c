@@ -50,8 +50,13 @@ void how_add(struct how *how, GOptionContext *context)
 	g_option_context_add_main_entries(context, entries, NULL);
 }
 
-bool how_check(struct how *how, GError **error)
+bool how_check(struct how *how, const struct whatif *w, GError **error)
 {
+	if (how->steps_given && w->workload && g_str_equal(w->workload, "inference")) {
+		g_set_error_literal(error, ESMOE_ERROR, ESMOE_ERROR_USAGE,
+		                    "--steps are of training: --generate says how many tokens inference makes");
+		return false;
+	}
 	how->steps = STEPS;
 	how->threads = (int)g_get_num_processors();
 	return whatif_count("steps", how->steps_given, 1, STEPS_MOST, &how->steps, error) &&

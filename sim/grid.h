@@ -27,7 +27,7 @@ struct how {
 	int steps, threads; /* filled by how_check */
 };
 void how_add(struct how *how, GOptionContext *context);
-bool how_check(struct how *how, GError **error) G_GNUC_WARN_UNUSED_RESULT;
+bool how_check(struct how *how, const struct whatif *w, GError **error) G_GNUC_WARN_UNUSED_RESULT;
 void how_clear(struct how *how);
 
 /* Simulates one scenario as `how` says: fills the row's digest, status and prediction. False with the reason unless the status is ok. `trace` may be

@@ -158,16 +158,16 @@ static double fastest(const struct row *rows, int n)
 /* Latencies instead of the step's time. */
 static void append_inference(GString *out, const struct row *rows, int n, double best)
 {
-	g_string_append_printf(out, "  %-14s %9s %5s %9s %9s %-11s %6s %6s %5s\n", "policy", "tokens/s", "ratio", "prefill", "decode", "decode's",
+	g_string_append_printf(out, "  %-14s %8s %5s %8s %8s %-11s %5s %6s %5s\n", "policy", "tokens/s", "ratio", "prefill", "decode", "decode's",
 	                       "hbm", "dram", "ssd");
-	g_string_append_printf(out, "  %-14s %9s %5s %9s %9s %-11s %6s %6s %5s\n", "", "", "", "ms", "ms/token", "bound", "GiB", "GiB", "GiB");
+	g_string_append_printf(out, "  %-14s %8s %5s %8s %8s %-11s %5s %6s %5s\n", "", "", "", "ms", "ms/token", "bound", "GiB", "GiB", "GiB");
 	for (int i = 0; i < n; i++) {
 		const struct prediction *p = &rows[i].prediction;
 		if (rows[i].status != STATUS_OK) {
 			g_string_append_printf(out, "  %-14s %9s\n", rows[i].policy, status_name(rows[i].status));
 			continue;
 		}
-		g_string_append_printf(out, "%c %-14s %9.0f %5.2f %9.2f %9.2f %-11s %6.1f %6.1f %5.0f\n", p->tokens_per_s == best ? '*' : ' ',
+		g_string_append_printf(out, "%c %-14s %8.0f %5.2f %8.2f %8.2f %-11s %5.1f %6.1f %5.0f\n", p->tokens_per_s == best ? '*' : ' ',
 		                       rows[i].policy, p->tokens_per_s, p->tokens_per_s / best, p->prefill_ms, p->decode_ms, p->decode_bound_by,
 		                       p->hbm_gib, p->dram_gib, p->ssd_gib);
 	}

@@ -32,6 +32,22 @@ says '-o FILE.csv'
 expect 2 sweep $good -p es-moe,es-moe -o x.csv
 says twice
 expect 2 compare $good,
+expect 2 predict $good --workload serving
+says serving 'training or inference'
+for option in batch context generate; do
+	expect 2 predict $good --$option 4
+	says "--$option" '--workload inference'
+done
+expect 2 predict $good --workload inference --batch 4 --sequences 4
+says --batch --sequences
+expect 2 predict $good --workload inference --generate 0
+says --generate "'0'"
+expect 2 predict $good --workload inference --steps 3
+says --steps --generate
+expect 3 predict $good --set scenario.workload=serving
+says workload serving inference
+expect 3 predict -m switch-26b -M h200-x8 -p static --workload inference
+says encoder-decoder
 for option in gpus experts top-k sequences seq-len microbatches steps threads; do
 	for value in 0 -1 1.5 nan inf x '' 99999999999999999999 '4 ' 0x10; do
 		expect 2 predict $good --$option "$value"

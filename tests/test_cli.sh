@@ -98,6 +98,31 @@ says HBM GiB 'at most'
 absent none
 
 # compare
+# inference
+serve="--workload inference --batch 2 --context 64 --generate 4"
+for policy in static se-moe-ring on-demand es-moe; do
+	expect 0 predict $small -p $policy $serve
+	prints 'generates with' 'tokens/s generated' '^first token' '^further tokens' 'bound by' kv_cache
+	check "the table fits 80 columns" awk 'length($0) > 80 { exit 1 }' .out
+done
+expect 0 predict $small -p se-moe-ring $serve --trace serve --memory serve.csv
+check "a trace and the memory are left" test -s serve.rank0.json -a -s serve.csv
+expect 0 trace info serve
+expect 0 trace critical-path serve
+expect 0 plot timeline -o serve.svg serve
+expect 0 plot timeline --all -o serve-all.svg serve
+expect 0 plot memory -o serve-memory.svg serve.csv
+expect 0 predict $small -p static $serve --format json
+check "latencies are numbers" python3 -c "import json; row = json.load(open('.out')); assert row['prefill_ms'] > row['decode_ms'] > 0"
+expect 0 predict $small -p static --format json
+check "training has none" python3 -c "import json; row = json.load(open('.out')); assert row['prefill_ms'] is row['decode_ms'] is None"
+expect 0 predict $small -p static $serve --format csv --set scenario.generate=4
+expect 0 compare $small -p static,se-moe-ring,on-demand $serve
+prints 'prefill' 'decode' '^\* static'
+check "the table fits 80 columns" awk 'length($0) > 80 { exit 1 }' .out
+expect 0 sweep $small -p static,on-demand $serve --experts 8,16 -o serve-sweep.csv
+check "a row for each" test "$(grep -c ',ok,' serve-sweep.csv)" -eq 4
+
 expect 0 compare $small -p es-moe,tutel
 prints '^\* (es-moe|tutel) ' 'GPUs: 4, experts: 8'
 expect 0 compare -m gpt-moe-s,gpt-moe-m -M a100-40g-x4 -p es-moe,fairseq,tutel,zero-offload-e --experts 8:32:x2

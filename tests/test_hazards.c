@@ -190,6 +190,38 @@ static void check_seed(uint32_t seed)
 	check_policy(&o);
 }
 
+/* Pinned experts only on demand: a ring's are in HBM before the first stage. */
+static void check_inference(uint32_t seed)
+{
+	g_autoptr(GRand) r = g_rand_new_with_seed(seed);
+	const int gpus = 1 << g_rand_int_range(r, 0, 3), microbatches = g_rand_int_range(r, 1, 4);
+	const bool alone = g_rand_int_range(r, 0, 4) == 0, ssd = g_rand_boolean(r), ring = g_rand_boolean(r);
+	g_autofree char *policy = g_strdup_printf("[policy]\nexpert_home = %s\nexpert_parallel = %d\nplacement = %s\nupload_scope = %s\n"
+	                                          "upload_ahead = %s\nupload_ahead_layers = %s\npinned_share = %s\nssd_cache = %s\n",
+	                                          ssd ? "ssd" : "dram", alone ? 1 : 0, alone || ring ? "fixed" : PICK(r, "fixed", "lpt", "sticky"),
+	                                          ring ? "next-layer" : "layer", PICK(r, "0", "1", "2", "4"), PICK(r, "0", "1", "2", "9"),
+	                                          ring ? "0" : PICK(r, "0", "0.3", "0.6"), PICK(r, "lru", "lfu-decay", "belady"));
+	const struct scenario_options o = {
+	    .model = ROUND_NETWORK,
+	    .machine = ROUND_MACHINE,
+	    .policy = policy,
+	    .workload = "inference",
+	    .generate = 3,
+	    .gpus = gpus,
+	    .sequences = microbatches,
+	    .microbatches = microbatches,
+	    .routing = PICK(r, "uniform", "zipf:1", "zipf:2:0.3"),
+	    .seed = seed,
+	    .set = SETS("network.layers=4", "network.experts=13", "network.seq_len=8", ssd ? "host.dram_gib=1" : "host.dram_gib=4000")};
+	check_policy(&o);
+}
+
+Test(hazards, stages_of_an_inference_that_share_memory_are_ordered)
+{
+	for (uint32_t seed = 0; seed < 300; seed++)
+		check_inference(seed);
+}
+
 Test(hazards, stages_that_share_memory_are_ordered)
 {
 	for (uint32_t seed = 0; seed < 300; seed++)

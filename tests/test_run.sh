@@ -24,6 +24,8 @@ expect 2 $run -p es-moe --lr nan
 says --lr
 expect 2 $run -p es-moe --save-every 5
 says --save
+expect 3 $run -p es-moe --workload inference
+says workload inference 'predict, compare and sweep'
 expect 5 $run -p es-moe --device abacus
 says abacus
 expect 3 run $tiny -p es-moe --data nowhere.txt
