@@ -12,6 +12,23 @@ static bool refuse(GError **error, const char *what)
 	return false;
 }
 
+/* Knobs that only the simulator knows. */
+static bool can_run_policy(const struct engine *e, GError **error)
+{
+	const struct policy *p = e->p;
+	if (e->plan->tensor_parallel > 1)
+		return refuse(error, "policy.tensor_parallel above 1; expected 0 or 1, and policy.data_parallel = 0 or the number of GPUs");
+	if (p->zero_stage)
+		return refuse(error, "policy.zero_stage above 0; expected 0");
+	if (p->dense_optimizer != DENSE_OPTIMIZER_GPU)
+		return refuse(error, "policy.dense_optimizer = cpu; expected gpu");
+	if (p->gradient_cast != CAST_NONE)
+		return refuse(error, "policy.gradient_cast = whole or tiled; expected none");
+	if (p->checkpoint == CHECKPOINT_LAYER)
+		return refuse(error, "policy.checkpoint = layer; expected full, keep-collectives or none");
+	return true;
+}
+
 static bool can_run(const struct engine *e, GError **error)
 {
 	int set = e->plan->expert_parallel;
@@ -22,6 +39,8 @@ static bool can_run(const struct engine *e, GError **error)
 		            e->sc->machine->element_bytes, (int)e->element);
 		return false;
 	}
+	if (!can_run_policy(e, error))
+		return false;
 	if (set != 1 && set != e->gpus)
 		return refuse(error, "policy.expert_parallel between 1 and the number of GPUs; expected 0 (all of them) or 1");
 	if (set == 1 && e->gpus > 1 && e->offloaded && machine_nodes(e->sc->machine) > 1)

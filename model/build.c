@@ -17,8 +17,8 @@ static stage_id *new_ids(size_t n)
 
 static void block_init(struct block *b, const struct schedule *s, int experts)
 {
-	int set = s->plan.expert_parallel;
-	size_t entries = (size_t)(s->gpus / set) * (size_t)MAX(experts, experts < set ? set / experts * experts : 0);
+	int set = s->plan.expert_parallel, units = set / s->plan.unit;
+	size_t entries = (size_t)(s->gpus / set) * (size_t)MAX(experts, experts < units ? units / experts * experts : 0) * (size_t)s->plan.unit;
 	b->work = g_new(struct expert_work, entries);
 	b->first = g_new(int, s->gpus + 1);
 	b->sent = g_new(uint64_t, s->gpus);
@@ -56,10 +56,11 @@ static int moe_layer_init(struct moe_layer *moe, const struct schedule *s, const
 static void scratch_init(struct schedule *s, int all_experts)
 {
 	size_t experts = (size_t)MAX(1, network_experts(s->n)), g = (size_t)s->gpus, sets = g / (size_t)s->plan.expert_parallel;
-	size_t entries = sets * MAX(experts, (size_t)s->plan.expert_parallel);
+	size_t entries = sets * MAX(experts * (size_t)s->plan.unit, (size_t)s->plan.expert_parallel);
 	s->dispatched = new_ids((size_t)s->plan.microbatches * MAX_CHUNKS * g);
 	s->returned = new_ids(g);
 	s->reduced = new_ids(g);
+	s->gathered = new_ids(2 * g);
 	s->round = new_ids(g);
 	s->adam_last = new_ids((size_t)s->nodes);
 	s->work = g_new(struct expert_work, entries);
@@ -91,7 +92,7 @@ static void gpus_init(struct schedule *s)
 	for (int g = 0; g < s->gpus; g++) {
 		s->gpu[g].slot_user = new_ids((size_t)s->slots);
 		fill_ids(s->gpu[g].gradient_user, GRADIENT_SLOTS);
-		s->gpu[g].last_compute = STAGE_NONE;
+		s->gpu[g].last_compute = s->gpu[g].awaited = s->gpu[g].brought = STAGE_NONE;
 		s->node_of[g] = g / s->m->gpus_per_node;
 	}
 }
@@ -107,11 +108,43 @@ static void caches_init(struct schedule *s, int all_experts)
 		s->cache[node] = cache_new(s->p->ssd_cache, 2 * all_experts, s->plan.memory.cache_bytes);
 }
 
+static struct group group_of(const struct schedule *s, int stride, int size)
+{
+	struct group group = {.ranks = {.stride = stride, .size = size}};
+	for (int g = 0; g + (size - 1) * stride < s->gpus; g += size * stride)
+		if (s->node_of[g] != s->node_of[g + (size - 1) * stride]) {
+			group.ranks.first = g;
+			break;
+		}
+	group.profile = resources_collective(s->resources, s->m, OP_ALL_REDUCE, ALGORITHM_RING, &group.ranks);
+	return group;
+}
+
+/* Copies of a layer's experts lie in different sets, or in units side by side in one set; where both is so, all GPUs wait for each other. */
+static struct group copies_of_experts(const struct schedule *s, int layer)
+{
+	const struct moe_layer *moe = &s->moe[layer];
+	int set = s->plan.expert_parallel, sets = s->gpus / set, spread = 1;
+	if (moe->experts && s->plan.split == SPLIT_DATA)
+		spread = spread_of(s, moe->experts);
+	if (!moe->experts || offloaded(s) || sets * spread == 1)
+		return (struct group){.ranks = {.stride = 1, .size = 1}};
+	if (layer > 0 && s->moe[layer - 1].experts == moe->experts)
+		return s->moe[layer - 1].copies;
+	if (sets > 1 && (spread > 1 || set == 1))
+		return s->all;
+	return sets > 1 ? group_of(s, set, sets) : group_of(s, s->plan.unit, spread);
+}
+
 static void collectives_init(struct schedule *s)
 {
-	struct ranks all = {.stride = 1, .size = s->gpus}, set = {.stride = 1, .size = s->plan.expert_parallel};
-	s->reducing = resources_collective(s->resources, s->m, OP_ALL_REDUCE, ALGORITHM_RING, &all);
+	int tensor = s->plan.tensor_parallel, unit = s->plan.unit;
+	struct ranks set = {.stride = unit, .size = s->plan.expert_parallel / unit};
+	s->all = group_of(s, 1, s->gpus);
 	s->exchanging = resources_collective(s->resources, s->m, OP_ALL_TO_ALL, ALGORITHM_PAIRWISE, &set);
+	s->copies = tensor == 1 ? s->all : group_of(s, tensor, s->gpus / tensor);
+	if (tensor > 1)
+		s->tensor = group_of(s, 1, tensor);
 }
 
 struct schedule *schedule_new(const struct scenario *sc, int *overflow, GError **error)
@@ -132,12 +165,14 @@ struct schedule *schedule_new(const struct scenario *sc, int *overflow, GError *
 	s->copy_kernels = eager ? 2 : 1;
 	s->cost = cost_new(s->n, s->m, s->p, sc->seq_len, s->p->adam_threads);
 	s->resources = resources_new(s->m, s->p->adam_threads);
-	collectives_init(s);
 	s->moe = g_new0(struct moe_layer, s->n->layers);
 	gpus_init(s);
+	collectives_init(s);
 	int all_experts = 0, next_slot = s->slots;
 	for (int i = 0; i < s->n->layers; i++)
 		all_experts = moe_layer_init(&s->moe[i], s, &s->n->layer[i], all_experts, &next_slot);
+	for (int i = 0; i < s->n->layers; i++)
+		s->moe[i].copies = copies_of_experts(s, i);
 	scratch_init(s, all_experts);
 	for (int i = 0; i < s->n->layers; i++)
 		for (int e = 0; e < s->moe[i].experts; e++)
@@ -170,11 +205,11 @@ void schedule_free(struct schedule *s)
 	}
 	for (int node = 0; s->cache && node < s->nodes; node++)
 		cache_free(s->cache[node]);
-	void *scratch[] = {s->moe,     s->gpu,        s->node_of,    s->cache,          s->dispatched, s->returned,  s->reduced,
-	                   s->round,   s->adam_last,  s->work,       s->place_of,       s->cursor,     s->loads,     s->totals,
-	                   s->place,   s->last_place, s->time_ns,    s->load_ns,        s->rows,       s->received,  s->node_bytes,
-	                   s->chosen,  s->evicted,    s->block_read, s->layer_of_block, s->last_of,    s->stream_ns, s->profile_ns,
-	                   s->launches};
+	void *scratch[] = {s->moe,        s->gpu,     s->node_of,    s->cache,      s->dispatched,     s->returned, s->reduced,
+	                   s->gathered,   s->round,   s->adam_last,  s->work,       s->place_of,       s->cursor,   s->loads,
+	                   s->totals,     s->place,   s->last_place, s->time_ns,    s->load_ns,        s->rows,     s->received,
+	                   s->node_bytes, s->chosen,  s->evicted,    s->block_read, s->layer_of_block, s->last_of,  s->stream_ns,
+	                   s->profile_ns, s->launches};
 	for (size_t i = 0; i < G_N_ELEMENTS(scratch); i++)
 		g_free(scratch[i]);
 	g_array_free(s->late, TRUE);

@@ -23,10 +23,17 @@ struct expert_state {
 	uint32_t tokens;   /* of the step so far */
 };
 
+/* GPUs in groups of one shape: the ranks of the one that reaches farthest, and the profile of GPU 0, as resources_collective adds them. */
+struct group {
+	struct ranks ranks;
+	uint32_t profile;
+};
+
 struct moe_layer {
 	int experts;
-	uint64_t params;  /* of one expert */
-	nsec_t upload_ns; /* of one expert */
+	struct group copies; /* GPUs that hold the same experts in HBM; of one: nothing to reduce */
+	uint64_t params;     /* of one expert */
+	nsec_t upload_ns;    /* of one expert */
 	struct expert_bytes bytes;
 	int first_pinned_slot;
 	int pinned_slots;            /* experts a GPU keeps in HBM */
@@ -54,6 +61,8 @@ struct gpu_state {
 	stage_id gradient_user[GRADIENT_SLOTS]; /* downloads that free a gradient slot */
 	int gradient_next;
 	stage_id last_compute;
+	stage_id awaited; /* a collective or an upload that the next computation waits for */
+	stage_id brought; /* last download of its part of the non-expert gradients */
 	/* uploads of the next layer's first experts, before it was routed */
 	int n_prefetched, prefetched_expert[MAX_PREFETCH], prefetched_slot[MAX_PREFETCH];
 	stage_id prefetched[MAX_PREFETCH];
@@ -75,15 +84,17 @@ struct schedule {
 	struct cost *cost;
 	struct resources *resources;
 	int gpus, nodes, slots, collective_kernels, copy_kernels;
-	uint32_t tokens;               /* of one GPU in the micro-batch that is built */
-	int cached;                    /* decode: tokens that one token's mixer looks at; 0 otherwise */
-	uint32_t reducing, exchanging; /* profiles of GPU 0 in a reduction of all GPUs, and in an all-to-all of its set */
-	struct moe_layer *moe;         /* (L), experts 0 where dense */
-	struct gpu_state *gpu;         /* (G) */
-	struct cache **cache;          /* (nodes) over the SSD, NULL elsewhere */
-	stage_id *block_read;          /* (nodes, blocks) reads that brought them to DRAM, NULL without SSD */
+	uint32_t tokens;                  /* of one GPU in the micro-batch that is built */
+	int cached;                       /* decode: tokens that one token's mixer looks at; 0 otherwise */
+	struct group all, tensor, copies; /* of all GPUs; that cut matrices among them; that hold the same non-expert parameters */
+	uint32_t exchanging;              /* profile of GPU 0 in an all-to-all of its set */
+	struct moe_layer *moe;            /* (L), experts 0 where dense */
+	struct gpu_state *gpu;            /* (G) */
+	struct cache **cache;             /* (nodes) over the SSD, NULL elsewhere */
+	stage_id *block_read;             /* (nodes, blocks) reads that brought them to DRAM, NULL without SSD */
 	int *evicted, *layer_of_block, n_blocks;
-	stage_id *round, *returned, *reduced; /* (G) members of the last round, all-to-all, all-reduce */
+	stage_id *round, *returned, *reduced; /* (G) members of the last round, return of results, reduction */
+	stage_id *gathered;                   /* (2, G) gathers of a layer's parameters, by parity of the layer */
 	uint8_t *chosen;                      /* (E) */
 	stage_id *dispatched;                 /* (micro-batches, chunks, G) all-to-alls that bring tokens */
 	stage_id *adam_last;                  /* (nodes) */
@@ -120,6 +131,14 @@ struct stage stage_on_node(const struct schedule *s, int kind, int pass, int lay
                            enum node_profile profile);
 void after(struct stage *stage, stage_id predecessor);
 
+/* What the GPU's next computation waits for, beside its own predecessors. */
+static inline void after_awaited(struct schedule *s, struct stage *stage)
+{
+	struct gpu_state *g = &s->gpu[stage->rank];
+	after(stage, g->awaited);
+	g->awaited = STAGE_NONE;
+}
+
 /* Gives the stage its id and launches it. After a failure nothing is launched any more and ids are STAGE_NONE. */
 stage_id emit(struct schedule *s, struct stage *stage);
 
@@ -141,7 +160,7 @@ stage_id store_fetch(struct schedule *s, int pass, int layer, int e, bool state,
 void store_foresee(struct schedule *s);
 
 /* The experts of a layer with the all-to-alls that return their results (experts.c). */
-void experts_forward(struct schedule *s, int layer, int microbatch);
+void experts_forward(struct schedule *s, int pass, int layer, int microbatch); /* PASS_FORWARD or PASS_RECOMPUTE */
 void experts_backward(struct schedule *s, int layer, int microbatch);
 void experts_prefetch(struct schedule *s, int layer); /* uploads the first experts of a layer that has not been routed yet */
 void experts_update_late(struct schedule *s);         /* the updates put off so far */
@@ -153,13 +172,32 @@ stage_id experts_upload(struct schedule *s, int pass, int layer, int microbatch,
 /* One chunk's all-to-all of a routed layer; out (G), or NULL, receives the members' ids. */
 void emit_all_to_all(struct schedule *s, int pass, int layer, int microbatch, int chunk, stage_id *out);
 
-/* A collective of all GPUs; preds (G) may be NULL (each after its GPU's last computation), as may out (G), which receives the members' ids. */
+/* A collective in every group of a shape (NULL: of all GPUs); preds (G) may be NULL (each after its GPU's last computation), as may
+ * out (G), which receives the members' ids. */
 struct collective {
 	int kind, pass, layer, microbatch, expert, part;
+	const struct group *group;
 	uint64_t bytes;
 	nsec_t cost_ns;
+	const uint64_t *bytes_of; /* (G) where groups differ, instead of bytes and cost_ns; or NULL */
+	const nsec_t *cost_of;
 };
 void emit_collective(struct schedule *s, const struct collective *c, const stage_id *preds, stage_id *out);
+
+/* Exchanges inside the tensor groups (tensor.c): sums of partial results; tokens on their way to the experts, dispatched_ids (G) receives after what
+ * they are there; and the way back with what the experts' GPUs still have to add up or to gather. */
+void tensor_reduce(struct schedule *s, int pass, int layer, int microbatch, bool awaited);
+void tensor_dispatch(struct schedule *s, int pass, int layer, int microbatch, int chunk, stage_id *dispatched_ids);
+void tensor_return(struct schedule *s, int pass, int layer, int microbatch, int chunk);
+
+/* What data-parallel copies do for their parameters (update.c): parameters of a layer (-1: the embedding) gathered ahead and waited for where ZeRO
+ * cuts them; gradients of a layer that has been differentiated; the end of a micro-batch; the step's updates of all that lives in HBM or is not an
+ * expert. */
+void params_gather(struct schedule *s, int pass, int layer, int microbatch);
+void params_await(struct schedule *s, int layer);
+void gradients_ready(struct schedule *s, int layer, int microbatch);
+void gradients_end(struct schedule *s, int microbatch);
+void update_resident(struct schedule *s);
 
 /* Bytes of one element of parameters and activations on the device. */
 static inline uint64_t element_bytes(const struct schedule *s)
@@ -188,14 +226,25 @@ static inline bool expert_data_parallel(const struct schedule *s)
 }
 static inline bool exchanges(const struct schedule *s)
 {
-	return s->plan.expert_parallel > 1;
+	return s->plan.expert_parallel > s->plan.unit;
+}
+/* Whether a collective brings the experts' results back. */
+static inline bool returns(const struct schedule *s)
+{
+	return exchanges(s) || s->plan.tensor_parallel > 1;
 }
 
-/* GPUs that each expert of a layer is spread over, as replicas or slices, where the layer has fewer experts than a set has GPUs. One that is uploaded
- * goes to a single GPU: there is one gradient and one update. */
+/* Tokens of one GPU's micro-batch that it sends to experts: all, or its share of its tensor group's. */
+static inline uint32_t routed(const struct schedule *s)
+{
+	return s->tokens / (uint32_t)(s->plan.tensor_parallel / s->plan.unit);
+}
+
+/* Units of GPUs that each expert of a layer is spread over, as replicas or slices, where the layer has fewer experts than a set has GPUs. One that is
+ * uploaded goes to a single GPU: there is one gradient and one update. */
 static inline int spread_of(const struct schedule *s, int experts)
 {
-	return offloaded(s) ? 1 : MAX(1, s->plan.expert_parallel / experts);
+	return offloaded(s) ? 1 : MAX(1, s->plan.expert_parallel / s->plan.unit / experts);
 }
 /* The first expert of a layer that a node holds when each is placed on one GPU; for the number of nodes, how many there are. */
 static inline int first_expert(const struct schedule *s, int experts, int node)

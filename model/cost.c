@@ -9,6 +9,7 @@
 #include "cost.h"
 
 #include "measured.h"
+#include "memory.h"
 
 #include <math.h>
 #include <string.h>
@@ -71,6 +72,8 @@ struct cost {
 	const struct machine *m;
 	const struct policy *p;
 	int seq_len;
+	double tensor;          /* GPUs that cut every matrix among them: heads, inner sizes and vocabulary are divided by it */
+	double experts_tensor;  /* those of an expert */
 	double flops_per_ns_sm; /* one SM, large tiles */
 	double hbm;             /* bytes per ns reached */
 	double kernel_ns;
@@ -87,12 +90,14 @@ struct cost *cost_new(const struct network *n, const struct machine *m, const st
 	struct cost *c = g_new0(struct cost, 1);
 	*c = (struct cost){.n = n, .m = m, .p = p, .seq_len = seq_len};
 	c->flops_per_ns_sm = m->bf16_tflops * 1e3 * m->gemm_efficiency / m->sms;
+	c->tensor = policy_tensor_parallel(p, m->gpus);
+	c->experts_tensor = p->tensor_experts == TENSOR_EXPERTS_CUT ? c->tensor : 1;
 	c->hbm = m->hbm_gbps * m->hbm_efficiency;
 	c->kernel_ns = m->kernel_us * 1e3;
 	c->adam_params_per_ns = machine_adam_gparams_per_s(m, adam_threads);
 	c->adam_slowdown = machine_adam_gparams_per_s(m, 0) / c->adam_params_per_ns;
 	c->basis = g_malloc0(sizeof(*c->basis) * N_STAGE_KINDS);
-	if (m->measured) {
+	if (m->measured && c->tensor == 1) { /* whole matrices were measured */
 		g_autofree char *network = measured_network(n);
 		c->own = g_str_equal(network, m->measured->network) ? m->measured : NULL;
 	}
@@ -174,9 +179,10 @@ static double ffn_ns(const struct cost *c, bool backward, double tokens, double 
 static double attention_ns(const struct cost *c, bool backward, double tokens)
 {
 	const struct network *n = c->n;
-	double width = n->heads * n->d_head, kv = 2.0 * n->kv_heads * n->d_head;
+	double heads = n->heads / c->tensor, width = heads * n->d_head;
+	double kv = 2.0 * fmax(1, n->kv_heads / c->tensor) * n->d_head; /* each GPU has one at least */
 	double ns = linear_ns(c, backward, tokens, n->d_model, width + kv) + linear_ns(c, backward, tokens, width, n->d_model);
-	double batch = n->heads * fmax(1, tokens / c->seq_len), t = fmin(c->seq_len, tokens);
+	double batch = heads * fmax(1, tokens / c->seq_len), t = fmin(c->seq_len, tokens);
 	double scores = gemm_ns(c, batch, t, t, n->d_head) + gemm_ns(c, batch, t, n->d_head, t);
 	if (c->m->attention == ATTENTION_MATERIALISED)
 		return ns + (backward ? 2 : 1) * scores;
@@ -189,26 +195,28 @@ static double attention_ns(const struct cost *c, bool backward, double tokens)
 static double mamba_ns(const struct cost *c, bool backward, double tokens)
 {
 	const struct network *n = c->n;
-	double inner = (double)n->mamba_expand * n->d_model;
+	double inner = n->mamba_expand * n->d_model / c->tensor;
 	double ns = linear_ns(c, backward, tokens, n->d_model, 2 * inner) + linear_ns(c, backward, tokens, inner, n->d_model);
 	/* the selective scan streams x, dt, B, C and y once (arXiv 2312.00752, section 3.3.2); its gradient about three times that */
 	return ns + (backward ? 3 : 1) * 10.0 * tokens * inner / c->hbm;
 }
 
-static double inner_size(const struct layer *l, int kind)
+/* Of one GPU. */
+static double inner_size(const struct cost *c, const struct layer *l, int kind)
 {
-	return kind == STAGE_EXPERT ? l->d_expert : kind == STAGE_FFN ? l->d_ff : kind == STAGE_SHARED ? l->shared * l->d_shared : 0;
+	double whole = kind == STAGE_FFN ? l->d_ff : kind == STAGE_SHARED ? l->shared * l->d_shared : 0;
+	return kind == STAGE_EXPERT ? l->d_expert / c->experts_tensor : whole / c->tensor;
 }
 
 static double traffic_ns(const struct cost *c, int kind, bool backward, const struct layer *l, double tokens)
 {
 	const struct traffic *t = &traffic[c->m->kernels][kind][backward];
 	const struct network *n = c->n;
-	double bytes = t->d * n->d_model + t->logit * n->vocab;
+	double bytes = t->d * n->d_model + t->logit * n->vocab / c->tensor;
 	if (l) {
-		bytes += t->f * inner_size(l, kind);
+		bytes += t->f * inner_size(c, l, kind);
 		if (c->m->attention == ATTENTION_MATERIALISED && l->mixer == MIXER_ATTENTION)
-			bytes += t->score * n->heads * c->seq_len;
+			bytes += t->score * n->heads / c->tensor * c->seq_len;
 	}
 	int times = kind == STAGE_MIXER && l->cross ? 2 : 1; /* a decoder's layer attends twice */
 	return times * tokens * bytes / c->hbm;
@@ -224,9 +232,10 @@ static double products_ns(const struct cost *c, int kind, bool backward, const s
 	case STAGE_EXPERT:
 	case STAGE_FFN:
 	case STAGE_SHARED:
-		return ffn_ns(c, backward, tokens, inner_size(l, kind));
+		return ffn_ns(c, backward, tokens, inner_size(c, l, kind));
 	case STAGE_HEAD: /* forward and backward in one, chunk by chunk */
-		return linear_ns(c, false, tokens, c->n->d_model, c->n->vocab) + linear_ns(c, true, tokens, c->n->d_model, c->n->vocab);
+		return linear_ns(c, false, tokens, c->n->d_model, c->n->vocab / c->tensor) +
+		       linear_ns(c, true, tokens, c->n->d_model, c->n->vocab / c->tensor);
 	default:
 		return 0;
 	}
@@ -243,7 +252,7 @@ static double once_ns(const struct cost *c, int kind, bool backward, const struc
 
 static bool recomputes(const struct cost *c)
 {
-	return c->p->checkpoint != CHECKPOINT_NONE;
+	return c->p->checkpoint == CHECKPOINT_FULL || c->p->checkpoint == CHECKPOINT_KEEP_COLLECTIVES;
 }
 
 static nsec_t compute(const struct cost *c, int kind, int pass, const struct layer *l, uint32_t tokens, uint32_t *n_kernels)
@@ -275,7 +284,7 @@ nsec_t cost_compute(struct cost *c, int kind, int pass, const struct layer *l, u
 
 static double group_gemms_ns(const struct cost *c, bool backward, const struct layer *l, int experts, double tokens)
 {
-	const double d = c->n->d_model, f = l->d_expert, up = activation_matrices(c->n->activation) - 1;
+	const double d = c->n->d_model, f = inner_size(c, l, STAGE_EXPERT), up = activation_matrices(c->n->activation) - 1;
 	double each = tokens / experts;
 	if (!backward)
 		return gemm_ns(c, experts, each, up * f, d) + gemm_ns(c, experts, each, d, f);
@@ -402,7 +411,13 @@ nsec_t cost_adam_gpu(const struct cost *c, uint64_t params, uint64_t tensors, ui
 {
 	bool eager = c->m->kernels == KERNELS_EAGER;
 	*n_kernels = eager ? (uint32_t)(tensors * EAGER_ADAM_KERNELS) : 1;
-	double ns = fmax((double)params * (eager ? EAGER_ADAM_BYTES : 28.0) / c->hbm, *n_kernels * c->kernel_ns);
+	double bytes = eager ? EAGER_ADAM_BYTES : 28.0;
+	uint64_t cast = eager ? 0 : memory_cast(c->p, params);
+	if (cast) { /* reads 2, writes 4, and Adam reads 4 for 2: a cast and an Adam a tile */
+		bytes += 8;
+		*n_kernels = (uint32_t)(2 * ((params + cast - 1) / cast));
+	}
+	double ns = fmax((double)params * bytes / c->hbm, *n_kernels * c->kernel_ns);
 	look_up(c, c->m->measured, STAGE_ADAM_GPU, PASS_UPDATE, (double)params, &ns);
 	return whole(ns);
 }
@@ -461,7 +476,7 @@ nsec_t cost_all_to_all(const struct cost *c, const struct exchange *x, int algor
 	if (algorithm == ALL_TO_ALL_AUTO)
 		return MIN(cost_all_to_all(c, x, ALL_TO_ALL_LINEAR), cost_all_to_all(c, x, ALL_TO_ALL_HIERARCHICAL));
 	/* a GPU keeps about eight messages in flight (NCCL's channels of send and receive) */
-	if (algorithm == ALL_TO_ALL_LINEAR)
+	if (algorithm == ALL_TO_ALL_LINEAR || algorithm == ALL_TO_ALL_DROPPED)
 		return whole(ns + fmax(intra, inter + message_ns * ceil((nodes - 1) * local / 8.0)));
 	double own = (double)x->inter_bytes / local;
 	double gather = own * (local - 1) / local / machine_collective_gbps(m) + 4 * own / c->hbm;
@@ -475,17 +490,18 @@ uint64_t cost_workspace(const struct cost *c, int kind, const struct layer *l, u
 	double per_token = 0, t = tokens;
 	switch (kind) {
 	case STAGE_MIXER: /* what the backward of one layer needs: q, k, v, context and norms; the scores unless the kernel is fused */
-		per_token = (eager ? 40.0 : 16.0) * n->d_model;
+		/* norms, the projections' inputs and dropout masks stay whole in a tensor group: half (arXiv 2205.05198, section 4.2.1) */
+		per_token = (eager ? 40.0 : 16.0) * n->d_model * (0.5 + 0.5 / c->tensor);
 		if (c->m->attention == ATTENTION_MATERIALISED && l->mixer == MIXER_ATTENTION)
-			per_token += 13.0 * n->heads * c->seq_len;
+			per_token += 13.0 * n->heads / c->tensor * c->seq_len;
 		break;
 	case STAGE_EXPERT:
 	case STAGE_FFN:
 	case STAGE_SHARED:
-		per_token = (eager ? 17.0 : 6.0) * inner_size(l, kind) + 4.0 * n->d_model;
+		per_token = (eager ? 17.0 : 6.0) * inner_size(c, l, kind) + 4.0 * n->d_model;
 		break;
 	case STAGE_HEAD: /* eager: fp16 logits and gradient, fp32 copy, log-softmax and gradient; fused: chunks of 4096 tokens, logits and gradient */
-		per_token = (eager ? 16.0 : 4.0) * n->vocab;
+		per_token = (eager ? 16.0 : 4.0) * n->vocab / c->tensor;
 		t = eager ? t : fmin(t, 4096);
 		break;
 	default:

@@ -36,7 +36,7 @@ nsec_t cost_download(const struct cost *c, uint64_t bytes);
 nsec_t cost_ssd(const struct cost *c, bool write, uint64_t bytes);
 nsec_t cost_adam(const struct cost *c, uint64_t params);       /* all threads of a node on one expert */
 nsec_t cost_accumulate(const struct cost *c, uint64_t params); /* adds a gradient that came down to the one in DRAM */
-nsec_t cost_adam_gpu(const struct cost *c, uint64_t params, uint64_t tensors, uint32_t *n_kernels);
+nsec_t cost_adam_gpu(const struct cost *c, uint64_t params, uint64_t tensors, uint32_t *n_kernels); /* casts as the policy says */
 nsec_t cost_accumulate_gpu(const struct cost *c, uint64_t params);
 
 /* What the costs asked for so far stand on, ORed over them: 0 where none was asked, or the machine is not measured. */

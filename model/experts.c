@@ -54,6 +54,7 @@ static stage_id compute(struct schedule *s, int pass, int layer, int microbatch,
 	st.tokens = tokens;
 	st.cost_ns = cost_compute(s->cost, STAGE_EXPERT, pass, l, tokens, &st.n_kernels);
 	st.cost_ns /= slices_of(s, l->experts);
+	after_awaited(s, &st);
 	for (int i = 0; i < n_preds; i++)
 		after(&st, preds[i]);
 	return s->gpu[gpu].last_compute = emit(s, &st);
@@ -186,7 +187,7 @@ static stage_id bring(struct schedule *s, int pass, int layer, int microbatch, i
 }
 
 /* One that no token wants is only passed over in the ring. */
-static void forward_one(struct schedule *s, int layer, int microbatch, int gpu, const struct expert_work *w)
+static void forward_one(struct schedule *s, int pass, int layer, int microbatch, int gpu, const struct expert_work *w)
 {
 	int slot;
 	bool in_ring = ring_of_slots(s) && s->moe[layer].expert[w->expert].pinned != gpu;
@@ -194,10 +195,10 @@ static void forward_one(struct schedule *s, int layer, int microbatch, int gpu, 
 		ring_pass(s, gpu, STAGE_NONE);
 	if (!w->tokens)
 		return;
-	stage_id ready = bring(s, PASS_FORWARD, layer, microbatch, w->expert, gpu, &slot);
+	stage_id ready = bring(s, pass, layer, microbatch, w->expert, gpu, &slot);
 	stage_id preds[] = {ready, dispatched(s, microbatch, 0, gpu)};
 	struct at at = {slot >= 0 ? slot : s->moe[layer].expert[w->expert].pinned_slot, 0};
-	stage_id done = compute(s, PASS_FORWARD, layer, microbatch, w->expert, gpu, w->tokens, at, preds, 2);
+	stage_id done = compute(s, pass, layer, microbatch, w->expert, gpu, w->tokens, at, preds, 2);
 	if (in_ring)
 		ring_pass(s, gpu, done);
 	else if (slot >= 0)
@@ -241,6 +242,7 @@ static void resident(struct schedule *s, int pass, int layer, int microbatch, in
 		st.tokens = (uint32_t)tokens;
 		st.cost_ns = cost_grouped(s->cost, pass, l, busy, tokens, most, b->capacity > 0, &st.n_kernels) / slices_of(s, l->experts);
 		after(&st, arrived);
+		after_awaited(s, &st);
 		s->gpu[g].last_compute = emit(s, &st);
 	}
 }
@@ -249,15 +251,15 @@ static void resident_chunks(struct schedule *s, int pass, int layer, int microba
 {
 	for (int chunk = 0; chunk < s->moe[layer].block[microbatch].chunks; chunk++) {
 		resident(s, pass, layer, microbatch, chunk);
-		emit_all_to_all(s, pass, layer, microbatch, chunk, NULL);
+		tensor_return(s, pass, layer, microbatch, chunk);
 	}
 }
 
-void experts_forward(struct schedule *s, int layer, int microbatch)
+void experts_forward(struct schedule *s, int pass, int layer, int microbatch)
 {
 	const struct block *b = &s->moe[layer].block[microbatch];
 	if (!offloaded(s)) {
-		resident_chunks(s, PASS_FORWARD, layer, microbatch);
+		resident_chunks(s, pass, layer, microbatch);
 		return;
 	}
 	int longest = longest_list(s, b);
@@ -265,11 +267,11 @@ void experts_forward(struct schedule *s, int layer, int microbatch)
 		for (int g = 0; g < s->gpus; g++) {
 			const struct expert_work *w = entry(b, g, i);
 			if (w)
-				forward_one(s, layer, microbatch, g, w);
+				forward_one(s, pass, layer, microbatch, g, w);
 		}
 	for (int g = 0; g < s->gpus; g++)
 		s->gpu[g].n_prefetched = 0;
-	emit_all_to_all(s, PASS_FORWARD, layer, microbatch, 0, NULL);
+	tensor_return(s, pass, layer, microbatch, 0);
 }
 
 /* In the order in which the updates end, behind all uploads of the backward: a refresh that waits for its update must not stand before them. */
@@ -383,7 +385,7 @@ void experts_backward(struct schedule *s, int layer, int microbatch)
 	int longest = longest_list(s, &moe->block[microbatch]);
 	for (int i = 0; i < longest; i++)
 		backward_round(s, layer, microbatch, i);
-	emit_all_to_all(s, PASS_BACKWARD, layer, microbatch, 0, NULL);
+	tensor_return(s, PASS_BACKWARD, layer, microbatch, 0);
 	if (microbatch != s->plan.microbatches - 1)
 		return;
 	if (!expert_data_parallel(s))

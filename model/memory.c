@@ -73,14 +73,89 @@ struct expert_bytes memory_expert_inference(const struct network *n, const struc
 	return (struct expert_bytes){.pinned = block, .parameter_block = block};
 }
 
-/* Parameters, gradients and optimizer state of `params` parameters under the GPU's Adam: 2 + 2 + 12 bytes, 2 + 6 + 12 where an fp32 gradient is kept
- * too. */
-static void add_resident(struct memory *out, const struct machine *m, uint64_t params)
+#define TILE_PARAMS 1800000 /* of a tiled optimizer (arXiv 2303.06318, section 5) */
+
+static int tensor_of(const struct machine *m, const struct policy *p)
 {
-	int optimizer = m->element_bytes == 4 ? 8 : 12;
-	out->bytes[TIER_HBM][CLASS_PARAMETERS] += (uint64_t)m->element_bytes * params;
-	out->bytes[TIER_HBM][CLASS_GRADIENTS] += (uint64_t)(m->state_bytes_gpu - optimizer - m->element_bytes) * params;
-	out->bytes[TIER_HBM][CLASS_OPTIMIZER] += (uint64_t)optimizer * params;
+	return policy_tensor_parallel(p, m->gpus);
+}
+
+struct memory_share memory_dense_share(const struct network *n, const struct machine *m, const struct policy *p)
+{
+	int tensor = tensor_of(m, p);
+	struct memory_share share = {network_embedding_params(n) / (uint64_t)tensor, m->gpus / tensor};
+	for (int i = 0; i < n->layers; i++)
+		share.params += network_dense_share(n, &n->layer[i], tensor);
+	return share;
+}
+
+struct memory_share memory_expert_share(const struct network *n, const struct machine *m, const struct policy *p, const struct layer *l,
+                                        int expert_parallel, int split)
+{
+	int unit = p->tensor_experts == TENSOR_EXPERTS_CUT ? tensor_of(m, p) : 1, units = expert_parallel / unit;
+	if (!l->experts)
+		return (struct memory_share){0, 1};
+	struct memory_share share = {network_expert_params(n, l) / (uint64_t)unit * (uint64_t)((l->experts + units - 1) / units),
+	                             m->gpus / expert_parallel};
+	if (split != SPLIT_MODEL)
+		share.copies *= MAX(1, units / l->experts);
+	return share;
+}
+
+uint64_t memory_cast(const struct policy *p, uint64_t params)
+{
+	if (p->gradient_cast == CAST_NONE)
+		return 0;
+	return p->gradient_cast == CAST_TILED ? MIN(params, TILE_PARAMS) : params;
+}
+
+static uint64_t part(uint64_t params, int copies)
+{
+	return (params + (uint64_t)copies - 1) / (uint64_t)copies;
+}
+
+/* Parameters, gradients and optimizer state under the GPU's Adam: 2 + 2 + 12 bytes, 2 + 6 + 12 where an fp32 gradient is kept too; ZeRO's stages cut
+ * the last, the last two, or all of them into parts. Returns the parameters that this GPU updates. */
+static uint64_t add_resident(struct memory *out, const struct machine *m, const struct policy *p, struct memory_share share)
+{
+	int optimizer = m->element_bytes == 4 ? 8 : 12, stage = p->zero_stage;
+	uint64_t cut = part(share.params, share.copies);
+	out->bytes[TIER_HBM][CLASS_PARAMETERS] += (uint64_t)m->element_bytes * (stage >= 3 ? cut : share.params);
+	out->bytes[TIER_HBM][CLASS_GRADIENTS] += (uint64_t)(m->state_bytes_gpu - optimizer - m->element_bytes) * (stage >= 2 ? cut : share.params);
+	out->bytes[TIER_HBM][CLASS_OPTIMIZER] += (uint64_t)optimizer * (stage >= 1 ? cut : share.params);
+	return stage >= 1 ? cut : share.params;
+}
+
+/* ZeRO-Offload (arXiv 2101.06840, section 4): gradients leave the GPU as they come, they and the optimizer's state live in DRAM. */
+static void add_dense_on_host(struct memory *out, const struct machine *m, const struct policy *p, struct memory_share share)
+{
+	uint64_t cut = part(share.params, share.copies), here = cut * (uint64_t)machine_node_gpus(m, 0);
+	out->bytes[TIER_HBM][CLASS_PARAMETERS] += (uint64_t)m->element_bytes * (p->zero_stage >= 3 ? cut : share.params);
+	out->bytes[TIER_PINNED][CLASS_GRADIENTS] += (uint64_t)m->element_bytes * here;
+	out->bytes[m->pinned_master ? TIER_PINNED : TIER_DRAM][CLASS_OPTIMIZER] += 4 * here;
+	out->bytes[TIER_DRAM][CLASS_OPTIMIZER] += 8 * here;
+}
+
+/* Of what is cut into parts, two layers are whole in HBM: with gradients cut, those that wait for their reduction; with parameters cut, those in use
+ * and the next. The embedding is whole from its use to the head's. */
+static void add_whole_layers(const struct network *n, const struct machine *m, const struct policy *p, const struct memory_case *k,
+                             struct memory *out)
+{
+	int tensor = tensor_of(m, p), copies = m->gpus / tensor;
+	uint64_t widest = 0, element = (uint64_t)m->element_bytes;
+	bool offloaded = p->dense_optimizer == DENSE_OPTIMIZER_CPU;
+	if (copies == 1 || (p->zero_stage < 2 && !offloaded))
+		return;
+	for (int i = 0; i < n->layers; i++) {
+		uint64_t params = network_dense_share(n, &n->layer[i], tensor);
+		struct memory_share experts = memory_expert_share(n, m, p, &n->layer[i], k->expert_parallel, k->split);
+		if (k->home == HOME_HBM && experts.copies > 1)
+			params += experts.params;
+		widest = MAX(widest, params);
+	}
+	out->bytes[TIER_HBM][CLASS_BUFFERS] += 2 * element * widest;
+	if (p->zero_stage >= 3)
+		out->bytes[TIER_HBM][CLASS_BUFFERS] += 2 * element * widest + element * network_embedding_params(n) / (uint64_t)tensor;
 }
 
 int memory_pinned_experts(double share, int experts, int gpus)
@@ -140,7 +215,8 @@ static void add_offloaded(const struct network *n, const struct machine *m, cons
 	}
 }
 
-static void add_activations(const struct network *n, const struct machine *m, const struct policy *p, const struct memory_case *k, struct memory *out)
+static void add_activations(const struct network *n, const struct machine *m, const struct policy *p, const struct memory_case *k, uint64_t updated,
+                            struct memory *out)
 {
 	g_autoptr(cost) c = cost_new(n, m, p, k->seq_len, 0);
 	uint32_t tokens = (uint32_t)(k->sequences * k->seq_len);
@@ -161,7 +237,9 @@ static void add_activations(const struct network *n, const struct machine *m, co
 			most_k = MAX(most_k, l->top_k);
 		saved = MAX(saved, layer_saved);
 	}
-	widest_moe = hidden * (uint64_t)most_k;
+	int tensor = tensor_of(m, p);
+	bool cut = p->tensor_experts == TENSOR_EXPERTS_CUT;
+	widest_moe = hidden * (uint64_t)most_k / (cut ? 1 : (uint64_t)tensor);
 	out->workspace[STAGE_HEAD] = cost_workspace(c, STAGE_HEAD, NULL, tokens);
 	double capacity = p->dispatch == DISPATCH_EXACT ? 1 : MAX(1.0, p->capacity_factor);
 	if (p->dispatch == DISPATCH_MASK) /* tokens x (experts x capacity): fp32 weights, their half copy, the boolean and its half copy, gradients of
@@ -171,11 +249,17 @@ static void add_activations(const struct network *n, const struct machine *m, co
 	out->checkpoint_bytes = keeps_all ? saved : hidden;
 	if (p->checkpoint == CHECKPOINT_KEEP_COLLECTIVES)
 		out->checkpoint_bytes += 2 * widest_moe;
+	if (p->checkpoint == CHECKPOINT_KEEP_COLLECTIVES &&
+	    tensor > 1) /* and what the tensor group added up: behind the mixer, behind FFN or experts */
+		out->checkpoint_bytes += hidden + MAX(hidden, cut ? widest_moe : 0);
 	out->bytes[TIER_HBM][CLASS_ACTIVATIONS] = (uint64_t)n->layers * out->checkpoint_bytes + hidden;
 	uint64_t most = 0;
 	for (int kind = 0; kind < N_STAGE_KINDS; kind++)
 		most = MAX(most, out->workspace[kind]);
-	out->bytes[TIER_HBM][CLASS_WORKSPACE] = most;
+	/* the optimizer's gradients in fp32 come when the activations have gone */
+	uint64_t activations = out->bytes[TIER_HBM][CLASS_ACTIVATIONS];
+	out->workspace[STAGE_ADAM_GPU] = 4 * memory_cast(p, updated);
+	out->bytes[TIER_HBM][CLASS_WORKSPACE] = MAX(most + activations, out->workspace[STAGE_ADAM_GPU]) - activations;
 	out->bytes[TIER_HBM][CLASS_BUFFERS] += (uint64_t)(2 * capacity * (double)widest_moe);
 }
 
@@ -203,10 +287,17 @@ void memory_plan(const struct network *n, const struct machine *m, const struct 
 {
 	*out = (struct memory){0};
 	rooms_fill(m, out);
-	add_resident(out, m, resident_params(n, k));
+	uint64_t updated = 0;
+	if (p->dense_optimizer == DENSE_OPTIMIZER_CPU)
+		add_dense_on_host(out, m, p, memory_dense_share(n, m, p));
+	else
+		updated = add_resident(out, m, p, memory_dense_share(n, m, p));
+	for (int i = 0; i < n->layers && k->home == HOME_HBM; i++)
+		updated += add_resident(out, m, p, memory_expert_share(n, m, p, &n->layer[i], k->expert_parallel, k->split));
+	add_whole_layers(n, m, p, k, out);
 	if (k->home != HOME_HBM)
 		add_offloaded(n, m, p, k, out);
-	add_activations(n, m, p, k, out);
+	add_activations(n, m, p, k, updated, out);
 }
 
 uint64_t memory_kv_bytes(const struct network *n, const struct machine *m)

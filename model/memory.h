@@ -39,7 +39,7 @@ uint64_t memory_need(const struct memory *m, int tier);
 /* What a training step keeps: `home` never auto, `expert_parallel` GPUs share one set of experts, `sequences` of `seq_len` a micro-batch,
  * `pinned_share` of a GPU's experts in HBM. Inference keeps besides keys and values of `cached` tokens of `batch` sequences. */
 struct memory_case {
-	int home, expert_parallel, sequences, seq_len;
+	int home, expert_parallel, split, sequences, seq_len; /* tensor groups and ZeRO's stage are the policy's */
 	double pinned_share;
 	int batch, cached;
 };
@@ -55,6 +55,18 @@ int memory_slots(const struct network *n, const struct machine *m, const struct 
  * of Mamba layers. */
 uint64_t memory_kv_bytes(const struct network *n, const struct machine *m);
 uint64_t memory_state_bytes(const struct network *n, const struct machine *m);
+
+/* What a GPU holds of the parameters in HBM, and over how many GPUs ZeRO cuts them into parts. */
+struct memory_share {
+	uint64_t params;
+	int copies;
+};
+struct memory_share memory_dense_share(const struct network *n, const struct machine *m, const struct policy *p);
+/* Of the experts of one layer that are at home in HBM. */
+struct memory_share memory_expert_share(const struct network *n, const struct machine *m, const struct policy *p, const struct layer *l,
+                                        int expert_parallel, int split);
+/* Parameters that the GPU's Adam casts gradients of at a time, of `params` that it updates. */
+uint64_t memory_cast(const struct policy *p, uint64_t params);
 
 /* Experts of one layer that a GPU keeps in HBM. */
 int memory_pinned_experts(double share, int experts, int gpus);

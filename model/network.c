@@ -286,6 +286,12 @@ uint64_t network_dense_params(const struct network *n, const struct layer *l)
 	return network_mixer_params(n, l) + gate + ffn_params(n, l->d_ff) + (uint64_t)l->shared * ffn_params(n, l->d_shared);
 }
 
+uint64_t network_dense_share(const struct network *n, const struct layer *l, int tensor)
+{
+	uint64_t gate = (uint64_t)n->d_model * (uint64_t)l->experts;
+	return (network_dense_params(n, l) - gate) / (uint64_t)tensor + gate;
+}
+
 uint64_t network_embedding_params(const struct network *n)
 {
 	return (n->tied ? 1 : 2) * (uint64_t)n->vocab * (uint64_t)n->d_model;

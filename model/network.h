@@ -56,9 +56,11 @@ const char *activation_name(enum activation activation);
 uint64_t network_expert_params(const struct network *n, const struct layer *l); /* one routed expert */
 uint64_t network_mixer_params(const struct network *n, const struct layer *l);  /* attention or Mamba of one layer */
 uint64_t network_dense_params(const struct network *n, const struct layer *l);  /* what every token meets: mixer, gate, dense FFN, shared experts */
-uint64_t network_embedding_params(const struct network *n);                     /* embedding, and the head unless tied */
-uint64_t network_params(const struct network *n);                               /* total */
-uint64_t network_params_active(const struct network *n);                        /* met by one token: K experts of E */
+uint64_t network_dense_share(const struct network *n, const struct layer *l,
+                             int tensor);                   /* what one of `tensor` GPUs holds of them: all of the gate */
+uint64_t network_embedding_params(const struct network *n); /* embedding, and the head unless tied */
+uint64_t network_params(const struct network *n);           /* total */
+uint64_t network_params_active(const struct network *n);    /* met by one token: K experts of E */
 
 /* The largest expert count over the layers, 0 for a dense network; and the number of MoE layers. */
 int network_experts(const struct network *n);

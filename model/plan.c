@@ -14,6 +14,12 @@ static int expert_parallel(const struct scenario *s)
 	return s->policy->expert_parallel ? MIN(s->policy->expert_parallel, s->machine->gpus) : s->machine->gpus;
 }
 
+/* Of one tensor group: those of its GPUs. */
+static int sequences(const struct scenario *s)
+{
+	return s->sequences * policy_tensor_parallel(s->policy, s->machine->gpus);
+}
+
 /* The sequences of a micro-batch may be limited by the policy, by the options, or by what the testbed's padded systems ran with. */
 static int smallest_count(const struct scenario *s)
 {
@@ -21,12 +27,12 @@ static int smallest_count(const struct scenario *s)
 	const struct policy *p = s->policy;
 	if (s->microbatches)
 		return s->microbatches;
-	int most = p->microbatch ? MIN(p->microbatch, s->sequences) : s->sequences, limit = 0;
+	int all = sequences(s), most = p->microbatch ? MIN(p->microbatch, all) : all, limit = 0;
 	if (p->dispatch != DISPATCH_EXACT && !p->microbatch && s->workload == WORKLOAD_TRAINING)
 		limit = p->expert_home == HOME_HBM ? m->baseline_microbatch : m->offload_microbatch;
 	if (limit)
 		most = MIN(most, limit);
-	return (s->sequences + most - 1) / most;
+	return (all + most - 1) / most;
 }
 
 /* Tutel, section 4.1: replicas pay an all-reduce of their gradients once a step, slices pay r times the all-to-all bytes in each of five passes. */
@@ -37,9 +43,10 @@ static int split(const struct scenario *s, const struct plan *plan)
 	double tokens = (double)s->sequences * s->seq_len;
 	for (int i = 0; i < s->network->layers; i++) {
 		const struct layer *l = &s->network->layer[i];
-		if (!l->experts || l->experts >= plan->expert_parallel)
+		int units = plan->expert_parallel / plan->unit;
+		if (!l->experts || l->experts >= units)
 			continue;
-		double r = plan->expert_parallel / l->experts;
+		double r = units / l->experts;
 		double replicas = 2 * (r - 1) / r * 2.0 * (double)network_expert_params(s->network, l);
 		double slices = 5 * (r - 1) * tokens * l->top_k * s->network->d_model * 2;
 		return replicas <= slices ? SPLIT_DATA : SPLIT_MODEL;
@@ -49,8 +56,12 @@ static int split(const struct scenario *s, const struct plan *plan)
 
 static void try_share(const struct scenario *s, const struct network *n, double share, struct plan *out)
 {
-	struct memory_case k = {
-	    .home = out->home, .expert_parallel = out->expert_parallel, .sequences = out->microbatch, .seq_len = s->seq_len, .pinned_share = share};
+	struct memory_case k = {.home = out->home,
+	                        .expert_parallel = out->expert_parallel,
+	                        .split = out->split,
+	                        .sequences = out->microbatch,
+	                        .seq_len = s->seq_len,
+	                        .pinned_share = share};
 	if (s->workload == WORKLOAD_INFERENCE) {
 		k.batch = s->sequences;
 		k.cached = s->seq_len + s->generate - 1; /* the last token generated is read by nobody */
@@ -69,8 +80,9 @@ static void try(const struct scenario *s, const struct network *n, int home, int
 	double wanted = home == HOME_HBM ? 0 : s->policy->pinned_share;
 	out->home = home;
 	out->microbatches = count;
-	out->microbatch = s->sequences / count;
+	out->microbatch = sequences(s) / count;
 	out->tokens = (uint32_t)(out->microbatch * s->seq_len);
+	out->routed = out->tokens / (uint32_t)(out->tensor_parallel / out->unit);
 	for (int eighths = 8; eighths >= 0; eighths--) {
 		try_share(s, n, wanted * eighths / 8, out);
 		if (out->overflow != TIER_HBM || wanted == 0)
@@ -81,8 +93,8 @@ static void try(const struct scenario *s, const struct network *n, int home, int
 static bool fit_home(const struct scenario *s, const struct network *n, int home, struct plan *out)
 {
 	int count = smallest_count(s);
-	for (; count <= s->sequences; count++) {
-		if (s->sequences % count)
+	for (; count <= sequences(s); count++) {
+		if (sequences(s) % count)
 			continue;
 		try(s, n, home, count, out);
 		if (out->overflow != TIER_HBM || s->microbatches || s->policy->microbatch)
@@ -105,12 +117,22 @@ static bool fit(const struct scenario *s, const struct network *n, struct plan *
 	return false;
 }
 
+static struct plan groups(const struct scenario *s)
+{
+	int tensor = policy_tensor_parallel(s->policy, s->machine->gpus);
+	return (struct plan){.overflow = -1,
+	                     .expert_parallel = expert_parallel(s),
+	                     .tensor_parallel = tensor,
+	                     .unit = s->policy->tensor_experts == TENSOR_EXPERTS_CUT ? tensor : 1};
+}
+
 static bool fits_with(const struct scenario *s, int experts)
 {
 	int most = network_experts(s->network);
 	struct network n = *s->network;
 	g_autofree struct layer *layer = g_memdup2(n.layer, sizeof(struct layer) * (size_t)n.layers);
-	struct plan plan = {.expert_parallel = expert_parallel(s)};
+	struct plan plan = groups(s);
+	plan.split = split(s, &plan);
 	n.layer = layer;
 	for (int i = 0; i < n.layers; i++)
 		if (layer[i].experts)
@@ -139,6 +161,10 @@ static const char *wrong_for_inference(const struct scenario *s)
 	for (int i = 0; i < s->network->layers; i++)
 		if (s->network->layer[i].cross)
 			return "scenario.workload = inference is not modelled for an encoder-decoder (network.encoder_decoder)";
+	if (policy_tensor_parallel(p, s->machine->gpus) > 1)
+		return "scenario.workload = inference is not modelled with policy.tensor_parallel above 1";
+	if (p->zero_stage == 3)
+		return "scenario.workload = inference is not modelled with policy.zero_stage = 3";
 	if (p->upload_scope == UPLOAD_NEXT_LAYER && p->placement != PLACEMENT_FIXED)
 		return "scenario.workload = inference with policy.upload_scope = next-layer needs policy.placement = fixed: uploads go round the "
 		       "same "
@@ -146,14 +172,55 @@ static const char *wrong_for_inference(const struct scenario *s)
 	return NULL;
 }
 
+/* What a tensor group cannot cut, or NULL. */
+static const char *check_tensor(const struct network *n, int tensor, bool experts)
+{
+	if (n->heads % tensor || (n->kv_heads % tensor && tensor % n->kv_heads))
+		return "policy.tensor_parallel must divide network.heads, and divide network.kv_heads or be a multiple of them";
+	for (int i = 0; i < n->layers; i++) {
+		const struct layer *l = &n->layer[i];
+		if (l->d_ff % tensor || l->d_shared % tensor || (experts && l->experts && l->d_expert % tensor))
+			return "policy.tensor_parallel must divide the inner sizes of all FFNs, network.d_ff, d_expert and d_shared";
+		if (l->mixer == MIXER_MAMBA && n->mamba_expand * n->d_model % tensor)
+			return "policy.tensor_parallel must divide the inner size of Mamba, network.mamba_expand x d_model";
+	}
+	return NULL;
+}
+
+/* Groups of GPUs that have no meaning together, or NULL. */
+static const char *check_groups(const struct scenario *s)
+{
+	const struct policy *p = s->policy;
+	int gpus = s->machine->gpus, tensor = policy_tensor_parallel(p, gpus), copies = gpus / tensor;
+	bool cut = p->tensor_experts == TENSOR_EXPERTS_CUT;
+	if (gpus % tensor)
+		return "policy.tensor_parallel must divide the number of GPUs";
+	if (p->data_parallel && MIN(p->data_parallel, gpus) * tensor != gpus)
+		return "policy.data_parallel times policy.tensor_parallel must be the number of GPUs, or one of them be 0";
+	if (p->dense_optimizer == DENSE_OPTIMIZER_CPU && !p->zero_stage && copies > 1)
+		return "policy.dense_optimizer = cpu needs policy.zero_stage = 1, 2 or 3: each copy brings its part down to the host";
+	if (tensor == 1)
+		return NULL;
+	if (cut && expert_parallel(s) % tensor)
+		return "policy.expert_parallel must be a multiple of policy.tensor_parallel, or policy.tensor_experts = whole";
+	if (cut && p->expert_home != HOME_HBM)
+		return "policy.tensor_parallel with policy.expert_home other than hbm needs policy.tensor_experts = whole: one GPU updates an expert";
+	if (!cut && p->all_to_all == ALL_TO_ALL_DROPPED)
+		return "policy.all_to_all = dropped needs policy.tensor_experts = cut: each token goes to whole experts once anyway";
+	if (!cut && s->seq_len % tensor)
+		return "policy.tensor_experts = whole needs policy.tensor_parallel to divide scenario.seq_len: each GPU sends its share of the "
+		       "tokens";
+	return check_tensor(s->network, tensor, cut);
+}
+
 static bool check(const struct scenario *s, GError **error)
 {
 	const struct policy *p = s->policy;
 	const struct machine *m = s->machine;
 	const char *wrong = NULL;
-	if (s->microbatches && s->sequences % s->microbatches) {
+	if (s->microbatches && sequences(s) % s->microbatches) {
 		g_set_error(error, ESMOE_ERROR, ESMOE_ERROR_INPUT, "%d micro-batches do not divide %d sequences: choose a divisor", s->microbatches,
-		            s->sequences);
+		            sequences(s));
 		return false;
 	}
 	if (p->expert_parallel && m->gpus % MIN(p->expert_parallel, m->gpus))
@@ -173,7 +240,9 @@ static bool check(const struct scenario *s, GError **error)
 		wrong = "policy.expert_home = ssd needs a machine with an SSD (ssd.ssd_gb)";
 	else if (p->pipeline_degree > 1 && p->expert_home != HOME_HBM)
 		wrong = "policy.pipeline_degree needs policy.expert_home = hbm";
-	else if (s->workload == WORKLOAD_INFERENCE)
+	else
+		wrong = check_groups(s);
+	if (!wrong && s->workload == WORKLOAD_INFERENCE)
 		wrong = wrong_for_inference(s);
 	if (!wrong)
 		return true;
@@ -251,7 +320,7 @@ static bool check_size(const struct scenario *s, const struct plan *plan, GError
 
 bool plan_make(const struct scenario *s, struct plan *out, GError **error)
 {
-	*out = (struct plan){.overflow = -1, .expert_parallel = expert_parallel(s)};
+	*out = groups(s);
 	if (!check(s, error))
 		return false;
 	out->split = split(s, out);

@@ -9,8 +9,11 @@ struct plan {
 	int slots; /* of uploaded experts in HBM */
 	int microbatches;
 	int microbatch;      /* sequences of one */
-	uint32_t tokens;     /* of one GPU in one micro-batch */
+	uint32_t tokens;     /* of one GPU in one micro-batch; the GPUs of a tensor group have the same ones */
+	uint32_t routed;     /* of them, those that the GPU sends to experts: all, or its share of the tensor group's */
 	int expert_parallel; /* GPUs that share one set of experts */
+	int tensor_parallel; /* GPUs side by side that cut every matrix among them and work on the same sequences */
+	int unit;            /* GPUs side by side that act as one towards the experts: a tensor group that cuts them, or 1 */
 	int split;           /* SPLIT_DATA or SPLIT_MODEL, where a layer has fewer experts than that */
 	double pinned_share; /* the policy's, or the part of it that HBM holds */
 	int overflow;        /* enum memory_tier that is too small, -1: it fits */

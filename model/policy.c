@@ -32,10 +32,13 @@ static const char *const scope_words[] = {[UPLOAD_LAYER] = "layer", [UPLOAD_NEXT
 static const char *const optimizer_words[] = {
     [OPTIMIZER_GPU] = "gpu", [OPTIMIZER_CPU_STEP] = "cpu-step", [OPTIMIZER_CPU_LAYER] = "cpu-layer", [OPTIMIZER_CPU_EXPERT] = "cpu-expert", NULL};
 static const char *const all_to_all_words[] = {
-    [ALL_TO_ALL_LINEAR] = "linear", [ALL_TO_ALL_HIERARCHICAL] = "hierarchical", [ALL_TO_ALL_AUTO] = "auto", NULL};
+    [ALL_TO_ALL_LINEAR] = "linear", [ALL_TO_ALL_HIERARCHICAL] = "hierarchical", [ALL_TO_ALL_AUTO] = "auto", [ALL_TO_ALL_DROPPED] = "dropped", NULL};
 static const char *const checkpoint_words[] = {
-    [CHECKPOINT_NONE] = "none", [CHECKPOINT_FULL] = "full", [CHECKPOINT_KEEP_COLLECTIVES] = "keep-collectives", NULL};
+    [CHECKPOINT_NONE] = "none", [CHECKPOINT_FULL] = "full", [CHECKPOINT_KEEP_COLLECTIVES] = "keep-collectives", [CHECKPOINT_LAYER] = "layer", NULL};
 static const char *const split_words[] = {[SPLIT_AUTO] = "auto", [SPLIT_DATA] = "data", [SPLIT_MODEL] = "model", NULL};
+static const char *const tensor_words[] = {[TENSOR_EXPERTS_CUT] = "cut", [TENSOR_EXPERTS_WHOLE] = "whole", NULL};
+static const char *const cast_words[] = {[CAST_NONE] = "none", [CAST_WHOLE] = "whole", [CAST_TILED] = "tiled", NULL};
+static const char *const dense_words[] = {[DENSE_OPTIMIZER_GPU] = "gpu", [DENSE_OPTIMIZER_CPU] = "cpu", NULL};
 static const char *const cache_words[] = {[CACHE_LRU] = "lru", [CACHE_LFU_DECAY] = "lfu-decay", [CACHE_BELADY] = "belady", NULL};
 
 static const char *const auto_word[] = {"auto", NULL};
@@ -52,12 +55,18 @@ static const struct ini_key keys[] = {
     WHOLE(upload_ahead_layers, "0", 0, 4096, "the same in layers of experts beyond the one in use; the larger counts"),
     KNOB(upload_scope, "layer", scope_words, "how far uploads run ahead; next-layer needs fixed or sticky placement"),
     KNOB(optimizer, "gpu", optimizer_words, "where Adam of the experts runs, and when it may start"),
-    KNOB(all_to_all, "linear", all_to_all_words, "exchange of tokens between GPUs"),
+    KNOB(all_to_all, "linear", all_to_all_words, "exchange of tokens between GPUs; dropped: duplicates in a tensor group sent once"),
     COUNT(pipeline_degree, "1", 8, "chunks of tokens, all-to-all of one under the experts of another"),
-    KNOB(checkpoint, "full", checkpoint_words, "activation checkpointing"),
+    KNOB(checkpoint, "full", checkpoint_words, "activation checkpointing; layer: the whole forward again; keep-collectives: without its collectives"),
     COUNT(microbatch, "auto", 65536, "sequences a micro-batch; auto: the largest that fits"),
     COUNT(expert_parallel, "auto", 16384, "GPUs that share one set of experts; 1: each GPU computes every expert on its own tokens"),
     KNOB(expert_split, "auto", split_words, "fewer experts than GPUs: replicate them or cut them"),
+    COUNT(tensor_parallel, "auto", 1024, "GPUs side by side that cut every matrix among them; auto: by data_parallel, or 1"),
+    COUNT(data_parallel, "auto", 65536, "copies of the non-expert parameters; auto: GPUs over tensor_parallel"),
+    KNOB(tensor_experts, "cut", tensor_words, "experts in a tensor group: cut as all else, or whole, each GPU with its share of the tokens"),
+    WHOLE(zero_stage, "0", 0, 3, "what copies hold one part each of: 1 optimizer state, 2 and gradients, 3 and parameters"),
+    KNOB(dense_optimizer, "gpu", dense_words, "where Adam of the non-expert parameters runs, and its state lives"),
+    KNOB(gradient_cast, "none", cast_words, "gradients cast to fp32 before the GPU's Adam: not at all, all at once, tile by tile"),
     KNOB(ssd_cache, "lru", cache_words, "which experts leave DRAM for the SSD"),
     WHOLE(gradient_bytes, "2", 2, 4, "bytes of an expert gradient element on its way down, 2 or 4"),
     WHOLE(adam_threads, "0", 0, 65536, "CPU threads of one node's optimizer; 0: the machine's"),
@@ -71,6 +80,13 @@ static bool check(const struct policy *p, const char *source, const char *const 
 		return ini_refuse("policies", source, overrides, "policy", "upload_scope", error,
 		                  "next-layer needs to know the placement before the gate; expected layer, or placement = fixed | sticky");
 	return true;
+}
+
+int policy_tensor_parallel(const struct policy *p, int gpus)
+{
+	if (p->tensor_parallel)
+		return MIN(p->tensor_parallel, gpus);
+	return p->data_parallel ? gpus / MIN(p->data_parallel, gpus) : 1;
 }
 
 struct policy *policy_load(const char *source, const char *const *overrides, GError **error)

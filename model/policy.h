@@ -20,15 +20,29 @@ enum optimizer {
 	OPTIMIZER_CPU_STEP,
 	OPTIMIZER_CPU_LAYER,
 	OPTIMIZER_CPU_EXPERT
-};                                                                               /* where Adam of the experts runs, and when it may start */
-enum all_to_all { ALL_TO_ALL_LINEAR, ALL_TO_ALL_HIERARCHICAL, ALL_TO_ALL_AUTO }; /* auto: the faster of the two */
-enum checkpoint { CHECKPOINT_NONE, CHECKPOINT_FULL, CHECKPOINT_KEEP_COLLECTIVES };
+}; /* where Adam of the experts runs, and when it may start */
+enum all_to_all {
+	ALL_TO_ALL_LINEAR,
+	ALL_TO_ALL_HIERARCHICAL,
+	ALL_TO_ALL_AUTO,
+	ALL_TO_ALL_DROPPED
+}; /* auto: the faster of the two before; dropped: linear, duplicates in a tensor group sent once and gathered there (DeepSpeed-TED) */
+enum checkpoint {
+	CHECKPOINT_NONE,
+	CHECKPOINT_FULL,
+	CHECKPOINT_KEEP_COLLECTIVES,
+	CHECKPOINT_LAYER
+}; /* full: what the backward needs, once more; keep-collectives: that without its collectives; layer: the whole forward, as a framework runs it */
+enum tensor_experts { TENSOR_EXPERTS_CUT, TENSOR_EXPERTS_WHOLE };
+enum gradient_cast { CAST_NONE, CAST_WHOLE, CAST_TILED };
+enum dense_optimizer { DENSE_OPTIMIZER_GPU, DENSE_OPTIMIZER_CPU };
 enum expert_split { SPLIT_AUTO, SPLIT_DATA, SPLIT_MODEL }; /* fewer experts than GPUs: replicate them (EP+DP) or cut them (EP+MP) */
 enum ssd_cache { CACHE_LRU, CACHE_LFU_DECAY, CACHE_BELADY };
 
 struct policy {
 	char *name;
 	int expert_home, placement, dispatch, expert_compute, upload_scope, optimizer, all_to_all, checkpoint, expert_split, ssd_cache;
+	int tensor_experts, gradient_cast, dense_optimizer;
 	double pinned_share;     /* busiest experts of the last step kept in HBM, 0..1 */
 	double capacity_factor;  /* 0: dropless (padded: to the largest load); > 0: capacity over the mean, overflow dropped */
 	int upload_ahead;        /* expert slots in HBM beyond the one in use */
@@ -36,6 +50,9 @@ struct policy {
 	int pipeline_degree;     /* chunks of tokens, all-to-all of one under the experts of another; 0: auto */
 	int microbatch;          /* sequences a micro-batch; 0: auto, the largest that fits */
 	int expert_parallel;     /* GPUs that share one set of experts; 0: derived; 1: every GPU computes every expert on its own tokens */
+	int tensor_parallel;     /* GPUs that cut every matrix among them, side by side; 0: derived from data_parallel */
+	int data_parallel;       /* copies of the non-expert parameters; 0: derived from tensor_parallel */
+	int zero_stage;          /* what data-parallel copies keep one part each of: 1 optimizer state, 2 and gradients, 3 and parameters */
 	int gradient_bytes;      /* of an expert gradient element on its way down, 2 or 4 */
 	int adam_threads;        /* CPU threads of one node's optimizer; 0: the machine's */
 };
@@ -44,6 +61,9 @@ struct policy {
 struct policy *policy_load(const char *source, const char *const *overrides, GError **error) G_GNUC_WARN_UNUSED_RESULT;
 void policy_free(struct policy *policy);
 AUTOPTR(policy)
+
+/* GPUs of one tensor group on a machine of `gpus`: at most all of them. */
+int policy_tensor_parallel(const struct policy *policy, int gpus);
 
 /* The policy as an .ini that policy_load takes back. Owned by the caller. */
 char *policy_ini(const struct policy *policy);

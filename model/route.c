@@ -2,9 +2,10 @@
  *
  *     loads (G, E)  ->  tokens of each expert  ->  placement  ->  work of each GPU, bytes between GPUs
  *
- * With expert parallelism over P GPUs there are G / P sets; set q serves the tokens of its own GPUs. P = 1 keeps all tokens at home. Where a layer
- * has fewer experts than a set has GPUs, each expert is spread over P / E of them: replicas that share its tokens (EP+DP) or slices that all see them
- * (EP+MP). */
+ * With expert parallelism over P GPUs there are G / P sets; set q serves the tokens of its own GPUs. P = 1 keeps all tokens at home. A unit is a GPU,
+ * or the tensor group that cuts each of its experts: its GPUs have the same tokens, and each exchanges with its peers of the other units. Where a
+ * layer has fewer experts than a set has units, each expert is spread over some of them: replicas that share its tokens (EP+DP) or slices that all
+ * see them (EP+MP). */
 #include "build.h"
 #include "placement.h"
 
@@ -26,15 +27,27 @@ static uint32_t capacity(const struct schedule *s, const struct layer *l)
 	if (s->p->dispatch == DISPATCH_EXACT)
 		return 0;
 	if (s->p->capacity_factor > 0)
-		return (uint32_t)ceil(s->p->capacity_factor * l->top_k * s->tokens / l->experts);
+		return (uint32_t)ceil(s->p->capacity_factor * l->top_k * routed(s) / l->experts);
 	return MAX(1, widest_load(s->loads, (size_t)s->gpus * (size_t)l->experts));
+}
+
+/* All GPUs of a unit have the tokens of its first. */
+static void share_loads(struct schedule *s, int experts)
+{
+	uint32_t *loads = s->loads;
+	if (s->plan.unit == 1)
+		return;
+	for (int g = 0; g < s->gpus; g++)
+		if (g % s->plan.unit)
+			memcpy(loads + (size_t)g * (size_t)experts, loads + (size_t)(g - g % s->plan.unit) * (size_t)experts,
+			       sizeof(uint32_t) * (size_t)experts);
 }
 
 /* Tokens of each expert in each set: totals (sets, E). */
 static void add_up(struct schedule *s, int experts)
 {
 	memset(s->totals, 0, sizeof(uint32_t) * (size_t)experts * (size_t)(s->gpus / s->plan.expert_parallel));
-	for (int g = 0; g < s->gpus; g++) {
+	for (int g = 0; g < s->gpus; g += s->plan.unit) {
 		const uint32_t *load = s->loads + (size_t)g * (size_t)experts;
 		uint32_t *total = s->totals + (size_t)(g / s->plan.expert_parallel) * (size_t)experts;
 		for (int e = 0; e < experts; e++)
@@ -78,32 +91,35 @@ static void place_dynamic(struct schedule *s, int layer)
 	}
 }
 
-/* The GPU, counted within its set, that computes expert e for tokens of GPU g. */
+/* The unit, counted within its set, that computes expert e for tokens of GPU g. */
 static int host_of(const struct schedule *s, int experts, int e, int g)
 {
 	int spread = spread_of(s, experts);
 	if (spread == 1)
 		return s->place[e];
-	return e * spread + (s->plan.split == SPLIT_MODEL ? 0 : g % spread);
+	return e * spread + (s->plan.split == SPLIT_MODEL ? 0 : g / s->plan.unit % spread);
 }
 
 /* Fills the work lists by counting: first[] holds the number of entries, then their positions. */
 static void list_work(struct schedule *s, struct block *b, const struct layer *l)
 {
 	int e_count = l->experts, set = s->plan.expert_parallel, sets = s->gpus / set, spread = spread_of(s, e_count), n = 0;
-	uint32_t padded = b->capacity * (uint32_t)set;
+	int unit = s->plan.unit;
+	uint32_t padded = b->capacity * (uint32_t)(set / unit);
 	memset(b->first, 0, sizeof(int) * (size_t)(s->gpus + 1));
 	for (int q = 0; q < sets; q++) {
 		for (int e = 0; e < e_count; e++) {
 			uint32_t tokens = b->capacity ? padded : s->totals[(size_t)q * (size_t)e_count + (size_t)e];
 			for (int r = 0; r < spread; r++) {
-				int gpu = q * set + (spread == 1 ? s->place[e] : e * spread + r);
+				int gpu = q * set + (spread == 1 ? s->place[e] : e * spread + r) * unit;
 				uint32_t share = tokens;
 				if (s->plan.split == SPLIT_DATA)
 					share = tokens / (uint32_t)spread + ((uint32_t)r < tokens % (uint32_t)spread);
-				s->place_of[n] = gpu;
-				s->work[n++] = (struct expert_work){.expert = e, .tokens = share};
-				b->first[gpu + 1]++;
+				for (int to = gpu; to < gpu + unit; to++) {
+					s->place_of[n] = to;
+					s->work[n++] = (struct expert_work){.expert = e, .tokens = share};
+					b->first[to + 1]++;
+				}
 			}
 		}
 	}
@@ -140,12 +156,12 @@ static void take_turns(struct schedule *s, struct block *b, const struct moe_lay
 	}
 }
 
-/* Rows that GPU g has for each GPU of its set: rows (set). */
+/* Rows that GPU g has for each unit of its set: rows (set / unit). */
 static void count_rows(const struct schedule *s, const struct block *b, int experts, int g, uint64_t *rows)
 {
-	int set = s->plan.expert_parallel;
+	int units = s->plan.expert_parallel / s->plan.unit;
 	const uint32_t *load = s->loads + (size_t)g * (size_t)experts;
-	memset(rows, 0, sizeof(uint64_t) * (size_t)set);
+	memset(rows, 0, sizeof(uint64_t) * (size_t)units);
 	if (spread_of(s, experts) == 1 && !b->capacity) { /* the usual case, and each pair of GPU and expert comes by */
 		for (int e = 0; e < experts; e++)
 			rows[s->place[e]] += load[e];
@@ -157,17 +173,19 @@ static void count_rows(const struct schedule *s, const struct block *b, int expe
 
 static void count_bytes(struct schedule *s, struct block *b, const struct layer *l)
 {
-	int set = s->plan.expert_parallel;
+	int set = s->plan.expert_parallel, unit = s->plan.unit;
 	uint64_t row = (uint64_t)s->n->d_model * element_bytes(s) * (uint64_t)slices_of(s, l->experts);
 	struct exchange x = {0};
+	if (s->p->all_to_all == ALL_TO_ALL_DROPPED) /* each GPU of a unit sends its share of what all of them have */
+		row /= (uint64_t)unit;
 	memset(s->received, 0, sizeof(uint64_t) * (size_t)s->gpus);
 	memset(s->node_bytes, 0, sizeof(uint64_t) * (size_t)s->nodes * 2);
 	for (int g = 0; g < s->gpus; g++) {
 		uint64_t near = 0, far = 0;
 		int base = g / set * set, node = s->node_of[g];
 		count_rows(s, b, l->experts, g, s->rows);
-		for (int to = base; to < base + set; to++) {
-			uint64_t bytes = to == g ? 0 : row * s->rows[to - base];
+		for (int to = base + g % unit; to < base + set; to += unit) {
+			uint64_t bytes = to == g ? 0 : row * s->rows[(to - base) / unit];
 			if (s->node_of[to] == node) {
 				near += bytes;
 				s->received[to] += bytes;
@@ -238,7 +256,7 @@ void route(struct schedule *s, int layer, int microbatch, stage_id counts)
 	                    .layer = layer,
 	                    .experts = l->experts,
 	                    .top_k = l->top_k,
-	                    .tokens_per_gpu = s->tokens};
+	                    .tokens_per_gpu = routed(s)};
 	/* a fixed capacity needs no counts: the host runs on, past stages that still look at the block, which stays as it is */
 	bool waits = s->p->dispatch == DISPATCH_EXACT || s->p->capacity_factor <= 0 || offloaded(s);
 	if (s->failed || (!waits && s->moe[layer].block[microbatch].capacity))
@@ -247,11 +265,12 @@ void route(struct schedule *s, int layer, int microbatch, stage_id counts)
 		s->failed = true;
 		return;
 	}
+	share_loads(s, l->experts);
 	if (s->p->dispatch == DISPATCH_EXACT)
 		add_up(s, l->experts);
 	if (s->p->placement != PLACEMENT_FIXED && offloaded(s))
 		place_dynamic(s, layer);
 	else
-		placement_fixed(l->experts, s->plan.expert_parallel, s->place);
+		placement_fixed(l->experts, s->plan.expert_parallel / s->plan.unit, s->place);
 	route_one(s, layer, microbatch);
 }

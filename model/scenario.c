@@ -84,7 +84,8 @@ static void override_int(GPtrArray *overrides, const char *key, int value)
 
 static bool check(const struct scenario *s, GError **error)
 {
-	uint64_t tokens = (uint64_t)s->sequences * (uint64_t)s->seq_len;
+	uint64_t tensor = (uint64_t)policy_tensor_parallel(s->policy, s->machine->gpus); /* a group has the sequences of all its GPUs */
+	uint64_t tokens = (uint64_t)s->sequences * (uint64_t)s->seq_len * tensor;
 	for (int i = 0; i < s->network->layers; i++)
 		if (tokens * (uint64_t)MAX(1, s->network->layer[i].top_k) > G_MAXINT32) {
 			g_set_error(error, ESMOE_ERROR, ESMOE_ERROR_INPUT,
@@ -92,9 +93,9 @@ static bool check(const struct scenario *s, GError **error)
 			            s->seq_len, s->network->layer[i].top_k, G_MAXINT32);
 			return false;
 		}
-	if (s->microbatches > s->sequences) {
+	if ((uint64_t)s->microbatches > (uint64_t)s->sequences * tensor) {
 		g_set_error(error, ESMOE_ERROR, ESMOE_ERROR_INPUT, "scenario.microbatches = %d: expected 1 to %d, the sequences a GPU and step",
-		            s->microbatches, s->sequences);
+		            s->microbatches, s->sequences * (int)tensor);
 		return false;
 	}
 	return true;

@@ -91,6 +91,7 @@ stage_id emit_compute(struct schedule *s, int kind, int pass, int layer, int mic
 	st.cost_ns = compute_ns(s, kind, pass, l, st.tokens, &st.n_kernels);
 	st.block = l && l->experts ? &s->moe[layer].block[microbatch] : NULL;
 	after(&st, predecessor);
+	after_awaited(s, &st);
 	if (s->p->dispatch == DISPATCH_MASK && (kind == STAGE_PERMUTE || kind == STAGE_COMBINE)) {
 		const struct block *b = &s->moe[layer].block[microbatch];
 		uint32_t kernels;
@@ -108,41 +109,42 @@ void compute_everywhere(struct schedule *s, int kind, int pass, int layer, int m
 
 void emit_collective(struct schedule *s, const struct collective *c, const stage_id *preds, stage_id *out)
 {
-	s->group++;
+	const struct group *group = c->group ? c->group : &s->all;
+	int size = group->ranks.size, stride = group->ranks.stride, span = size * stride;
 	for (int g = 0; g < s->gpus; g++) {
+		int first = g / span * span + g % stride, members = MIN(size, (s->gpus - 1 - first) / stride + 1);
 		struct stage st = stage_on_gpu(s, c->kind, c->pass, c->layer, c->microbatch, g, STREAM_COLLECTIVE, PROFILE_COLLECTIVE);
-		st.profile = s->reducing + (uint32_t)g;
+		st.profile = group->profile + (uint32_t)g;
 		st.expert = c->expert;
 		st.part = (int16_t)c->part;
-		st.group = s->group;
-		st.group_size = (uint32_t)s->gpus;
-		st.bytes = c->bytes;
-		st.cost_ns = c->cost_ns;
+		st.group = s->group + 1 + (uint32_t)(g / span * stride + g % stride);
+		st.group_size = (uint32_t)members;
+		st.bytes = c->bytes_of ? c->bytes_of[g] : c->bytes;
+		st.cost_ns = c->bytes_of ? c->cost_of[g] : c->cost_ns;
 		st.n_kernels = (uint32_t)s->collective_kernels;
 		after(&st, preds ? preds[g] : s->gpu[g].last_compute);
 		stage_id id = emit(s, &st);
 		if (out)
 			out[g] = id;
 	}
+	s->group += (uint32_t)((s->gpus + span - 1) / span * stride);
 }
 
-/* Expert-parallel sets exchange each among themselves. */
+/* Expert-parallel sets exchange each among themselves, and in them GPUs of equal place in their units. */
 void emit_all_to_all(struct schedule *s, int pass, int layer, int microbatch, int chunk, stage_id *out)
 {
 	const struct block *b = &s->moe[layer].block[microbatch];
-	int set = s->plan.expert_parallel;
+	int set = s->plan.expert_parallel, unit = s->plan.unit;
 	for (int g = 0; g < s->gpus; g++) {
 		if (!exchanges(s)) {
 			if (out)
 				out[g] = STAGE_NONE;
 			continue;
 		}
-		if (g % set == 0)
-			s->group++;
 		struct stage st = stage_on_gpu(s, STAGE_ALL_TO_ALL, pass, layer, microbatch, g, STREAM_COLLECTIVE, PROFILE_COLLECTIVE);
 		st.profile = s->exchanging + (uint32_t)g;
-		st.group = s->group;
-		st.group_size = (uint32_t)set;
+		st.group = s->group + 1 + (uint32_t)(g / set * unit + g % unit);
+		st.group_size = (uint32_t)(set / unit);
 		st.bytes = b->sent[g] / (uint64_t)b->chunks;
 		st.part = (int16_t)chunk;
 		st.block = b;
@@ -154,12 +156,13 @@ void emit_all_to_all(struct schedule *s, int pass, int layer, int microbatch, in
 		if (out)
 			out[g] = s->returned[g];
 	}
+	s->group += (uint32_t)(s->gpus / set * unit);
 }
 
 static void dispatch(struct schedule *s, int pass, int layer, int microbatch)
 {
 	for (int chunk = 0; chunk < s->moe[layer].block[microbatch].chunks; chunk++)
-		emit_all_to_all(s, pass, layer, microbatch, chunk,
+		tensor_dispatch(s, pass, layer, microbatch, chunk,
 		                s->dispatched + ((size_t)microbatch * MAX_CHUNKS + (size_t)chunk) * (size_t)s->gpus);
 }
 
@@ -175,10 +178,29 @@ static stage_id gather_counts(struct schedule *s, int layer, int microbatch)
 	return s->round[s->gpus - 1];
 }
 
+static void dense_parts(struct schedule *s, int pass, int layer, int microbatch, bool added_up)
+{
+	const struct layer *l = &s->n->layer[layer];
+	if (l->shared) {
+		compute_everywhere(s, STAGE_SHARED, pass, layer, microbatch, NULL);
+		if (added_up)
+			tensor_reduce(s, pass, layer, microbatch, false);
+	}
+	if (l->d_ff) {
+		compute_everywhere(s, STAGE_FFN, pass, layer, microbatch, NULL);
+		if (added_up) /* beside experts, whose return comes behind it on the same stream, nobody else needs to wait for it */
+			tensor_reduce(s, pass, layer, microbatch, !l->experts);
+	}
+}
+
 void forward_layer(struct schedule *s, int layer, int microbatch)
 {
 	const struct layer *l = &s->n->layer[layer];
+	params_await(s, layer);
+	if (layer + 1 < s->n->layers)
+		params_gather(s, PASS_FORWARD, layer + 1, microbatch);
 	compute_everywhere(s, STAGE_MIXER, PASS_FORWARD, layer, microbatch, NULL);
+	tensor_reduce(s, PASS_FORWARD, layer, microbatch, true);
 	if (l->experts) {
 		compute_everywhere(s, STAGE_GATE, PASS_FORWARD, layer, microbatch, NULL);
 		route(s, layer, microbatch, gather_counts(s, layer, microbatch));
@@ -187,139 +209,70 @@ void forward_layer(struct schedule *s, int layer, int microbatch)
 		compute_everywhere(s, STAGE_PERMUTE, PASS_FORWARD, layer, microbatch, NULL);
 		dispatch(s, PASS_FORWARD, layer, microbatch);
 	}
-	if (l->shared)
-		compute_everywhere(s, STAGE_SHARED, PASS_FORWARD, layer, microbatch, NULL);
-	if (l->d_ff)
-		compute_everywhere(s, STAGE_FFN, PASS_FORWARD, layer, microbatch, NULL);
+	dense_parts(s, PASS_FORWARD, layer, microbatch, true);
 	if (!l->experts)
 		return;
-	experts_forward(s, layer, microbatch);
+	experts_forward(s, PASS_FORWARD, layer, microbatch);
 	if (s->p->upload_scope == UPLOAD_NEXT_LAYER && offloaded(s) && !inference(s) && layer + 1 < s->n->layers && s->moe[layer + 1].experts)
 		experts_prefetch(s, layer + 1);
-	compute_everywhere(s, STAGE_COMBINE, PASS_FORWARD, layer, microbatch, exchanges(s) ? s->returned : NULL);
+	compute_everywhere(s, STAGE_COMBINE, PASS_FORWARD, layer, microbatch, returns(s) ? s->returned : NULL);
 }
 
-/* What checkpointing threw away, up to where the experts' inputs are back. */
+/* What checkpointing threw away: up to where the experts' inputs are back, or the whole layer as it stands. */
 static void recompute_layer(struct schedule *s, int layer, int microbatch)
 {
 	const struct layer *l = &s->n->layer[layer];
-	if (s->p->checkpoint == CHECKPOINT_NONE)
+	int checkpoint = s->p->checkpoint;
+	if (checkpoint == CHECKPOINT_NONE)
 		return;
 	compute_everywhere(s, STAGE_MIXER, PASS_RECOMPUTE, layer, microbatch, NULL);
+	if (checkpoint != CHECKPOINT_KEEP_COLLECTIVES)
+		tensor_reduce(s, PASS_RECOMPUTE, layer, microbatch, true);
 	if (l->experts)
 		compute_everywhere(s, STAGE_GATE, PASS_RECOMPUTE, layer, microbatch, NULL);
-	if (l->experts && s->p->checkpoint == CHECKPOINT_FULL) {
+	if (l->experts && checkpoint != CHECKPOINT_KEEP_COLLECTIVES) {
 		compute_everywhere(s, STAGE_PERMUTE, PASS_RECOMPUTE, layer, microbatch, NULL);
 		dispatch(s, PASS_RECOMPUTE, layer, microbatch);
 	}
-	if (l->shared)
-		compute_everywhere(s, STAGE_SHARED, PASS_RECOMPUTE, layer, microbatch, NULL);
-	if (l->d_ff)
-		compute_everywhere(s, STAGE_FFN, PASS_RECOMPUTE, layer, microbatch, NULL);
-}
-
-static uint64_t resident_params(const struct schedule *s, int layer)
-{
-	const struct moe_layer *moe = &s->moe[layer];
-	uint64_t params = network_dense_params(s->n, &s->n->layer[layer]);
-	if (moe->experts && !offloaded(s))
-		params += moe->params * (uint64_t)((moe->experts + s->plan.expert_parallel - 1) / s->plan.expert_parallel);
-	return params;
-}
-
-static void stream_params(struct schedule *s, int kind, int pass, int layer, int microbatch, uint64_t params, nsec_t cost_ns, uint32_t kernels,
-                          const stage_id *preds)
-{
-	for (int g = 0; g < s->gpus; g++) {
-		struct stage st = stage_on_gpu(s, kind, pass, layer, microbatch, g, STREAM_COMPUTE, PROFILE_MEMORY);
-		st.cost_ns = cost_ns;
-		st.n_kernels = kernels;
-		st.bytes = params * 28;
-		after(&st, preds ? preds[g] : STAGE_NONE);
-		s->gpu[g].last_compute = emit(s, &st);
-	}
-}
-
-static void reduce(struct schedule *s, int layer, int microbatch, enum reduced what, uint64_t params, int gpus)
-{
-	struct collective c = {.kind = STAGE_ALL_REDUCE, .pass = PASS_BACKWARD, .layer = layer, .microbatch = microbatch, .expert = -1, .part = what};
-	c.bytes = element_bytes(s) * params;
-	c.cost_ns = cost_all_reduce(s->cost, c.bytes, gpus);
-	emit_collective(s, &c, NULL, s->reduced);
-}
-
-/* Gradients of a layer that several GPUs hold parts of: dense ones by all, an expert's by its replicas. */
-static void reduce_gradients(struct schedule *s, int layer, int microbatch)
-{
-	const struct moe_layer *moe = &s->moe[layer];
-	int set = s->plan.expert_parallel, replicas = s->gpus / set;
-	if (s->gpus == 1)
+	dense_parts(s, PASS_RECOMPUTE, layer, microbatch, checkpoint == CHECKPOINT_LAYER);
+	if (!l->experts || checkpoint != CHECKPOINT_LAYER)
 		return;
-	reduce(s, layer, microbatch, REDUCED_DENSE, network_dense_params(s->n, &s->n->layer[layer]), s->gpus);
-	if (!moe->experts || offloaded(s))
-		return;
-	if (s->plan.split == SPLIT_DATA)
-		replicas *= spread_of(s, moe->experts);
-	if (replicas > 1)
-		reduce(s, layer, microbatch, REDUCED_EXPERTS, moe->params * (uint64_t)((moe->experts + set - 1) / set), replicas);
+	experts_forward(s, PASS_RECOMPUTE, layer, microbatch);
+	compute_everywhere(s, STAGE_COMBINE, PASS_RECOMPUTE, layer, microbatch, returns(s) ? s->returned : NULL);
 }
 
 static void backward_layer(struct schedule *s, int layer, int microbatch)
 {
 	const struct layer *l = &s->n->layer[layer];
+	params_await(s, layer);
+	if (layer > 0)
+		params_gather(s, PASS_BACKWARD, layer - 1, microbatch);
 	recompute_layer(s, layer, microbatch);
 	if (l->experts) {
 		compute_everywhere(s, STAGE_COMBINE, PASS_BACKWARD, layer, microbatch, NULL);
 		dispatch(s, PASS_BACKWARD, layer, microbatch);
 	}
-	if (l->shared)
-		compute_everywhere(s, STAGE_SHARED, PASS_BACKWARD, layer, microbatch, NULL);
-	if (l->d_ff)
-		compute_everywhere(s, STAGE_FFN, PASS_BACKWARD, layer, microbatch, NULL);
+	dense_parts(s, PASS_BACKWARD, layer, microbatch, true);
 	if (l->experts) {
 		experts_backward(s, layer, microbatch);
-		compute_everywhere(s, STAGE_PERMUTE, PASS_BACKWARD, layer, microbatch, exchanges(s) ? s->returned : NULL);
+		compute_everywhere(s, STAGE_PERMUTE, PASS_BACKWARD, layer, microbatch, returns(s) ? s->returned : NULL);
 		compute_everywhere(s, STAGE_GATE, PASS_BACKWARD, layer, microbatch, NULL);
 	}
 	compute_everywhere(s, STAGE_MIXER, PASS_BACKWARD, layer, microbatch, NULL);
-	if (microbatch > 0) {
-		uint64_t params = resident_params(s, layer);
-		stream_params(s, STAGE_ACCUMULATE_GPU, PASS_BACKWARD, layer, microbatch, params, cost_accumulate_gpu(s->cost, params), 1, NULL);
-	}
-	if (microbatch == s->plan.microbatches - 1)
-		reduce_gradients(s, layer, microbatch);
-}
-
-/* Weight tensors of a layer in HBM with their biases: projections 8, norms 4, gate 1; two a matrix of each FFN and expert. */
-static uint64_t resident_tensors(const struct schedule *s, int layer)
-{
-	const struct moe_layer *moe = &s->moe[layer];
-	uint64_t ffns = (s->n->layer[layer].d_ff > 0) + (uint64_t)s->n->layer[layer].shared;
-	if (moe->experts && !offloaded(s))
-		ffns += (uint64_t)((moe->experts + s->plan.expert_parallel - 1) / s->plan.expert_parallel);
-	return 13 + 2 * ffns * (uint64_t)activation_matrices(s->n->activation);
-}
-
-static void update_resident(struct schedule *s)
-{
-	uint64_t params = network_embedding_params(s->n), tensors = 1;
-	uint32_t kernels;
-	for (int layer = 0; layer < s->n->layers; layer++) {
-		params += resident_params(s, layer);
-		tensors += resident_tensors(s, layer);
-	}
-	if (s->gpus > 1)
-		reduce(s, 0, s->plan.microbatches - 1, REDUCED_EMBEDDING, network_embedding_params(s->n), s->gpus);
-	nsec_t cost_ns = cost_adam_gpu(s->cost, params, tensors, &kernels);
-	stream_params(s, STAGE_ADAM_GPU, PASS_UPDATE, 0, 0, params, cost_ns, kernels, s->gpus > 1 ? s->reduced : NULL);
+	tensor_reduce(s, PASS_BACKWARD, layer, microbatch, true);
+	gradients_ready(s, layer, microbatch);
 }
 
 /* ZeRO-Offload's step returns when all updates have been made; the next step starts behind it. */
 static void begin(struct schedule *s, int microbatch)
 {
+	params_gather(s, PASS_FORWARD, -1, microbatch);
+	params_await(s, -1);
+	params_gather(s, PASS_FORWARD, 0, microbatch);
 	bool waits = offloaded(s) && s->p->optimizer == OPTIMIZER_CPU_STEP && microbatch == 0;
 	for (int g = 0; g < s->gpus; g++)
 		emit_compute(s, STAGE_EMBED, PASS_FORWARD, 0, microbatch, g, waits ? s->adam_last[s->node_of[g]] : STAGE_NONE);
+	tensor_reduce(s, PASS_FORWARD, 0, microbatch, true);
 }
 
 /* After a failed gate the layer has no work lists, so nothing that reads them may follow. */
@@ -330,10 +283,13 @@ static void run_microbatch(struct schedule *s, int microbatch)
 		forward_layer(s, layer, microbatch);
 	if (s->failed)
 		return;
+	params_gather(s, PASS_BACKWARD, s->n->layers - 1, microbatch);
 	compute_everywhere(s, STAGE_HEAD, PASS_FORWARD, 0, microbatch, NULL);
+	tensor_reduce(s, PASS_BACKWARD, s->n->layers - 1, microbatch, true);
 	for (int layer = s->n->layers - 1; layer >= 0; layer--)
 		backward_layer(s, layer, microbatch);
 	compute_everywhere(s, STAGE_EMBED, PASS_BACKWARD, 0, microbatch, NULL);
+	gradients_end(s, microbatch);
 }
 
 static void train_step(struct schedule *s)

@@ -50,8 +50,9 @@ enum stage_pass { PASS_FORWARD, PASS_RECOMPUTE, PASS_BACKWARD, PASS_UPDATE, N_ST
 enum gpu_stream { STREAM_COMPUTE, STREAM_UPLOAD, STREAM_DOWNLOAD, STREAM_COLLECTIVE, GPU_STREAMS };
 enum node_stream { STREAM_OPTIMIZER, STREAM_SSD_READ, STREAM_SSD_WRITE, NODE_STREAMS };
 
-/* Gradients that are summed over GPUs: a layer's dense ones, those of experts at home on several GPUs, the embedding's and the last norm's. */
-enum reduced { REDUCED_DENSE, REDUCED_EXPERTS, REDUCED_EMBEDDING };
+/* What is summed over GPUs: gradients of a layer's dense parameters, of experts at home on several GPUs, of the embedding and the last norm; partial
+ * results of a tensor group. */
+enum reduced { REDUCED_DENSE, REDUCED_EXPERTS, REDUCED_EMBEDDING, REDUCED_PARTIAL };
 
 struct block;
 

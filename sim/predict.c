@@ -39,10 +39,10 @@ static void name_bound(const struct scenario *s, const struct backend *b, nsec_t
 }
 
 /* Tokens past a fixed capacity, over those routed; the schedule itself never asks for them. */
-static bool count_dropped(const struct scenario *s, int step, int microbatches, double *share, GError **error)
+static bool count_dropped(const struct scenario *s, int step, const struct plan *plan, double *share, GError **error)
 {
 	const struct network *n = s->network;
-	uint32_t per_gpu = (uint32_t)(s->sequences / microbatches * s->seq_len);
+	uint32_t per_gpu = plan->routed;
 	uint64_t dropped = 0, routed = 0;
 	int gpus = s->machine->gpus;
 	*share = 0;
@@ -54,7 +54,7 @@ static bool count_dropped(const struct scenario *s, int step, int microbatches, 
 		if (!l->experts)
 			continue;
 		uint32_t capacity = (uint32_t)ceil(s->policy->capacity_factor * l->top_k * per_gpu / l->experts);
-		for (int mb = 0; mb < microbatches; mb++) {
+		for (int mb = 0; mb < plan->microbatches; mb++) {
 			if (!routing_loads(s->routing, step, mb, layer, gpus, l->experts, l->top_k, per_gpu, loads, error))
 				return false;
 			for (size_t i = 0; i < (size_t)gpus * (size_t)l->experts; i++) {
@@ -192,5 +192,5 @@ bool predict(const struct scenario *scenario, const struct sim_options *o, int w
 		fill_trace(scenario, r.b, r.ends + 1, steps, trace);
 		occupancy_add(trace, &out->memory);
 	}
-	return count_dropped(scenario, inference ? 0 : warmup, out->microbatches, &out->dropped_share, error);
+	return count_dropped(scenario, inference ? 0 : warmup, schedule_plan(schedule), &out->dropped_share, error);
 }

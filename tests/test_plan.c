@@ -116,6 +116,30 @@ Test(plan, knobs_without_a_meaning_together_are_refused_by_name)
 	refuse(SETS("policy.capacity_factor=1"), 8, "capacity_factor");
 	refuse(SETS("policy.expert_home=ssd", "ssd.gb=0"), 8, "ssd");
 	refuse(SETS("policy.pipeline_degree=2", "policy.expert_home=dram"), 8, "pipeline_degree");
+	refuse(SETS("policy.tensor_parallel=3"), 8, "policy.tensor_parallel must divide the number of GPUs");
+	refuse(SETS("policy.tensor_parallel=5"), 5, "must divide network.heads");
+	refuse(SETS("policy.tensor_parallel=4", "network.d_expert=1022"), 8, "inner sizes");
+	refuse(SETS("policy.tensor_parallel=2", "policy.data_parallel=2"), 8, "data_parallel");
+	refuse(SETS("policy.data_parallel=3"), 8, "data_parallel");
+	refuse(SETS("policy.tensor_parallel=4", "policy.expert_parallel=2"), 8, "policy.expert_parallel must be a multiple");
+	refuse(SETS("policy.tensor_parallel=2", "policy.expert_home=dram"), 8, "tensor_experts = whole");
+	refuse(SETS("policy.tensor_parallel=2", "policy.tensor_experts=whole", "policy.all_to_all=dropped"), 8, "dropped");
+	refuse(SETS("policy.dense_optimizer=cpu"), 8, "zero_stage");
+}
+
+Test(plan, tensor_groups_follow_from_data_parallel_and_the_machine)
+{
+	struct scenario_options o = {.model = "gpt-moe-s", .machine = "h200-x8", .policy = "static", .gpus = 8};
+	struct plan plan;
+	o.set = SETS("policy.data_parallel=2");
+	cr_assert(planned(&o, &plan, NULL));
+	cr_assert_eq(plan.tensor_parallel, 4);
+	cr_assert_eq(plan.unit, 4);
+	o.set = SETS("policy.tensor_parallel=8");
+	o.gpus = 2; /* at most all of them */
+	cr_assert(planned(&o, &plan, NULL));
+	cr_assert_eq(plan.tensor_parallel, 2);
+	cr_assert_eq(plan.microbatches * plan.microbatch, 2 * 32);
 }
 
 Test(plan, any_number_of_experts_and_gpus_works)
