@@ -59,17 +59,18 @@ static uint64_t row_total(struct shape s)
 	return (uint64_t)s.tokens_per_gpu * (uint64_t)s.top_k;
 }
 
-/* Rows of equal counts; the remainder of one row goes on around the ring of experts where the row before stopped. */
+/* Rows of equal counts; the remainder of one row goes on around the ring of experts where the row before stopped, from a place drawn for the layer
+ * and step: the one token of a decode step must not meet the same experts every time. */
 static bool even_fill(const struct routing *r, struct place at, struct shape s, uint32_t *tokens, GError **error)
 {
 	const uint64_t total = row_total(s), experts = (uint64_t)s.experts;
-	const uint64_t each = total / experts, rest = total % experts;
+	const uint64_t each = total / experts, rest = total % experts, start = (uint64_t)below(key(r, ROUNDING, at), s.experts);
 	for (uint64_t g = 0; g < (uint64_t)s.gpus; g++) {
 		uint32_t *row = tokens + g * experts; /* (E) */
 		for (uint64_t e = 0; e < experts; e++)
 			row[e] = (uint32_t)each;
 		for (uint64_t i = 0; i < rest; i++)
-			row[(g * rest + i) % experts]++;
+			row[(start + g * rest + i) % experts]++;
 	}
 	return true;
 }
