@@ -7,14 +7,12 @@
  *     stream B                       .......... goes on
  *
  * An occurrence is announced only after the last one has happened, or on the same stream. */
-#define _GNU_SOURCE /* CPU sets */
 #include "host.h"
 #include "adam.h"
 #include "model/error.h"
 
 #include <cblas.h>
 #include <errno.h>
-#include <sched.h>
 #include <stdarg.h>
 #include <stdlib.h>
 #include <string.h>
@@ -64,6 +62,7 @@ static struct host_device *host_new(struct host_group *g, uint64_t arena_bytes, 
 	struct host_device *d = g_new0(struct host_device, 1);
 	d->base.impl = &host_impl;
 	d->group = g;
+	d->index = g->count;
 	d->arena = arena;
 	d->arena_bytes = arena_bytes;
 	return d;
@@ -99,6 +98,7 @@ static void host_close(struct device **devices, int count, struct device_group *
 	pthread_mutex_destroy(&g->lock);
 	g_clear_error(&g->error);
 	g_free(g->post);
+	g_free(g->cores);
 	g_free(g->devices);
 	g_free(g);
 }
@@ -109,6 +109,7 @@ static bool host_open(int count, uint64_t arena_bytes, struct device **devices, 
 	struct host_group *g = g_new0(struct host_group, 1);
 	openblas_set_num_threads(1);
 	g->loops = choose_loops();
+	g->cores = host_cores_new();
 	g->base.impl = &host_impl;
 	g->devices = g_new0(struct host_device *, (size_t)count);
 	g->post = g_new0(struct host_post, (size_t)count);
@@ -254,32 +255,13 @@ static struct device_stream *host_stream_new(struct device *d, const char *name,
 	s->base.device = d;
 	s->device = host_of(d);
 	s->worker = worker_new(name);
+	host_core_keep_off(s->device->group->cores, s->worker, s->device->index, s->device->group->count);
 	return &s->base;
-}
-
-struct core {
-	int nth;
-};
-
-/* The optimizer's threads take the first cores (adam.c). */
-static void keep_core(void *args)
-{
-	const struct core *c = args;
-	cpu_set_t allowed, one;
-	if (sched_getaffinity(0, sizeof(allowed), &allowed) != 0)
-		return;
-	int skip = CPU_COUNT(&allowed) - 1 - c->nth % CPU_COUNT(&allowed), cpu = 0;
-	while (!CPU_ISSET(cpu, &allowed) || skip-- > 0)
-		cpu++;
-	CPU_ZERO(&one);
-	CPU_SET(cpu, &one);
-	/* a hint: where the system refuses, the thread goes where it may */
-	(void)pthread_setaffinity_np(pthread_self(), sizeof(one), &one);
 }
 
 static void host_stream_keep_core(struct device_stream *s, int nth)
 {
-	worker_push(stream_of(s)->worker, keep_core, &(struct core){nth}, sizeof(struct core));
+	host_core_keep(stream_of(s)->device->group->cores, stream_of(s)->worker, nth);
 }
 
 static void host_stream_free(struct device_stream *stream)

@@ -22,6 +22,7 @@ struct host_post {
 struct host_group {
 	struct device_group base;
 	const struct host_loops *loops;
+	struct host_cores *cores;
 	int count;
 	struct host_device **devices;
 	pthread_mutex_t lock;
@@ -37,6 +38,7 @@ struct host_group {
 struct host_device {
 	struct device base;
 	struct host_group *group;
+	int index; /* in it */
 	char *arena;
 	uint64_t arena_bytes, used_bytes;
 };
@@ -59,6 +61,12 @@ extern const struct device_attention host_attention_table;
 extern const struct device_gate host_gate_table;
 extern const struct device_collectives host_collectives_table;
 void host_adam(struct device_stream *s, elem *param, float *master, float *m, float *v, float *gradient, size_t n, const struct adam_step *a);
+
+/* Cores that the process may use, as they are now. Freed by g_free. */
+struct host_cores *host_cores_new(void);
+/* The thread of a GPU's computation, and those of its other streams. */
+void host_core_keep(const struct host_cores *c, struct worker *w, int gpu);
+void host_core_keep_off(const struct host_cores *c, struct worker *w, int gpu, int gpus);
 
 /* Queues the operation; skipped once the group has failed. */
 void host_push(struct device_stream *s, host_op op, const void *args, size_t bytes);
