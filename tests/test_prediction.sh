@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # The machine that runs the tests, calibrated just before: step time of configurations that calibration did not run - two policies, two numbers of
-# experts, one and two virtual GPUs - against their prediction, within 15 % on the mean. A machine on which others work meanwhile tells nothing: the
-# figures are printed and the test is skipped.
+# experts, one and two virtual GPUs - against their prediction, each within 15 %. A machine on which others work meanwhile tells nothing: the figures
+# are printed and the test is skipped. Where the system allows, what is timed goes before others.
 set -u
 dir=$(mktemp -d) && trap 'rm -rf "$dir"' EXIT
 
@@ -10,8 +10,11 @@ fail() {
 	exit 1
 }
 
+first="nice -n -19"
+[ "$($first nice 2>/dev/null)" = -19 ] || first=
+
 train() { # POLICY HOME GPUS EXPERTS
-	"$ESMOE" run -m tiny-moe -M "$dir/here.ini" -p "$1" --set policy.expert_home="$2" --gpus "$3" --experts "$4" --sequences 12 --synthetic \
+	$first "$ESMOE" run -m tiny-moe -M "$dir/here.ini" -p "$1" --set policy.expert_home="$2" --gpus "$3" --experts "$4" --sequences 12 --synthetic \
 		--steps 18 --trace-steps 16 --trace "$dir/$1-$3-gpus-$4-experts" >/dev/null || fail "the run of $1 with $4 experts on $3 GPUs"
 }
 
@@ -28,7 +31,7 @@ attempt() {
 	local all own wall
 	rm -rf "$dir"/*
 	all=$(all_s) own=$(own_s) wall=$(date +%s.%N)
-	"$ESMOE" calibrate -m tiny-moe -M host -o "$dir/here.ini" || fail "calibrate"
+	$first "$ESMOE" calibrate -m tiny-moe -M host -o "$dir/here.ini" || fail "calibrate"
 	for gpus in 1 2; do
 		for experts in 6 12; do
 			train static hbm $gpus $experts
@@ -39,10 +42,13 @@ attempt() {
 	others=$(echo "$all $(all_s) $own $(own_s) $wall $(date +%s.%N) $(nproc)" | awk '{ print 100 * ($2 - $1 - $4 + $3) / ($6 - $5) / $7 }')
 	awk -F, -v others="$others" '$2 == "step" {
 		printf "%-24s measured %9.3f ms +- %5.1f %%, predicted %9.3f ms, error %6.1f %%\n", $1, $4, $5, $6, $7
-		n++; spread += $5; sum += $7 < 0 ? -$7 : $7
+		error = $7 < 0 ? -$7 : $7
+		n++; spread += $5; sum += error
+		if (error > most) most = error
 	} END {
-		printf "mean error %.1f %% over %d runs; their steps vary by %.1f %%; others had %.0f %% of the cores\n", sum / n, n, spread / n, others
-		exit n != 8 ? 1 : sum / n <= 15 ? 0 : others > 5 ? 77 : 1
+		printf "mean error %.1f %%, largest %.1f %% over %d runs; their steps vary by %.1f %%; others had %.0f %% of the cores\n", sum / n, most,
+			n, spread / n, others
+		exit n != 8 ? 1 : most <= 15 ? 0 : others > 5 ? 77 : 1
 	}' "$dir/all.csv"
 }
 
