@@ -43,6 +43,8 @@ static bool can_run(const struct engine *e, GError **error)
 		return false;
 	if (set != 1 && set != e->gpus)
 		return refuse(error, "policy.expert_parallel between 1 and the number of GPUs; expected 0 (all of them) or 1");
+	if (set > 1 && machine_nodes(e->sc->machine) > 1 && e->p->all_to_all != ALL_TO_ALL_LINEAR)
+		return refuse(error, "policy.all_to_all = hierarchical or auto on several nodes; expected linear");
 	if (set == 1 && e->gpus > 1 && e->offloaded && machine_nodes(e->sc->machine) > 1)
 		return refuse(error,
 		              "policy.expert_parallel = 1 with experts beyond HBM on several nodes; expected one node, or expert_parallel = 0");

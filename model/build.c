@@ -22,6 +22,10 @@ static void block_init(struct block *b, const struct schedule *s, int experts)
 	b->work = g_new(struct expert_work, entries);
 	b->first = g_new(int, s->gpus + 1);
 	b->sent = g_new(uint64_t, s->gpus);
+	if (s->tally) {
+		b->gathered = g_new0(uint64_t, s->gpus);
+		b->railed = g_new0(uint64_t, s->gpus);
+	}
 }
 
 /* Returns the number of experts of all layers before the next. */
@@ -108,14 +112,18 @@ static void caches_init(struct schedule *s, int all_experts)
 		s->cache[node] = cache_new(s->p->ssd_cache, 2 * all_experts, s->plan.memory.cache_bytes);
 }
 
+/* Of the groups of a shape one that reaches over nodes, if any does. */
+static struct ranks farthest(const struct schedule *s, int stride, int size)
+{
+	for (int g = 0; g + (size - 1) * stride < s->gpus; g += size * stride)
+		if (s->node_of[g] != s->node_of[g + (size - 1) * stride])
+			return (struct ranks){g, stride, size};
+	return (struct ranks){0, stride, size};
+}
+
 static struct group group_of(const struct schedule *s, int stride, int size)
 {
-	struct group group = {.ranks = {.stride = stride, .size = size}};
-	for (int g = 0; g + (size - 1) * stride < s->gpus; g += size * stride)
-		if (s->node_of[g] != s->node_of[g + (size - 1) * stride]) {
-			group.ranks.first = g;
-			break;
-		}
+	struct group group = {.ranks = farthest(s, stride, size)};
 	group.profile = resources_collective(s->resources, s->m, OP_ALL_REDUCE, ALGORITHM_RING, &group.ranks);
 	return group;
 }
@@ -139,9 +147,10 @@ static struct group copies_of_experts(const struct schedule *s, int layer)
 static void collectives_init(struct schedule *s)
 {
 	int tensor = s->plan.tensor_parallel, unit = s->plan.unit;
-	struct ranks set = {.stride = unit, .size = s->plan.expert_parallel / unit};
 	s->all = group_of(s, 1, s->gpus);
-	s->exchanging = resources_collective(s->resources, s->m, OP_ALL_TO_ALL, ALGORITHM_PAIRWISE, &set);
+	s->set = farthest(s, unit, s->plan.expert_parallel / unit);
+	s->exchanging = resources_collective(s->resources, s->m, OP_ALL_TO_ALL, ALGORITHM_PAIRWISE, &s->set);
+	s->tally = tally_new(s);
 	s->copies = tensor == 1 ? s->all : group_of(s, tensor, s->gpus / tensor);
 	if (tensor > 1)
 		s->tensor = group_of(s, 1, tensor);
@@ -187,6 +196,8 @@ static void moe_layer_clear(struct moe_layer *moe, int microbatches)
 		g_free(moe->block[mb].work);
 		g_free(moe->block[mb].first);
 		g_free(moe->block[mb].sent);
+		g_free(moe->block[mb].gathered);
+		g_free(moe->block[mb].railed);
 	}
 	g_free(moe->block);
 	g_free(moe->expert);
@@ -213,6 +224,7 @@ void schedule_free(struct schedule *s)
 	for (size_t i = 0; i < G_N_ELEMENTS(scratch); i++)
 		g_free(scratch[i]);
 	g_array_free(s->late, TRUE);
+	tally_free(s->tally);
 	cost_free(s->cost);
 	resources_free(s->resources);
 	g_free(s);

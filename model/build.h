@@ -88,6 +88,8 @@ struct schedule {
 	int cached;                       /* decode: tokens that one token's mixer looks at; 0 otherwise */
 	struct group all, tensor, copies; /* of all GPUs; that cut matrices among them; that hold the same non-expert parameters */
 	uint32_t exchanging;              /* profile of GPU 0 in an all-to-all of its set */
+	struct ranks set;                 /* of GPUs that exchange tokens, one that reaches farthest */
+	struct tally *tally;              /* NULL: sets of one node, or adapters in a pool and no hierarchical exchange */
 	struct moe_layer *moe;            /* (L), experts 0 where dense */
 	struct gpu_state *gpu;            /* (G) */
 	struct cache **cache;             /* (nodes) over the SSD, NULL elsewhere */
@@ -168,6 +170,16 @@ void experts_refresh(struct schedule *s);             /* brings the pinned copie
 void experts_pin(struct schedule *s, int layer);      /* chooses them: the busiest of the step so far */
 /* Uploads expert e into the next slot of the GPU; *slot receives which. */
 stage_id experts_upload(struct schedule *s, int pass, int layer, int microbatch, int e, int gpu, int *slot);
+
+/* Exchanges over several nodes (exchange.c): a tally of bytes by link, of the rows that each GPU g sends to each member of its set; the time of one
+ * of so many chunks with the faster or the asked for algorithm; and both halves of a hierarchical one, as copies of `stage`. */
+struct tally *tally_new(const struct schedule *s);
+void tally_free(struct tally *t);
+void tally_begin(const struct schedule *s, struct tally *t);
+void tally_add(const struct schedule *s, struct tally *t, int g, uint64_t row, const uint64_t *rows);
+void tally_end(const struct schedule *s, const struct tally *t, struct block *b);
+nsec_t exchange_ns(const struct schedule *s, const struct block *b, int chunks, struct exchange_times *out);
+void emit_hierarchical(struct schedule *s, const struct stage *stage, stage_id *out);
 
 /* One chunk's all-to-all of a routed layer; out (G), or NULL, receives the members' ids. */
 void emit_all_to_all(struct schedule *s, int pass, int layer, int microbatch, int chunk, stage_id *out);

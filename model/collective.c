@@ -29,17 +29,19 @@ void group_shape(const struct machine *m, const struct ranks *r, struct group_sh
 	out->leaf_nodes = MIN(out->nodes, below);
 	if (out->local > 1)
 		out->near_gbps = machine_collective_gbps(m) * (m->nvlink_mesh && m->nvlink_gbps > 0 ? (out->local - 1.0) / (gpn - 1) : 1);
+	out->adapters = 1;
 	if (out->nodes == 1)
 		return;
-	int adapters = adapters_used(m, r->stride, out->local);
+	out->adapters = adapters_used(m, r->stride, out->local);
 	double adapter_gbps = m->nic_gbps / m->nic_adapters;
 	/* an adapter reaches the memory of a GPU over the GPU's PCIe link */
-	out->far_gbps = fmin(adapters * adapter_gbps, out->local * machine_pcie_both_gbps(m));
+	out->far_gbps = fmin(out->adapters * adapter_gbps, out->local * machine_pcie_both_gbps(m));
 	if (m->fabric_leaf_nodes && (m->fabric_rails || out->nodes > out->leaf_nodes))
-		out->leaf_gbps = m->fabric_leaf_nodes * adapter_gbps * (m->fabric_rails ? adapters : m->nic_adapters) / m->fabric_oversubscription;
+		out->leaf_gbps =
+		    m->fabric_leaf_nodes * adapter_gbps * (m->fabric_rails ? out->adapters : m->nic_adapters) / m->fabric_oversubscription;
 }
 
-static double messages_in_turn(const struct machine *m, double messages)
+double messages_in_turn(const struct machine *m, double messages)
 {
 	return ceil(messages / m->nic_window);
 }

@@ -19,6 +19,7 @@ enum collective_op { OP_ALL_REDUCE, OP_REDUCE_SCATTER, OP_ALL_GATHER, OP_ALL_TO_
  * receives, the GB/s that it reaches. */
 struct group_shape {
 	int size, local, nodes, leaf_nodes;
+	int adapters;     /* of a node that its members use */
 	double near_gbps; /* of one member inside its node; 0 with one member a node */
 	double far_gbps;  /* of the members of one node over its adapters; 0 with one node */
 	double leaf_gbps; /* of the members below one leaf switch over its uplinks; 0: unlimited */
@@ -39,6 +40,8 @@ struct crossing {
  * 4.3), first inside the nodes, then between members of equal place; each copies with a stride first. */
 enum algorithm { ALGORITHM_RING, ALGORITHM_TREE, ALGORITHM_PAIRWISE, ALGORITHM_GATHER, ALGORITHM_RAIL, N_ALGORITHMS };
 void collective_crossing(const struct machine *m, int op, int algorithm, const struct ranks *ranks, double bytes, struct crossing *out);
+/* Latencies one after another of that many messages of an all-to-all between nodes. */
+double messages_in_turn(const struct machine *m, double messages);
 double crossing_ns(const struct machine *m, const struct group_shape *shape, const struct crossing *x);
 
 /* The time alone with the machine's choice of algorithm for reductions and gathers (software.all_reduce), and pairwise for an all-to-all. */

@@ -460,27 +460,24 @@ nsec_t cost_counts(const struct cost *c, uint64_t bytes, int gpus)
 	return cost_collective(c, STAGE_COUNTS, &(struct ranks){.stride = 1, .size = gpus}, bytes);
 }
 
-/* Linear: one message to each peer. Hierarchical (Tutel, arXiv 2206.03382, section 4.3): gather by local rank inside the node, then one message to
- * each node. */
-nsec_t cost_all_to_all(const struct cost *c, const struct exchange *x, int algorithm)
+/* The busiest GPU, adapter and leaf switch of each half say how long it takes. */
+nsec_t cost_exchange(const struct cost *c, const struct exchange *x, const struct ranks *set, int algorithm)
 {
-	const struct machine *m = c->m;
-	int nodes = machine_nodes(m), local = MIN(m->gpus, m->gpus_per_node);
-	double intra = (double)x->intra_bytes / machine_collective_gbps(m), ns = m->nvlink_latency_us * 1e3;
-	if (nodes == 1) {
-		ns += intra;
-		look_up(c, m->measured, STAGE_ALL_TO_ALL, PASS_FORWARD, (double)x->intra_bytes, &ns);
-		return whole(ns);
-	}
-	double inter = (double)x->inter_bytes / m->nic_gbps, message_ns = m->nic_latency_us * 1e3;
-	if (algorithm == ALL_TO_ALL_AUTO)
-		return MIN(cost_all_to_all(c, x, ALL_TO_ALL_LINEAR), cost_all_to_all(c, x, ALL_TO_ALL_HIERARCHICAL));
-	/* a GPU keeps about eight messages in flight (NCCL's channels of send and receive) */
-	if (algorithm == ALL_TO_ALL_LINEAR || algorithm == ALL_TO_ALL_DROPPED)
-		return whole(ns + fmax(intra, inter + message_ns * ceil((nodes - 1) * local / 8.0)));
-	double own = (double)x->inter_bytes / local;
-	double gather = own * (local - 1) / local / machine_collective_gbps(m) + 4 * own / c->hbm;
-	return whole(2 * ns + intra + gather + inter + message_ns * ceil((nodes - 1) / 8.0));
+	struct group_shape g;
+	struct crossing way;
+	group_shape(c->m, set, &g);
+	collective_crossing(c->m, OP_ALL_TO_ALL, algorithm, set, 0, &way);
+	bool gather = algorithm == ALGORITHM_GATHER, rail = algorithm == ALGORITHM_RAIL;
+	/* uplinks of the leaf switches that one leaf's nodes share */
+	double switches = c->m->fabric_rails ? g.adapters : 1;
+	way.near_bytes = gather ? (double)x->gather_bytes : rail ? 0 : (double)x->intra_bytes;
+	way.far_bytes = gather ? 0 : (double)(rail ? x->rail_bytes : x->inter_bytes) * g.adapters / g.local;
+	way.leaf_bytes = gather ? 0 : (double)(rail ? x->rail_leaf_bytes : x->leaf_bytes) * switches / (g.local * g.leaf_nodes);
+	way.copy_bytes = gather || rail ? 2 * (double)x->whole_bytes : 0;
+	double ns = crossing_ns(c->m, &g, &way);
+	if (g.nodes == 1)
+		look_up(c, c->m->measured, STAGE_ALL_TO_ALL, PASS_FORWARD, (double)x->intra_bytes, &ns);
+	return whole(ns);
 }
 
 uint64_t cost_workspace(const struct cost *c, int kind, const struct layer *l, uint32_t tokens)

@@ -52,11 +52,15 @@ nsec_t cost_all_reduce(const struct cost *c, uint64_t bytes, int gpus);
 nsec_t cost_all_gather(const struct cost *c, uint64_t bytes, int gpus); /* and reduce-scatter */
 nsec_t cost_counts(const struct cost *c, uint64_t bytes, int gpus);     /* the small all-gather of the gates' counts */
 
-/* All-to-all-v: the most bytes one GPU sends or receives inside its node, and one node sends or receives over its NIC. */
+/* All-to-all-v, in bytes of the busiest: what one GPU sends or receives inside its node, one adapter (one node, where its adapters are a pool) and
+ * the uplinks of one leaf switch; hierarchical: what one GPU has in all, sends or receives when its node gathers, then again adapter and leaf switch.
+ */
 struct exchange {
-	uint64_t intra_bytes, inter_bytes;
+	uint64_t intra_bytes, inter_bytes, leaf_bytes;
+	uint64_t whole_bytes, gather_bytes, rail_bytes, rail_leaf_bytes;
 };
-nsec_t cost_all_to_all(const struct cost *c, const struct exchange *x, int algorithm);
+/* Of one set; ALGORITHM_PAIRWISE, or one of the halves ALGORITHM_GATHER and ALGORITHM_RAIL. */
+nsec_t cost_exchange(const struct cost *c, const struct exchange *x, const struct ranks *set, int algorithm);
 
 /* Bytes of HBM a stage needs beside its inputs and outputs while it runs, on `tokens` tokens. */
 uint64_t cost_workspace(const struct cost *c, int kind, const struct layer *l, uint32_t tokens);

@@ -238,6 +238,29 @@ int machine_node_gpus(const struct machine *m, int node)
 	return MIN(m->gpus - node * m->gpus_per_node, m->gpus_per_node);
 }
 
+int machine_adapter(const struct machine *m, int gpu)
+{
+	return gpu / m->gpus_per_node * m->nic_adapters + gpu % m->gpus_per_node / (m->gpus_per_node / m->nic_adapters);
+}
+
+/* Leaf switches side by side below which the same nodes lie. */
+static int rails(const struct machine *m)
+{
+	return m->fabric_rails ? m->nic_adapters : 1;
+}
+
+int machine_leaf(const struct machine *m, int gpu)
+{
+	if (!m->fabric_leaf_nodes)
+		return 0;
+	return gpu / m->gpus_per_node / m->fabric_leaf_nodes * rails(m) + (m->fabric_rails ? machine_adapter(m, gpu) % m->nic_adapters : 0);
+}
+
+int machine_leaves(const struct machine *m)
+{
+	return m->fabric_leaf_nodes ? (machine_nodes(m) + m->fabric_leaf_nodes - 1) / m->fabric_leaf_nodes * rails(m) : 0;
+}
+
 double machine_pcie_both_gbps(const struct machine *m)
 {
 	return MIN(MIN(m->h2d_gbps, m->d2h_gbps), m->duplex_gbps / 2);

@@ -106,6 +106,11 @@ char *machine_ini(const struct machine *machine);
 int machine_nodes(const struct machine *m);
 int machine_node_gpus(const struct machine *m, int node);
 
+/* The adapter that carries a GPU's bytes, counted over all nodes; the leaf switch above it (0 where the fabric has none), and how many there are. */
+int machine_adapter(const struct machine *m, int gpu);
+int machine_leaf(const struct machine *m, int gpu);
+int machine_leaves(const struct machine *m);
+
 /* Rates of one GPU that several modules need, GB/s: both PCIe directions at once, each; and a collective inside the node (over PCIe without NVLink).
  */
 double machine_pcie_both_gbps(const struct machine *m);

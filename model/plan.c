@@ -265,7 +265,7 @@ static double moe_stages(const struct scenario *s, const struct plan *plan, int 
 	int again = p->checkpoint != CHECKPOINT_NONE, all_again = p->checkpoint == CHECKPOINT_FULL;
 	double each = 6 + again + all_again + (gpus > 1); /* gate, permute, combine; the counts */
 	if (set > 1)
-		each += (4 + all_again) * chunks; /* all-to-alls */
+		each += (4 + all_again) * chunks * (p->all_to_all != ALL_TO_ALL_LINEAR && set > s->machine->gpus_per_node ? 2 : 1); /* all-to-alls */
 	double computed = p->expert_compute == EXPERTS_GROUPED ? gpus : MAX(entries, gpus);
 	double expert = plan->home == HOME_HBM ? 2 * chunks * computed : (set == 1 && gpus > 1 ? 7 : 6) * entries;
 	return plan->microbatches * (each * gpus + expert);

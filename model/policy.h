@@ -26,7 +26,8 @@ enum all_to_all {
 	ALL_TO_ALL_HIERARCHICAL,
 	ALL_TO_ALL_AUTO,
 	ALL_TO_ALL_DROPPED
-}; /* auto: the faster of the two before; dropped: linear, duplicates in a tensor group sent once and gathered there (DeepSpeed-TED) */
+}; /* hierarchical: where each set fills its nodes; auto: the faster of the two before; dropped: linear, duplicates in a tensor group sent once and
+      gathered there (DeepSpeed-TED) */
 enum checkpoint {
 	CHECKPOINT_NONE,
 	CHECKPOINT_FULL,

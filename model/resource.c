@@ -46,42 +46,14 @@ static uint32_t first_of_adapters(const struct machine *m)
 	return first_of_roots(m) + (uint32_t)(machine_nodes(m) * roots_per_node(m)) * ROOT_RESOURCES;
 }
 
-static int adapters_of_node(const struct machine *m)
-{
-	return m->nic_adapters > 1 ? m->nic_adapters : 0;
-}
-
-static int adapter_at(const struct machine *m, int gpu)
-{
-	return gpu % m->gpus_per_node / MAX(1, m->gpus_per_node / MAX(1, m->nic_adapters));
-}
-
 static uint32_t first_of_leaves(const struct machine *m)
 {
-	return first_of_adapters(m) + (uint32_t)(machine_nodes(m) * adapters_of_node(m));
-}
-
-/* Leaf switches side by side below which the same nodes lie. */
-static int rails(const struct machine *m)
-{
-	return m->fabric_rails ? m->nic_adapters : 1;
-}
-
-static int leaves(const struct machine *m)
-{
-	return m->fabric_leaf_nodes ? (machine_nodes(m) + m->fabric_leaf_nodes - 1) / m->fabric_leaf_nodes * rails(m) : 0;
-}
-
-static uint32_t of_leaf(const struct machine *m, int gpu)
-{
-	int block = gpu / m->gpus_per_node / m->fabric_leaf_nodes;
-
-	return first_of_leaves(m) + (uint32_t)(block * rails(m) + (m->fabric_rails ? adapter_at(m, gpu) : 0));
+	return first_of_adapters(m) + (uint32_t)(m->nic_adapters > 1 ? machine_nodes(m) * m->nic_adapters : 0);
 }
 
 static uint32_t first_of_nodes(const struct machine *m)
 {
-	return first_of_leaves(m) + (uint32_t)leaves(m);
+	return first_of_leaves(m) + (uint32_t)machine_leaves(m);
 }
 
 static uint32_t of_node(const struct machine *m, int node, enum node_resource resource)
@@ -92,19 +64,19 @@ static uint32_t of_node(const struct machine *m, int node, enum node_resource re
 /* What carries a GPU's bytes out of its node. */
 static uint32_t of_adapter(const struct machine *m, int gpu)
 {
-	if (!adapters_of_node(m))
+	if (m->nic_adapters == 1)
 		return of_node(m, gpu / m->gpus_per_node, RES_NIC);
-	return first_of_adapters(m) + (uint32_t)(gpu / m->gpus_per_node * m->nic_adapters + adapter_at(m, gpu));
+	return first_of_adapters(m) + (uint32_t)machine_adapter(m, gpu);
 }
 
 static void fill_fabric(const struct machine *m, struct resources *r)
 {
-	double adapter_gbps = m->nic_gbps / MAX(1, m->nic_adapters);
+	double adapter_gbps = m->nic_gbps / m->nic_adapters;
 
 	for (uint32_t i = first_of_adapters(m); i < first_of_leaves(m); i++)
 		r->capacity[i] = adapter_gbps;
 	for (uint32_t i = first_of_leaves(m); i < first_of_nodes(m); i++)
-		r->capacity[i] = m->fabric_leaf_nodes * m->nic_gbps / rails(m) / m->fabric_oversubscription;
+		r->capacity[i] = m->fabric_leaf_nodes * (m->fabric_rails ? adapter_gbps : m->nic_gbps) / m->fabric_oversubscription;
 }
 
 static void fill_capacities(const struct machine *m, struct resources *r)
@@ -212,7 +184,7 @@ static void fill_collective(const struct machine *m, struct profile *p, const st
 		ask_dram(m, p, 2 * rate->near);
 	ask(p, of_adapter(m, p->gpu), rate->far);
 	if (m->fabric_leaf_nodes)
-		ask(p, of_leaf(m, p->gpu), rate->leaf);
+		ask(p, first_of_leaves(m) + (uint32_t)machine_leaf(m, p->gpu), rate->leaf);
 }
 
 uint32_t resources_collective(struct resources *r, const struct machine *m, int op, int algorithm, const struct ranks *ranks)

@@ -178,6 +178,8 @@ static void count_bytes(struct schedule *s, struct block *b, const struct layer 
 	struct exchange x = {0};
 	if (s->p->all_to_all == ALL_TO_ALL_DROPPED) /* each GPU of a unit sends its share of what all of them have */
 		row /= (uint64_t)unit;
+	if (s->tally)
+		tally_begin(s, s->tally);
 	memset(s->received, 0, sizeof(uint64_t) * (size_t)s->gpus);
 	memset(s->node_bytes, 0, sizeof(uint64_t) * (size_t)s->nodes * 2);
 	for (int g = 0; g < s->gpus; g++) {
@@ -194,6 +196,8 @@ static void count_bytes(struct schedule *s, struct block *b, const struct layer 
 				s->node_bytes[s->nodes + s->node_of[to]] += bytes;
 			}
 		}
+		if (s->tally)
+			tally_add(s, s->tally, g, row, s->rows);
 		b->sent[g] = near + far;
 		s->node_bytes[node] += far;
 		x.intra_bytes = MAX(x.intra_bytes, near);
@@ -203,12 +207,14 @@ static void count_bytes(struct schedule *s, struct block *b, const struct layer 
 	for (int i = 0; i < 2 * s->nodes; i++)
 		x.inter_bytes = MAX(x.inter_bytes, s->node_bytes[i]);
 	b->exchange = x;
+	if (s->tally)
+		tally_end(s, s->tally, b);
 }
 
 static nsec_t pipeline_ns(struct schedule *s, const struct block *b, const struct layer *l, int chunks)
 {
-	struct exchange x = {b->exchange.intra_bytes / (uint64_t)chunks, b->exchange.inter_bytes / (uint64_t)chunks};
-	nsec_t exchange_ns = cost_all_to_all(s->cost, &x, s->p->all_to_all), most = 0;
+	struct exchange_times times;
+	nsec_t each_ns = exchange_ns(s, b, chunks, &times), most = 0;
 	uint32_t kernels;
 	for (int g = 0; g < s->gpus; g++) {
 		nsec_t ns = 0;
@@ -217,7 +223,7 @@ static nsec_t pipeline_ns(struct schedule *s, const struct block *b, const struc
 		most = MAX(most, ns);
 	}
 	/* dispatch and combine share the collective stream: chunk after chunk, the longer of the two streams, plus what cannot overlap */
-	return exchange_ns + MAX(chunks * most + exchange_ns, most + (2 * chunks - 1) * exchange_ns);
+	return each_ns + MAX(chunks * most + each_ns, most + (2 * chunks - 1) * each_ns);
 }
 
 static int best_chunks(struct schedule *s, const struct block *b, const struct layer *l)
@@ -243,8 +249,7 @@ static void route_one(struct schedule *s, int layer, int microbatch)
 		s->moe[layer].expert[b->work[i].expert].tokens += b->work[i].tokens;
 	count_bytes(s, b, l);
 	b->chunks = best_chunks(s, b, l);
-	struct exchange x = {b->exchange.intra_bytes / (uint64_t)b->chunks, b->exchange.inter_bytes / (uint64_t)b->chunks};
-	b->exchange_ns = cost_all_to_all(s->cost, &x, s->p->all_to_all);
+	exchange_ns(s, b, b->chunks, &b->times);
 }
 
 void route(struct schedule *s, int layer, int microbatch, stage_id counts)

@@ -135,6 +135,15 @@ void emit_all_to_all(struct schedule *s, int pass, int layer, int microbatch, in
 {
 	const struct block *b = &s->moe[layer].block[microbatch];
 	int set = s->plan.expert_parallel, unit = s->plan.unit;
+	if (exchanges(s) && b->times.hierarchical) {
+		struct stage st = stage_on_gpu(s, STAGE_ALL_TO_ALL, pass, layer, microbatch, 0, STREAM_COLLECTIVE, PROFILE_COLLECTIVE);
+		st.part = (int16_t)chunk;
+		st.block = b;
+		st.tokens = s->tokens / (uint32_t)b->chunks;
+		st.n_kernels = (uint32_t)s->collective_kernels;
+		emit_hierarchical(s, &st, out);
+		return;
+	}
 	for (int g = 0; g < s->gpus; g++) {
 		if (!exchanges(s)) {
 			if (out)
@@ -149,7 +158,7 @@ void emit_all_to_all(struct schedule *s, int pass, int layer, int microbatch, in
 		st.part = (int16_t)chunk;
 		st.block = b;
 		st.tokens = s->tokens / (uint32_t)b->chunks;
-		st.cost_ns = b->exchange_ns;
+		st.cost_ns = b->times.linear_ns;
 		st.n_kernels = (uint32_t)s->collective_kernels;
 		after(&st, s->gpu[g].last_compute);
 		s->returned[g] = emit(s, &st);

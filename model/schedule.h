@@ -17,14 +17,21 @@ struct expert_work {
 	uint32_t tokens;
 };
 
+/* One chunk of an all-to-all, as it was chosen. */
+struct exchange_times {
+	bool hierarchical;
+	nsec_t linear_ns, gather_ns, rail_ns;
+};
+
 /* One MoE layer of one micro-batch as it was routed and placed; its backward runs on the same. Stages point to it; it holds until the layer is routed
  * for the same micro-batch of the next step. */
 struct block {
-	struct expert_work *work; /* by GPU, first[g] .. first[g + 1] */
-	int *first;               /* (G + 1) */
-	uint64_t *sent;           /* (G) bytes of one all-to-all */
-	struct exchange exchange; /* bytes of a whole all-to-all */
-	nsec_t exchange_ns;       /* time of one chunk of it */
+	struct expert_work *work;    /* by GPU, first[g] .. first[g + 1] */
+	int *first;                  /* (G + 1) */
+	uint64_t *sent;              /* (G) bytes of one all-to-all */
+	struct exchange exchange;    /* bytes of a whole all-to-all */
+	struct exchange_times times; /* of one chunk of it */
+	uint64_t *gathered, *railed; /* (G) bytes sent in each half of a whole hierarchical one; NULL where there is none */
 	int chunks;
 	uint32_t capacity; /* tokens of one GPU for one expert, padded; 0: exact */
 };

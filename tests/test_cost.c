@@ -132,28 +132,8 @@ Test(cost, links_are_latency_and_bytes_over_the_rate)
 	cr_assert_eq(cost_all_gather(c, 200 << 20, 4), 20000 + 3 * (1 << 20));
 	cr_assert_eq(cost_all_reduce(c, 200 << 20, 4), 20000 + 6 * (1 << 20));
 	cr_assert_eq(cost_all_reduce(c, 200 << 20, 1), 0);
-	cr_assert_eq(cost_all_to_all(c, &(struct exchange){.intra_bytes = 50 << 20}, ALL_TO_ALL_LINEAR), 20000 + (1 << 20));
-	cost_free(c);
-	scenario_free(s);
-}
-
-Test(cost, auto_takes_the_faster_all_to_all)
-{
-	struct scenario *s;
-	struct cost *c;
-	struct scenario_options o = {.model = "gpt-moe-s", .machine = "v100-x16", .policy = "static", .gpus = 64};
-	cost_made(&o, &s, &c);
-	int hierarchical_wins = 0, linear_wins = 0;
-	for (uint64_t bytes = 1 << 10; bytes < (uint64_t)1 << 32; bytes *= 4) {
-		struct exchange x = {.intra_bytes = bytes, .inter_bytes = 7 * bytes};
-		nsec_t a = cost_all_to_all(c, &x, ALL_TO_ALL_LINEAR), b = cost_all_to_all(c, &x, ALL_TO_ALL_HIERARCHICAL);
-		cr_assert_eq(cost_all_to_all(c, &x, ALL_TO_ALL_AUTO), MIN(a, b));
-		hierarchical_wins += b < a;
-		linear_wins += a < b;
-	}
-	/* many small messages go hierarchically, few large ones straight (Tutel, section 4.3) */
-	cr_assert_gt(hierarchical_wins, 0);
-	cr_assert_gt(linear_wins, 0);
+	cr_assert_eq(cost_exchange(c, &(struct exchange){.intra_bytes = 50 << 20}, &(struct ranks){.stride = 1, .size = 4}, ALGORITHM_PAIRWISE),
+	             20000 + (1 << 20));
 	cost_free(c);
 	scenario_free(s);
 }
@@ -168,7 +148,9 @@ Test(cost, collectives_of_two_h200_are_within_25_percent_of_the_measured_ones)
 	cost_made(&o, &s, &c);
 	for (int i = 0; i < 4; i++) {
 		uint64_t bytes = (uint64_t)1 << (16 + 4 * i);
-		double a = (double)cost_all_to_all(c, &(struct exchange){.intra_bytes = bytes}, ALL_TO_ALL_LINEAR) / 1e3,
+		double a = (double)cost_exchange(c, &(struct exchange){.intra_bytes = bytes}, &(struct ranks){.stride = 1, .size = 2},
+		                                 ALGORITHM_PAIRWISE) /
+		           1e3,
 		       r = (double)cost_all_reduce(c, bytes, 2) / 1e3;
 		cr_expect_float_eq(a / all_to_all_us[i], 1, 0.25, "all-to-all of %lu bytes: %.1f us, measured %.1f", bytes, a, all_to_all_us[i]);
 		cr_expect_float_eq(r / all_reduce_us[i], 1, 0.25, "all-reduce of %lu bytes: %.1f us, measured %.1f", bytes, r, all_reduce_us[i]);
