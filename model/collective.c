@@ -34,8 +34,8 @@ void group_shape(const struct machine *m, const struct ranks *r, struct group_sh
 		return;
 	out->adapters = adapters_used(m, r->stride, out->local);
 	double adapter_gbps = m->nic_gbps / m->nic_adapters;
-	/* an adapter reaches the memory of a GPU over the GPU's PCIe link */
-	out->far_gbps = fmin(out->adapters * adapter_gbps, out->local * machine_pcie_both_gbps(m));
+	/* an adapter reaches the memory of a GPU over the GPU's PCIe link, both ways at full speed: past the host (GPUDirect RDMA) */
+	out->far_gbps = fmin(out->adapters * adapter_gbps, out->local * fmin(m->h2d_gbps, m->d2h_gbps));
 	if (m->fabric_leaf_nodes && (m->fabric_rails || out->nodes > out->leaf_nodes))
 		out->leaf_gbps =
 		    m->fabric_leaf_nodes * adapter_gbps * (m->fabric_rails ? out->adapters : m->nic_adapters) / m->fabric_oversubscription;

@@ -64,7 +64,7 @@ static uint32_t of_node(const struct machine *m, int node, enum node_resource re
 /* What carries a GPU's bytes out of its node. */
 static uint32_t of_adapter(const struct machine *m, int gpu)
 {
-	if (m->nic_adapters == 1)
+	if (m->nic_adapters <= 1)
 		return of_node(m, gpu / m->gpus_per_node, RES_NIC);
 	return first_of_adapters(m) + (uint32_t)machine_adapter(m, gpu);
 }
