@@ -50,6 +50,10 @@ static bool can_run(const struct engine *e, GError **error)
 		              "policy.expert_parallel = 1 with experts beyond HBM on several nodes; expected one node, or expert_parallel = 0");
 	if (set == 1 && e->gpus > 1 && e->offloaded && e->gradient_bytes != sizeof(float))
 		return refuse(error, "policy.expert_parallel = 1 with gradients of 2 bytes; expected policy.gradient_bytes = 4");
+	if (e->p->exchange != EXCHANGE_TOKENS)
+		return refuse(error, "policy.exchange = experts or auto; expected tokens");
+	if (e->p->shadowed_experts)
+		return refuse(error, "policy.shadowed_experts; expected 0");
 	for (int i = 0; i < e->n->layers; i++) {
 		const struct layer *l = &e->n->layer[i];
 		if (l->mixer != MIXER_ATTENTION)

@@ -19,12 +19,26 @@ static void block_init(struct block *b, const struct schedule *s, int experts)
 {
 	int set = s->plan.expert_parallel, units = set / s->plan.unit;
 	size_t entries = (size_t)(s->gpus / set) * (size_t)MAX(experts, experts < units ? units / experts * experts : 0) * (size_t)s->plan.unit;
+	b->room = entries;
 	b->work = g_new(struct expert_work, entries);
 	b->first = g_new(int, s->gpus + 1);
 	b->sent = g_new(uint64_t, s->gpus);
 	if (s->tally) {
 		b->gathered = g_new0(uint64_t, s->gpus);
 		b->railed = g_new0(uint64_t, s->gpus);
+	}
+}
+
+void block_room(struct schedule *s, struct block *b, size_t n)
+{
+	if (n > b->room) {
+		b->work = g_renew(struct expert_work, b->work, n);
+		b->room = n;
+	}
+	if (n > s->entries) {
+		s->work = g_renew(struct expert_work, s->work, n);
+		s->place_of = g_renew(int, s->place_of, n);
+		s->entries = n;
 	}
 }
 
@@ -37,6 +51,7 @@ static int moe_layer_init(struct moe_layer *moe, const struct schedule *s, const
 		return first_id;
 	moe->params = network_expert_params(s->n, l);
 	moe->upload_ns = cost_upload(s->cost, element_bytes(s) * moe->params);
+	moe->travel_ns = cost_all_gather(s->cost, element_bytes(s) * moe->params, s->gpus);
 	moe->bytes = inference(s) ? memory_expert_inference(s->n, s->m, l) : memory_expert(s->n, s->m, s->p, l);
 	moe->pinned_slots = memory_pinned_experts(s->plan.pinned_share, l->experts, s->gpus);
 	moe->first_pinned_slot = *next_slot;
@@ -67,6 +82,7 @@ static void scratch_init(struct schedule *s, int all_experts)
 	s->gathered = new_ids(2 * g);
 	s->round = new_ids(g);
 	s->adam_last = new_ids((size_t)s->nodes);
+	s->entries = entries;
 	s->work = g_new(struct expert_work, entries);
 	s->place_of = g_new(int, entries);
 	s->cursor = g_new(int, g);
@@ -80,6 +96,12 @@ static void scratch_init(struct schedule *s, int all_experts)
 	s->received = g_new(uint64_t, g);
 	s->node_bytes = g_new(uint64_t, 2 * (size_t)s->nodes);
 	s->chosen = g_new(uint8_t, experts);
+	s->shadow = g_new0(uint8_t, experts);
+	s->arrived = new_ids(g);
+	s->begun = new_ids(g);
+	s->fetched = new_ids((size_t)s->slots * g);
+	s->slot_user = new_ids((size_t)s->slots * g);
+	s->sums = new_ids(GRADIENT_SLOTS * g);
 	s->last_of = new_ids((size_t)stream_count(s->m));
 	s->stream_ns = g_new0(nsec_t, stream_count(s->m));
 	s->profile_ns = g_new0(nsec_t, s->resources->n_profiles);
@@ -216,11 +238,11 @@ void schedule_free(struct schedule *s)
 	}
 	for (int node = 0; s->cache && node < s->nodes; node++)
 		cache_free(s->cache[node]);
-	void *scratch[] = {s->moe,        s->gpu,     s->node_of,    s->cache,      s->dispatched,     s->returned, s->reduced,
-	                   s->gathered,   s->round,   s->adam_last,  s->work,       s->place_of,       s->cursor,   s->loads,
-	                   s->totals,     s->place,   s->last_place, s->time_ns,    s->load_ns,        s->rows,     s->received,
-	                   s->node_bytes, s->chosen,  s->evicted,    s->block_read, s->layer_of_block, s->last_of,  s->stream_ns,
-	                   s->profile_ns, s->launches};
+	void *scratch[] = {
+	    s->moe,       s->gpu,        s->node_of,  s->cache,      s->dispatched, s->returned, s->reduced,    s->gathered,       s->round,
+	    s->adam_last, s->work,       s->place_of, s->cursor,     s->loads,      s->totals,   s->place,      s->last_place,     s->time_ns,
+	    s->load_ns,   s->rows,       s->received, s->node_bytes, s->chosen,     s->evicted,  s->block_read, s->layer_of_block, s->last_of,
+	    s->stream_ns, s->profile_ns, s->launches, s->shadow,     s->arrived,    s->begun,    s->fetched,    s->slot_user,      s->sums};
 	for (size_t i = 0; i < G_N_ELEMENTS(scratch); i++)
 		g_free(scratch[i]);
 	g_array_free(s->late, TRUE);

@@ -34,6 +34,7 @@ struct moe_layer {
 	struct group copies; /* GPUs that hold the same experts in HBM; of one: nothing to reduce */
 	uint64_t params;     /* of one expert */
 	nsec_t upload_ns;    /* of one expert */
+	nsec_t travel_ns;    /* of one expert to all GPUs */
 	struct expert_bytes bytes;
 	int first_pinned_slot;
 	int pinned_slots;            /* experts a GPU keeps in HBM */
@@ -101,17 +102,24 @@ struct schedule {
 	stage_id *dispatched;                 /* (micro-batches, chunks, G) all-to-alls that bring tokens */
 	stage_id *adam_last;                  /* (nodes) */
 	struct expert_work *work;             /* scratch of list_work, with the GPU of each entry and where the next one of each GPU goes */
+	size_t entries;                       /* of place_of and work */
 	int *place_of, *cursor;
-	uint32_t *loads;         /* (G, E) */
-	uint32_t *totals;        /* (G / P, E) tokens of each expert in each set */
-	int *place, *last_place; /* (E) */
-	nsec_t *time_ns;         /* (E) */
-	nsec_t *load_ns;         /* (G) */
-	uint64_t *rows;          /* (P) of one GPU, for each of its set */
-	uint64_t *received;      /* (G) */
-	uint64_t *node_bytes;    /* (2, nodes) */
-	int *node_of;            /* (G) */
-	GArray *late;            /* struct late */
+	uint8_t *shadow;                      /* (E) of the layer that is routed: copied to every GPU */
+	stage_id *arrived;                    /* (G) the copies of the layer under way are there */
+	stage_id *fetched, *slot_user, *sums; /* (slots, G), (slots, G), (GRADIENT_SLOTS, G) of experts that travel */
+	stage_id *begun;                      /* (G) first stage of the step */
+	int travel_slot;                      /* next to be filled */
+	int ahead_layer, ahead_pass, n_ahead; /* experts fetched before their turn */
+	uint32_t *loads;                      /* (G, E) */
+	uint32_t *totals;                     /* (G / P, E) tokens of each expert in each set */
+	int *place, *last_place;              /* (E) */
+	nsec_t *time_ns;                      /* (E) */
+	nsec_t *load_ns;                      /* (G) */
+	uint64_t *rows;                       /* (P) of one GPU, for each of its set */
+	uint64_t *received;                   /* (G) */
+	uint64_t *node_bytes;                 /* (2, nodes) */
+	int *node_of;                         /* (G) */
+	GArray *late;                         /* struct late */
 
 	struct backend *backend;
 	GError **error;
@@ -181,6 +189,28 @@ void tally_end(const struct schedule *s, const struct tally *t, struct block *b)
 nsec_t exchange_ns(const struct schedule *s, const struct block *b, int chunks, struct exchange_times *out);
 void emit_hierarchical(struct schedule *s, const struct stage *stage, stage_id *out);
 
+/* Copies for GPU-local tokens (travel.c): whether experts or tokens travel, and which experts are copied to all GPUs, chosen once the loads and
+ * places of a layer are known; experts that travel one by one, those of a layer ahead of its gate; and the copies of a layer's shadowed experts. */
+void travel_choose(struct schedule *s, int layer, struct block *b);
+void travel_list(struct schedule *s, int layer, struct block *b);
+void travel_experts(struct schedule *s, int pass, int layer, int microbatch);
+void travel_prefetch(struct schedule *s, int pass, int from_layer, bool last);
+void shadows_fetch(struct schedule *s, int layer, int microbatch);
+void shadows_reduce(struct schedule *s, int layer, int microbatch);
+
+/* One expert's computation on one GPU (experts.c), with its parameters in `slot` and its gradient slot or chunk of tokens `part`. */
+struct at {
+	int slot, part;
+};
+stage_id expert_compute(struct schedule *s, int pass, int layer, int microbatch, int e, int gpu, uint32_t tokens, struct at at, const stage_id *preds,
+                        int n_preds);
+
+/* Makes room for n entries in a block's work list and in the scratch it is sorted in (build.c). */
+void block_room(struct schedule *s, struct block *b, size_t n);
+
+/* Bytes of a routed layer's all-to-all as placed, into b->exchange and b->sent (route.c). */
+void count_bytes(struct schedule *s, struct block *b, const struct layer *l);
+
 /* One chunk's all-to-all of a routed layer; out (G), or NULL, receives the members' ids. */
 void emit_all_to_all(struct schedule *s, int pass, int layer, int microbatch, int chunk, stage_id *out);
 
@@ -193,6 +223,7 @@ struct collective {
 	nsec_t cost_ns;
 	const uint64_t *bytes_of; /* (G) where groups differ, instead of bytes and cost_ns; or NULL */
 	const nsec_t *cost_of;
+	const stage_id *also; /* (G) more predecessors, or NULL */
 };
 void emit_collective(struct schedule *s, const struct collective *c, const stage_id *preds, stage_id *out);
 

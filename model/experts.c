@@ -37,12 +37,7 @@ stage_id experts_upload(struct schedule *s, int pass, int layer, int microbatch,
 	return moe->expert[e].uploaded = emit(s, &st);
 }
 
-/* Where an expert's parameters are, and its gradient slot or chunk of tokens. */
-struct at {
-	int slot, part;
-};
-
-static stage_id compute(struct schedule *s, int pass, int layer, int microbatch, int e, int gpu, uint32_t tokens, struct at at, const stage_id *preds,
+stage_id expert_compute(struct schedule *s, int pass, int layer, int microbatch, int e, int gpu, uint32_t tokens, struct at at, const stage_id *preds,
                         int n_preds)
 {
 	const struct layer *l = &s->n->layer[layer];
@@ -198,7 +193,7 @@ static void forward_one(struct schedule *s, int pass, int layer, int microbatch,
 	stage_id ready = bring(s, pass, layer, microbatch, w->expert, gpu, &slot);
 	stage_id preds[] = {ready, dispatched(s, microbatch, 0, gpu)};
 	struct at at = {slot >= 0 ? slot : s->moe[layer].expert[w->expert].pinned_slot, 0};
-	stage_id done = compute(s, pass, layer, microbatch, w->expert, gpu, w->tokens, at, preds, 2);
+	stage_id done = expert_compute(s, pass, layer, microbatch, w->expert, gpu, w->tokens, at, preds, 2);
 	if (in_ring)
 		ring_pass(s, gpu, done);
 	else if (slot >= 0)
@@ -213,46 +208,63 @@ static int longest_list(const struct schedule *s, const struct block *b)
 	return most;
 }
 
-/* Experts at home in HBM, chunk by chunk of the tokens: grouped in one launch, or one after another. */
-static void resident(struct schedule *s, int pass, int layer, int microbatch, int chunk)
+/* Entries from..to of a GPU's list on chunk `chunk` of `chunks` of their tokens: grouped in one launch, or one after another. */
+struct turn {
+	int gpu, from, to, chunk, chunks;
+	stage_id arrived;
+};
+
+static void resident(struct schedule *s, int pass, int layer, int microbatch, const struct turn *t)
 {
 	const struct layer *l = &s->n->layer[layer];
 	const struct block *b = &s->moe[layer].block[microbatch];
 	bool grouped = s->p->expert_compute == EXPERTS_GROUPED;
-	for (int g = 0; g < s->gpus; g++) {
-		uint64_t tokens = 0;
-		uint32_t most = 0;
-		int busy = 0;
-		stage_id arrived = dispatched(s, microbatch, chunk, g);
-		for (int i = b->first[g]; i < b->first[g + 1]; i++) {
-			uint32_t share = b->work[i].tokens / (uint32_t)b->chunks + ((uint32_t)chunk < b->work[i].tokens % (uint32_t)b->chunks);
-			tokens += share;
-			most = MAX(most, share);
-			busy += share > 0;
-			if (!grouped && share)
-				compute(s, pass, layer, microbatch, b->work[i].expert, g, share, (struct at){-1, chunk}, &arrived, 1);
-		}
-		if (!grouped || !tokens)
-			continue;
-		struct stage st =
-		    stage_on_gpu(s, STAGE_EXPERT, pass, layer, microbatch, g, STREAM_COMPUTE, s->cached ? PROFILE_MEMORY : PROFILE_COMPUTE);
-		st.slot = -1;
-		st.part = (int16_t)chunk;
-		st.block = b;
-		st.tokens = (uint32_t)tokens;
-		st.cost_ns = cost_grouped(s->cost, pass, l, busy, tokens, most, b->capacity > 0, &st.n_kernels) / slices_of(s, l->experts);
-		after(&st, arrived);
-		after_awaited(s, &st);
-		s->gpu[g].last_compute = emit(s, &st);
+	uint64_t tokens = 0;
+	uint32_t most = 0;
+	int busy = 0;
+	for (int i = t->from; i < t->to; i++) {
+		uint32_t share = b->work[i].tokens / (uint32_t)t->chunks + ((uint32_t)t->chunk < b->work[i].tokens % (uint32_t)t->chunks);
+		tokens += share;
+		most = MAX(most, share);
+		busy += share > 0;
+		if (!grouped && share)
+			expert_compute(s, pass, layer, microbatch, b->work[i].expert, t->gpu, share, (struct at){-1, t->chunk}, &t->arrived, 1);
 	}
+	if (!grouped || !tokens)
+		return;
+	struct stage st =
+	    stage_on_gpu(s, STAGE_EXPERT, pass, layer, microbatch, t->gpu, STREAM_COMPUTE, s->cached ? PROFILE_MEMORY : PROFILE_COMPUTE);
+	st.slot = -1;
+	st.part = (int16_t)t->chunk;
+	st.block = b;
+	st.tokens = (uint32_t)tokens;
+	st.cost_ns = cost_grouped(s->cost, pass, l, busy, tokens, most, b->capacity > 0, &st.n_kernels) / slices_of(s, l->experts);
+	after(&st, t->arrived);
+	after_awaited(s, &st);
+	s->gpu[t->gpu].last_compute = emit(s, &st);
 }
 
+/* Experts at home in HBM, chunk by chunk of the tokens; then copies of others' experts, whose tokens never left. */
 static void resident_chunks(struct schedule *s, int pass, int layer, int microbatch)
 {
-	for (int chunk = 0; chunk < s->moe[layer].block[microbatch].chunks; chunk++) {
-		resident(s, pass, layer, microbatch, chunk);
+	const struct block *b = &s->moe[layer].block[microbatch];
+	if (b->travels) {
+		travel_experts(s, pass, layer, microbatch);
+		return;
+	}
+	for (int chunk = 0; chunk < b->chunks; chunk++) {
+		for (int g = 0; g < s->gpus; g++) {
+			stage_id arrived = dispatched(s, microbatch, chunk, g);
+			resident(s, pass, layer, microbatch, &(struct turn){g, b->first[g], b->first[g + 1] - b->shadows, chunk, b->chunks, arrived});
+		}
 		tensor_return(s, pass, layer, microbatch, chunk);
 	}
+	for (int g = 0; b->shadows && g < s->gpus; g++) {
+		stage_id arrived = pass == PASS_FORWARD ? s->arrived[g] : STAGE_NONE;
+		resident(s, pass, layer, microbatch, &(struct turn){g, b->first[g + 1] - b->shadows, b->first[g + 1], 0, 1, arrived});
+	}
+	if (b->shadows && pass == PASS_BACKWARD)
+		shadows_reduce(s, layer, microbatch);
 }
 
 void experts_forward(struct schedule *s, int pass, int layer, int microbatch)
@@ -308,7 +320,7 @@ static stage_id backward_one(struct schedule *s, int layer, int microbatch, int 
 	stage_id ready = bring(s, PASS_BACKWARD, layer, microbatch, w->expert, gpu, &slot);
 	stage_id preds[] = {ready, dispatched(s, microbatch, 0, gpu), g->gradient_user[g->gradient_next]};
 	struct at at = {slot >= 0 ? slot : s->moe[layer].expert[w->expert].pinned_slot, g->gradient_next};
-	stage_id done = compute(s, PASS_BACKWARD, layer, microbatch, w->expert, gpu, w->tokens, at, preds, 3);
+	stage_id done = expert_compute(s, PASS_BACKWARD, layer, microbatch, w->expert, gpu, w->tokens, at, preds, 3);
 	if (slot >= 0)
 		g->slot_user[slot] = done;
 	return done;

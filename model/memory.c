@@ -215,6 +215,23 @@ static void add_offloaded(const struct network *n, const struct machine *m, cons
 	}
 }
 
+/* Copies of other GPUs' experts: shadows stay from their forward to their backward, with the gradients of one layer's; experts that travel go through
+ * the slots, with two gradients under way. */
+static void add_copies(const struct network *n, const struct machine *m, const struct policy *p, const struct memory_case *k, struct memory *out)
+{
+	uint64_t widest = 0, element = (uint64_t)m->element_bytes, shadowed = 0, widest_shadows = 0;
+	for (int i = 0; i < n->layers; i++) {
+		const struct layer *l = &n->layer[i];
+		uint64_t params = network_expert_params(n, l), copies = (uint64_t)MIN(k->shadowed, l->experts) * params;
+		widest = MAX(widest, params);
+		shadowed += copies;
+		widest_shadows = MAX(widest_shadows, copies);
+	}
+	out->bytes[TIER_HBM][CLASS_BUFFERS] += (shadowed + widest_shadows) * element;
+	if (p->exchange != EXCHANGE_TOKENS)
+		out->bytes[TIER_HBM][CLASS_BUFFERS] += (uint64_t)(1 + p->upload_ahead + 2) * widest * element;
+}
+
 static void add_activations(const struct network *n, const struct machine *m, const struct policy *p, const struct memory_case *k, uint64_t updated,
                             struct memory *out)
 {
@@ -297,6 +314,8 @@ void memory_plan(const struct network *n, const struct machine *m, const struct 
 	add_whole_layers(n, m, p, k, out);
 	if (k->home != HOME_HBM)
 		add_offloaded(n, m, p, k, out);
+	else if (m->gpus > 1)
+		add_copies(n, m, p, k, out);
 	add_activations(n, m, p, k, updated, out);
 }
 

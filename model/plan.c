@@ -61,7 +61,8 @@ static void try_share(const struct scenario *s, const struct network *n, double 
 	                        .split = out->split,
 	                        .sequences = out->microbatch,
 	                        .seq_len = s->seq_len,
-	                        .pinned_share = share};
+	                        .pinned_share = share,
+	                        .shadowed = out->shadowed};
 	if (s->workload == WORKLOAD_INFERENCE) {
 		k.batch = s->sequences;
 		k.cached = s->seq_len + s->generate - 1; /* the last token generated is read by nobody */
@@ -83,6 +84,11 @@ static void try(const struct scenario *s, const struct network *n, int home, int
 	out->microbatch = sequences(s) / count;
 	out->tokens = (uint32_t)(out->microbatch * s->seq_len);
 	out->routed = out->tokens / (uint32_t)(out->tensor_parallel / out->unit);
+	for (out->shadowed = home == HOME_HBM ? s->policy->shadowed_experts : 0; out->shadowed > 0; out->shadowed--) {
+		try_share(s, n, 0, out);
+		if (out->overflow != TIER_HBM)
+			return;
+	}
 	for (int eighths = 8; eighths >= 0; eighths--) {
 		try_share(s, n, wanted * eighths / 8, out);
 		if (out->overflow != TIER_HBM || wanted == 0)
@@ -245,6 +251,8 @@ static bool check(const struct scenario *s, GError **error)
 	if (!wrong && s->workload == WORKLOAD_INFERENCE)
 		wrong = wrong_for_inference(s);
 	if (!wrong)
+		wrong = travel_refusal(s);
+	if (!wrong)
 		return true;
 	g_set_error_literal(error, ESMOE_ERROR, ESMOE_ERROR_INPUT, wrong);
 	return false;
@@ -268,6 +276,9 @@ static double moe_stages(const struct scenario *s, const struct plan *plan, int 
 		each += (4 + all_again) * chunks * (p->all_to_all != ALL_TO_ALL_LINEAR && set > s->machine->gpus_per_node ? 2 : 1); /* all-to-alls */
 	double computed = p->expert_compute == EXPERTS_GROUPED ? gpus : MAX(entries, gpus);
 	double expert = plan->home == HOME_HBM ? 2 * chunks * computed : (set == 1 && gpus > 1 ? 7 : 6) * entries;
+	expert += 2 * (plan->shadowed > 0) * gpus + 2 * chunks * plan->shadowed * gpus;
+	if (p->exchange == EXCHANGE_EXPERTS && gpus > 1) /* fetched and computed twice, and reduced */
+		expert = 5.0 * experts * gpus;
 	return plan->microbatches * (each * gpus + expert);
 }
 

@@ -15,6 +15,7 @@ struct plan {
 	int tensor_parallel; /* GPUs side by side that cut every matrix among them and work on the same sequences */
 	int unit;            /* GPUs side by side that act as one towards the experts: a tensor group that cuts them, or 1 */
 	int split;           /* SPLIT_DATA or SPLIT_MODEL, where a layer has fewer experts than that */
+	int shadowed;        /* experts a layer, at most, that are copied to every GPU: the policy's, or as many as HBM holds copies of */
 	double pinned_share; /* the policy's, or the part of it that HBM holds */
 	int overflow;        /* enum memory_tier that is too small, -1: it fits */
 	struct memory memory;
@@ -26,6 +27,9 @@ struct plan {
 /* ESMOE_ERROR_FIT names tier, need, room and the most experts that would fit; ESMOE_ERROR_INPUT a combination of knobs that has no meaning, or a
  * step of more than STAGES_MOST stages. *out is filled in all cases as far as it goes. */
 bool plan_make(const struct scenario *s, struct plan *out, GError **error) G_GNUC_WARN_UNUSED_RESULT;
+
+/* What of the scenario does not go with experts that travel or are copied, in words (travel.c); NULL: nothing. */
+const char *travel_refusal(const struct scenario *s);
 
 /* The most experts a layer with which the scenario fits, 0: not even one. */
 int plan_most_experts(const struct scenario *s);

@@ -39,6 +39,7 @@ static const char *const split_words[] = {[SPLIT_AUTO] = "auto", [SPLIT_DATA] = 
 static const char *const tensor_words[] = {[TENSOR_EXPERTS_CUT] = "cut", [TENSOR_EXPERTS_WHOLE] = "whole", NULL};
 static const char *const cast_words[] = {[CAST_NONE] = "none", [CAST_WHOLE] = "whole", [CAST_TILED] = "tiled", NULL};
 static const char *const dense_words[] = {[DENSE_OPTIMIZER_GPU] = "gpu", [DENSE_OPTIMIZER_CPU] = "cpu", NULL};
+static const char *const exchange_words[] = {[EXCHANGE_TOKENS] = "tokens", [EXCHANGE_EXPERTS] = "experts", [EXCHANGE_AUTO] = "auto", NULL};
 static const char *const cache_words[] = {[CACHE_LRU] = "lru", [CACHE_LFU_DECAY] = "lfu-decay", [CACHE_BELADY] = "belady", NULL};
 
 static const char *const auto_word[] = {"auto", NULL};
@@ -67,6 +68,8 @@ static const struct ini_key keys[] = {
     WHOLE(zero_stage, "0", 0, 3, "what copies hold one part each of: 1 optimizer state, 2 and gradients, 3 and parameters"),
     KNOB(dense_optimizer, "gpu", dense_words, "where Adam of the non-expert parameters runs, and its state lives"),
     KNOB(gradient_cast, "none", cast_words, "gradients cast to fp32 before the GPU's Adam: not at all, all at once, tile by tile"),
+    KNOB(exchange, "tokens", exchange_words, "what travels between GPUs; auto: the faster for each load"),
+    WHOLE(shadowed_experts, "0", 0, 4096, "busiest experts, at most, that all GPUs copy and compute on their own tokens"),
     KNOB(ssd_cache, "lru", cache_words, "which experts leave DRAM for the SSD"),
     WHOLE(gradient_bytes, "2", 2, 4, "bytes of an expert gradient element on its way down, 2 or 4"),
     WHOLE(adam_threads, "0", 0, 65536, "CPU threads of one node's optimizer; 0: the machine's"),

@@ -37,13 +37,14 @@ enum checkpoint {
 enum tensor_experts { TENSOR_EXPERTS_CUT, TENSOR_EXPERTS_WHOLE };
 enum gradient_cast { CAST_NONE, CAST_WHOLE, CAST_TILED };
 enum dense_optimizer { DENSE_OPTIMIZER_GPU, DENSE_OPTIMIZER_CPU };
-enum expert_split { SPLIT_AUTO, SPLIT_DATA, SPLIT_MODEL }; /* fewer experts than GPUs: replicate them (EP+DP) or cut them (EP+MP) */
+enum expert_split { SPLIT_AUTO, SPLIT_DATA, SPLIT_MODEL };           /* fewer experts than GPUs: replicate them (EP+DP) or cut them (EP+MP) */
+enum exchanged { EXCHANGE_TOKENS, EXCHANGE_EXPERTS, EXCHANGE_AUTO }; /* what travels between GPUs to meet the other */
 enum ssd_cache { CACHE_LRU, CACHE_LFU_DECAY, CACHE_BELADY };
 
 struct policy {
 	char *name;
 	int expert_home, placement, dispatch, expert_compute, upload_scope, optimizer, all_to_all, checkpoint, expert_split, ssd_cache;
-	int tensor_experts, gradient_cast, dense_optimizer;
+	int tensor_experts, gradient_cast, dense_optimizer, exchange;
 	double pinned_share;     /* busiest experts of the last step kept in HBM, 0..1 */
 	double capacity_factor;  /* 0: dropless (padded: to the largest load); > 0: capacity over the mean, overflow dropped */
 	int upload_ahead;        /* expert slots in HBM beyond the one in use */
@@ -54,6 +55,7 @@ struct policy {
 	int tensor_parallel;     /* GPUs that cut every matrix among them, side by side; 0: derived from data_parallel */
 	int data_parallel;       /* copies of the non-expert parameters; 0: derived from tensor_parallel */
 	int zero_stage;          /* what data-parallel copies keep one part each of: 1 optimizer state, 2 and gradients, 3 and parameters */
+	int shadowed_experts;    /* busiest experts of a micro-batch, at most, that every GPU computes on its own tokens, where it is faster */
 	int gradient_bytes;      /* of an expert gradient element on its way down, 2 or 4 */
 	int adam_threads;        /* CPU threads of one node's optimizer; 0: the machine's */
 };

@@ -95,6 +95,8 @@ static void place_dynamic(struct schedule *s, int layer)
 static int host_of(const struct schedule *s, int experts, int e, int g)
 {
 	int spread = spread_of(s, experts);
+	if (s->shadow[e])
+		return g;
 	if (spread == 1)
 		return s->place[e];
 	return e * spread + (s->plan.split == SPLIT_MODEL ? 0 : g / s->plan.unit % spread);
@@ -109,6 +111,8 @@ static void list_work(struct schedule *s, struct block *b, const struct layer *l
 	memset(b->first, 0, sizeof(int) * (size_t)(s->gpus + 1));
 	for (int q = 0; q < sets; q++) {
 		for (int e = 0; e < e_count; e++) {
+			if (s->shadow[e])
+				continue;
 			uint32_t tokens = b->capacity ? padded : s->totals[(size_t)q * (size_t)e_count + (size_t)e];
 			for (int r = 0; r < spread; r++) {
 				int gpu = q * set + (spread == 1 ? s->place[e] : e * spread + r) * unit;
@@ -123,6 +127,12 @@ static void list_work(struct schedule *s, struct block *b, const struct layer *l
 			}
 		}
 	}
+	for (int e = 0; b->shadows && e < e_count; e++)
+		for (int g = 0; s->shadow[e] && g < s->gpus; g++) {
+			s->place_of[n] = g;
+			s->work[n++] = (struct expert_work){.expert = e, .tokens = s->loads[(size_t)g * (size_t)e_count + (size_t)e]};
+			b->first[g + 1]++;
+		}
 	for (int g = 0; g < s->gpus; g++)
 		b->first[g + 1] += b->first[g];
 	memcpy(s->cursor, b->first, sizeof(int) * (size_t)s->gpus);
@@ -162,7 +172,7 @@ static void count_rows(const struct schedule *s, const struct block *b, int expe
 	int units = s->plan.expert_parallel / s->plan.unit;
 	const uint32_t *load = s->loads + (size_t)g * (size_t)experts;
 	memset(rows, 0, sizeof(uint64_t) * (size_t)units);
-	if (spread_of(s, experts) == 1 && !b->capacity) { /* the usual case, and each pair of GPU and expert comes by */
+	if (spread_of(s, experts) == 1 && !b->capacity && !b->shadows) { /* the usual case, and each pair of GPU and expert comes by */
 		for (int e = 0; e < experts; e++)
 			rows[s->place[e]] += load[e];
 		return;
@@ -171,7 +181,7 @@ static void count_rows(const struct schedule *s, const struct block *b, int expe
 		rows[host_of(s, experts, e, g)] += b->capacity ? b->capacity : load[e];
 }
 
-static void count_bytes(struct schedule *s, struct block *b, const struct layer *l)
+void count_bytes(struct schedule *s, struct block *b, const struct layer *l)
 {
 	int set = s->plan.expert_parallel, unit = s->plan.unit;
 	uint64_t row = (uint64_t)s->n->d_model * element_bytes(s) * (uint64_t)slices_of(s, l->experts);
@@ -242,6 +252,11 @@ static void route_one(struct schedule *s, int layer, int microbatch)
 	const struct layer *l = &s->n->layer[layer];
 	struct block *b = &s->moe[layer].block[microbatch];
 	b->capacity = capacity(s, l);
+	travel_choose(s, layer, b);
+	if (b->travels) {
+		travel_list(s, layer, b);
+		return;
+	}
 	list_work(s, b, l);
 	if (offloaded(s) && (s->plan.pinned_share > 0 || s->p->upload_scope == UPLOAD_NEXT_LAYER))
 		take_turns(s, b, &s->moe[layer]);

@@ -123,6 +123,7 @@ void emit_collective(struct schedule *s, const struct collective *c, const stage
 		st.cost_ns = c->bytes_of ? c->cost_of[g] : c->cost_ns;
 		st.n_kernels = (uint32_t)s->collective_kernels;
 		after(&st, preds ? preds[g] : s->gpu[g].last_compute);
+		after(&st, c->also ? c->also[g] : STAGE_NONE);
 		stage_id id = emit(s, &st);
 		if (out)
 			out[g] = id;
@@ -145,7 +146,7 @@ void emit_all_to_all(struct schedule *s, int pass, int layer, int microbatch, in
 		return;
 	}
 	for (int g = 0; g < s->gpus; g++) {
-		if (!exchanges(s)) {
+		if (!exchanges(s) || b->travels) {
 			if (out)
 				out[g] = STAGE_NONE;
 			continue;
@@ -202,6 +203,12 @@ static void dense_parts(struct schedule *s, int pass, int layer, int microbatch,
 	}
 }
 
+/* The all-to-alls that brought the experts' results back, or NULL without. */
+static const stage_id *returned(const struct schedule *s, int layer, int microbatch)
+{
+	return returns(s) && !s->moe[layer].block[microbatch].travels ? s->returned : NULL;
+}
+
 void forward_layer(struct schedule *s, int layer, int microbatch)
 {
 	const struct layer *l = &s->n->layer[layer];
@@ -217,6 +224,7 @@ void forward_layer(struct schedule *s, int layer, int microbatch)
 			return;
 		compute_everywhere(s, STAGE_PERMUTE, PASS_FORWARD, layer, microbatch, NULL);
 		dispatch(s, PASS_FORWARD, layer, microbatch);
+		shadows_fetch(s, layer, microbatch);
 	}
 	dense_parts(s, PASS_FORWARD, layer, microbatch, true);
 	if (!l->experts)
@@ -224,7 +232,8 @@ void forward_layer(struct schedule *s, int layer, int microbatch)
 	experts_forward(s, PASS_FORWARD, layer, microbatch);
 	if (s->p->upload_scope == UPLOAD_NEXT_LAYER && offloaded(s) && !inference(s) && layer + 1 < s->n->layers && s->moe[layer + 1].experts)
 		experts_prefetch(s, layer + 1);
-	compute_everywhere(s, STAGE_COMBINE, PASS_FORWARD, layer, microbatch, returns(s) ? s->returned : NULL);
+	travel_prefetch(s, PASS_FORWARD, layer, false);
+	compute_everywhere(s, STAGE_COMBINE, PASS_FORWARD, layer, microbatch, returned(s, layer, microbatch));
 }
 
 /* What checkpointing threw away: up to where the experts' inputs are back, or the whole layer as it stands. */
@@ -264,7 +273,8 @@ static void backward_layer(struct schedule *s, int layer, int microbatch)
 	dense_parts(s, PASS_BACKWARD, layer, microbatch, true);
 	if (l->experts) {
 		experts_backward(s, layer, microbatch);
-		compute_everywhere(s, STAGE_PERMUTE, PASS_BACKWARD, layer, microbatch, returns(s) ? s->returned : NULL);
+		travel_prefetch(s, PASS_BACKWARD, layer, microbatch == s->plan.microbatches - 1);
+		compute_everywhere(s, STAGE_PERMUTE, PASS_BACKWARD, layer, microbatch, returned(s, layer, microbatch));
 		compute_everywhere(s, STAGE_GATE, PASS_BACKWARD, layer, microbatch, NULL);
 	}
 	compute_everywhere(s, STAGE_MIXER, PASS_BACKWARD, layer, microbatch, NULL);
@@ -280,7 +290,7 @@ static void begin(struct schedule *s, int microbatch)
 	params_gather(s, PASS_FORWARD, 0, microbatch);
 	bool waits = offloaded(s) && s->p->optimizer == OPTIMIZER_CPU_STEP && microbatch == 0;
 	for (int g = 0; g < s->gpus; g++)
-		emit_compute(s, STAGE_EMBED, PASS_FORWARD, 0, microbatch, g, waits ? s->adam_last[s->node_of[g]] : STAGE_NONE);
+		s->begun[g] = emit_compute(s, STAGE_EMBED, PASS_FORWARD, 0, microbatch, g, waits ? s->adam_last[s->node_of[g]] : STAGE_NONE);
 	tensor_reduce(s, PASS_FORWARD, 0, microbatch, true);
 }
 

@@ -26,6 +26,7 @@ struct exchange_times {
 /* One MoE layer of one micro-batch as it was routed and placed; its backward runs on the same. Stages point to it; it holds until the layer is routed
  * for the same micro-batch of the next step. */
 struct block {
+	size_t room;                 /* entries that `work` can hold */
 	struct expert_work *work;    /* by GPU, first[g] .. first[g + 1] */
 	int *first;                  /* (G + 1) */
 	uint64_t *sent;              /* (G) bytes of one all-to-all */
@@ -33,6 +34,8 @@ struct block {
 	struct exchange_times times; /* of one chunk of it */
 	uint64_t *gathered, *railed; /* (G) bytes sent in each half of a whole hierarchical one; NULL where there is none */
 	int chunks;
+	bool travels;      /* experts come to the tokens: each GPU computes all experts, in their order, on its own tokens */
+	int shadows;       /* experts at the end of each GPU's list that were copied to it for its own tokens */
 	uint32_t capacity; /* tokens of one GPU for one expert, padded; 0: exact */
 };
 

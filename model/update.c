@@ -157,7 +157,7 @@ static void reduce_experts(struct schedule *s, int layer, int microbatch)
 {
 	struct memory_share experts = expert_share(s, layer);
 	struct collective c = among_experts(s, s->p->zero_stage ? STAGE_REDUCE_SCATTER : STAGE_ALL_REDUCE, PASS_BACKWARD, layer, microbatch);
-	if (experts.copies > 1 && experts.params)
+	if (experts.copies > 1 && experts.params && !s->moe[layer].block[microbatch].travels) /* else summed one by one (travel.c) */
 		run(s, &c, experts.params, NULL, s->reduced);
 }
 
