@@ -1,5 +1,6 @@
 /* `esmoe plot FIGURE -o FILE INPUT...`: a table of figures, each with its own options, its help and what it makes of its inputs. */
 #include "accuracy.h"
+#include "best.h"
 #include "breakdown.h"
 #include "losses.h"
 #include "memory.h"
@@ -133,23 +134,41 @@ static void csv_free_element(void *csv)
 	csv_free(csv);
 }
 
-static bool throughput_run(const struct request *r, GError **error)
+/* All inputs as CSV files. NULL on error. Owned by the caller. */
+static GPtrArray *csvs_read(const struct request *r, GError **error)
 {
 	g_autoptr(GPtrArray) files = g_ptr_array_new_with_free_func(csv_free_element);
+
+	for (int i = 0; i < r->n_inputs; i++) {
+		struct csv *csv = csv_read(r->inputs[i], error);
+
+		if (!csv)
+			return NULL;
+		g_ptr_array_add(files, csv);
+	}
+	return g_steal_pointer(&files);
+}
+
+static bool throughput_run(const struct request *r, GError **error)
+{
+	g_autoptr(GPtrArray) files = NULL;
 	enum throughput_x x = THROUGHPUT_X_AUTO;
 
 	if (r->x && strcmp(r->x, "experts") && strcmp(r->x, "gpus"))
 		return usage(error, "--x '%s': experts or gpus is expected", r->x);
 	if (r->x)
 		x = strcmp(r->x, "gpus") ? THROUGHPUT_X_EXPERTS : THROUGHPUT_X_GPUS;
-	for (int i = 0; i < r->n_inputs; i++) {
-		struct csv *csv = csv_read(r->inputs[i], error);
+	files = csvs_read(r, error);
+	return files && plot_throughput((struct csv *const *)files->pdata, (int)files->len, x, r->out, error);
+}
 
-		if (!csv)
-			return false;
-		g_ptr_array_add(files, csv);
-	}
-	return plot_throughput((struct csv *const *)files->pdata, (int)files->len, x, r->out, error);
+static void best_offer(struct request *r, GOptionContext *context) {}
+
+static bool best_run(const struct request *r, GError **error)
+{
+	g_autoptr(GPtrArray) files = csvs_read(r, error);
+
+	return files && plot_best((struct csv *const *)files->pdata, (int)files->len, r->out, error);
 }
 
 static void breakdown_offer(struct request *r, GOptionContext *context)
@@ -339,6 +358,11 @@ static const struct figure_command figures[] = {
     {"throughput", "tokens/s over experts or GPUs, a line a policy, a panel a model", "CSV...",
      "CSV is what sweep or compare --format csv wrote.\n\nExample:\n  esmoe plot throughput -o throughput.pdf sweep.csv", throughput_offer,
      throughput_run},
+    {"best", "which system is fastest where, over GPUs and experts", "CSV...",
+     "CSV is what sweep or compare --format csv wrote.\n\nExample:\n  esmoe sweep -m gpt-moe-l -M h200-x8 -p es-moe,static,tutel --gpus 1:64:x2 \\\n "
+     "   "
+     "--experts 8:512:x2 -o sweep.csv\n  esmoe plot best -o best.png sweep.csv",
+     best_offer, best_run},
     {"breakdown", "what each stream did with the step's time", "TRACE...",
      "One trace: a bar for each stream. Several: the mean over their GPUs.\n\nExample:\n  esmoe plot breakdown -o breakdown.svg "
      "out/es-moe out/tutel",
@@ -404,7 +428,7 @@ bool cmd_plot(int argc, char **argv, GError **error)
 	const char *names[G_N_ELEMENTS(figures) + 1] = {NULL}, *near;
 
 	if (argc < 2)
-		return usage(error, "plot: which figure? timeline, throughput, breakdown, memory, losses or accuracy");
+		return usage(error, "plot: which figure? timeline, throughput, best, breakdown, memory, losses or accuracy");
 	if (!strcmp(argv[1], "--help") || !strcmp(argv[1], "-h")) {
 		print_help();
 		return true;
@@ -417,6 +441,6 @@ bool cmd_plot(int argc, char **argv, GError **error)
 	near = nearest_word(argv[1], names);
 	return usage(error,
 	             near ? "plot: no figure '%s'; did you mean %s?"
-	                  : "plot: no figure '%s': timeline, throughput, breakdown, memory, losses or accuracy",
+	                  : "plot: no figure '%s': timeline, throughput, best, breakdown, memory, losses or accuracy",
 	             argv[1], near);
 }

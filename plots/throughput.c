@@ -11,6 +11,7 @@
 #include "legend.h"
 #include "model/error.h"
 #include "palette.h"
+#include "sweep_row.h"
 
 #include <math.h>
 #include <string.h>
@@ -30,12 +31,10 @@
 #define THOUSANDS_FROM 10000.0
 #define TICK_SIZE 8.0 /* of style.gp */
 
-enum status { STATUS_OK, STATUS_OOM, STATUS_INVALID };
-
 struct point {
 	int policy, panel, x;
 	double tokens_per_s;
-	enum status status;
+	enum sweep_status status;
 };
 
 struct throughput {
@@ -47,67 +46,6 @@ struct throughput {
 	double oom_pitch, band;     /* points: from line to line, and the band's height */
 };
 
-/* One row of a file, as far as it is understood. */
-struct record {
-	const char *policy, *model, *machine;
-	guint64 gpus, experts;
-	double tokens_per_s;
-	enum status status;
-};
-
-static bool status_read(const struct csv *csv, int row, int column, enum status *status, GError **error)
-{
-	static const struct {
-		const char *word;
-		enum status status;
-	} words[] = {{"ok", STATUS_OK}, {"oom_hbm", STATUS_OOM}, {"oom_dram", STATUS_OOM}, {"oom_ssd", STATUS_OOM}, {"invalid", STATUS_INVALID}};
-
-	for (size_t i = 0; i < G_N_ELEMENTS(words); i++)
-		if (!strcmp(csv_text(csv, row, column), words[i].word)) {
-			*status = words[i].status;
-			return true;
-		}
-	return csv_complain(csv, row, column, "ok, oom_hbm, oom_dram, oom_ssd or invalid is expected", error);
-}
-
-static bool records_read(const struct csv *csv, GArray *records, GError **error)
-{
-	static const char *const names[] = {"policy", "model", "machine", "gpus", "experts", "tokens_per_s", "status"};
-	int column[G_N_ELEMENTS(names)];
-
-	for (size_t i = 0; i < G_N_ELEMENTS(names); i++) {
-		column[i] = csv_column(csv, names[i], error);
-		if (column[i] < 0)
-			return false;
-	}
-	for (int row = 0; row < csv_rows(csv); row++) {
-		struct record r;
-
-		r.policy = csv_text(csv, row, column[0]);
-		r.model = csv_text(csv, row, column[1]);
-		r.machine = csv_text(csv, row, column[2]);
-		for (int i = 0; i < 3; i++)
-			if (!*csv_text(csv, row, column[i]))
-				return csv_complain(csv, row, column[i], "a name is expected", error);
-		if (!csv_whole(csv, row, column[3], 1, G_MAXINT32, &r.gpus, error) ||
-		    !csv_whole(csv, row, column[4], 1, G_MAXINT32, &r.experts, error) || !status_read(csv, row, column[6], &r.status, error))
-			return false;
-		if (r.status == STATUS_OK && !csv_number(csv, row, column[5], 0, 1e15, &r.tokens_per_s, error))
-			return false;
-		g_array_append_val(records, r);
-	}
-	return true;
-}
-
-static int name_index(GPtrArray *names, const char *name)
-{
-	for (guint i = 0; i < names->len; i++)
-		if (!strcmp(g_ptr_array_index(names, i), name))
-			return (int)i;
-	g_ptr_array_add(names, g_strdup(name));
-	return (int)names->len - 1;
-}
-
 struct variety {
 	bool model, machine, gpus, experts;
 };
@@ -115,10 +53,10 @@ struct variety {
 static struct variety variety_of(const GArray *records)
 {
 	struct variety v = {0};
-	const struct record *first = &g_array_index(records, struct record, 0);
+	const struct sweep_row *first = &g_array_index(records, struct sweep_row, 0);
 
 	for (guint i = 1; i < records->len; i++) {
-		const struct record *r = &g_array_index(records, struct record, i);
+		const struct sweep_row *r = &g_array_index(records, struct sweep_row, i);
 
 		v.model |= strcmp(r->model, first->model) != 0;
 		v.machine |= strcmp(r->machine, first->machine) != 0;
@@ -128,7 +66,7 @@ static struct variety variety_of(const GArray *records)
 	return v;
 }
 
-static char *panel_name(const struct record *r, struct variety v, bool over_gpus)
+static char *panel_name(const struct sweep_row *r, struct variety v, bool over_gpus)
 {
 	GString *name = g_string_new(r->model);
 
@@ -187,7 +125,7 @@ static void oom_lines(struct throughput *chart)
 		for (guint i = 0; i < chart->points->len; i++) {
 			const struct point *p = &g_array_index(chart->points, struct point, i);
 
-			any |= p->policy == (int)policy && p->status == STATUS_OOM;
+			any |= p->policy == (int)policy && p->status == SWEEP_OOM;
 		}
 		chart->oom_line[policy] = any ? chart->n_oom_lines++ : -1;
 	}
@@ -208,7 +146,7 @@ static bool chart_fill(struct throughput *chart, const GArray *records, enum thr
 	v = variety_of(records);
 	chart->over_gpus = x == THROUGHPUT_X_GPUS || (x == THROUGHPUT_X_AUTO && v.gpus && !v.experts);
 	for (guint i = 0; i < records->len; i++) {
-		const struct record *r = &g_array_index(records, struct record, i);
+		const struct sweep_row *r = &g_array_index(records, struct sweep_row, i);
 		g_autofree char *panel = panel_name(r, v, chart->over_gpus);
 		struct point p = {.x = (int)(chart->over_gpus ? r->gpus : r->experts), .tokens_per_s = r->tokens_per_s, .status = r->status};
 
@@ -289,11 +227,11 @@ static void series_rows(const struct throughput *chart, int panel, int policy, c
 
 		if (p->panel != panel || p->policy != policy)
 			continue;
-		if (p->status == STATUS_OK)
+		if (p->status == SWEEP_OK)
 			g_string_append_printf(lines, "%.8f\t%.8g\n", log2(p->x), p->tokens_per_s / chart->unit);
 		else
 			g_string_append(lines, "NaN\tNaN\n");
-		if (p->status == STATUS_OOM)
+		if (p->status == SWEEP_OOM)
 			g_string_append_printf(crosses, "%.8f\t%.8g\n", log2(p->x),
 			                       -(OOM_EDGE + (chart->oom_line[policy] + 0.5) * chart->oom_pitch) * per_point);
 	}
@@ -405,14 +343,14 @@ static bool chart_draw(const struct throughput *chart, const char *out, GError *
 
 struct throughput *throughput_new(struct csv *const *files, int n_files, enum throughput_x x, GError **error)
 {
-	g_autoptr(GArray) records = g_array_new(FALSE, FALSE, sizeof(struct record));
+	g_autoptr(GArray) records = g_array_new(FALSE, FALSE, sizeof(struct sweep_row));
 	g_autoptr(throughput) chart = g_new0(struct throughput, 1);
 
 	chart->policies = g_ptr_array_new_with_free_func(g_free);
 	chart->panels = g_ptr_array_new_with_free_func(g_free);
 	chart->points = g_array_new(FALSE, FALSE, sizeof(struct point));
 	for (int i = 0; i < n_files; i++)
-		if (!records_read(files[i], records, error))
+		if (!sweep_rows_read(files[i], records, error))
 			return NULL;
 	if (!chart_fill(chart, records, x, error))
 		return NULL;

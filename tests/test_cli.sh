@@ -11,7 +11,7 @@ prints '^  predict ' '^  sweep ' 'Example'
 expect 0 --version
 prints '^esmoe [0-9]+\.[0-9]+'
 for command in models machines policies show predict compare sweep trace "trace info" "trace convert" "trace diff" "trace critical-path" \
-	plot "plot timeline" "plot throughput" "plot breakdown" "plot memory"; do
+	plot "plot timeline" "plot throughput" "plot best" "plot breakdown" "plot memory"; do
 	# shellcheck disable=SC2086
 	expect 0 $command --help
 	prints "esmoe $command"
@@ -122,6 +122,7 @@ prints 'prefill' 'decode' '^\* static'
 check "the table fits 80 columns" awk 'length($0) > 80 { exit 1 }' .out
 expect 0 sweep $small -p static,on-demand $serve --experts 8,16 -o serve-sweep.csv
 check "a row for each" test "$(grep -c ',ok,' serve-sweep.csv)" -eq 4
+expect 0 plot best -o best.svg serve-sweep.csv
 
 expect 0 compare $small -p es-moe,tutel
 prints '^\* (es-moe|tutel) ' 'GPUs: 4, experts: 8'

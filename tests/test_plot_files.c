@@ -2,6 +2,7 @@
 #define _GNU_SOURCE /* memmem */
 #include "model/command.h"
 #include "model/error.h"
+#include "plots/best.h"
 #include "plots/memory.h"
 #include "plots/palette.h"
 #include "plots/throughput.h"
@@ -104,6 +105,54 @@ Test(throughput, wrong_rows_are_errors)
 	expect_throughput_error(",m,x,4,8,1,,,,,,ok\n", "x.csv:2: policy ''");
 }
 
+static void expect_best_error(const char *rows, const char *says)
+{
+	g_autofree char *text = g_strconcat(COLUMNS, rows, NULL);
+	g_autoptr(csv) csv = csv_of(text);
+	g_autoptr(GError) error = NULL;
+
+	cr_expect_null(best_new(&csv, 1, &error));
+	cr_assert_not_null(error);
+	cr_expect_not_null(strstr(error->message, says), "%s", error->message);
+}
+
+Test(best, wrong_rows_are_errors)
+{
+	g_autoptr(GString) many = g_string_new(NULL);
+
+	expect_best_error("", "no rows");
+	expect_best_error("p,m,x,4,8,-1,,,,,,ok\n", "x.csv:2: tokens_per_s '-1'");
+	expect_best_error("p,m,x,4,8,1,,,,,,ok\np,m,x,4,8,2,,,,,,oom_hbm\n", "two rows for policy 'p', m on x, 4 GPUs, 8 experts");
+	for (int gpus = 1; gpus <= 17; gpus++)
+		g_string_append_printf(many, "p,m,x,%d,8,1,,,,,,ok\n", gpus);
+	expect_best_error(many->str, "17 numbers of GPUs");
+}
+
+#define BEST_ROWS                                                                                                                                    \
+	"slow,m,x,8,16,40000,,,,,,ok\nfast,m,x,8,16,100000,,,,,,ok\nmiddle,m,x,8,16,50000,,,,,,ok\n" /* out of order */                              \
+	"slow,m,x,4,16,50000,,,,,,ok\nfast,m,x,4,16,,,,,,,oom_hbm\n"                                                                                 \
+	"slow,m,x,4,8,96000,,,,,,ok\nfast,m,x,4,8,100000,,,,,,ok\n"                                                                                  \
+	"slow,m,y,4,8,,,,,,,oom_hbm\nfast,m,y,4,8,,,,,,,invalid\n"                                                                                   \
+	"slow,m,y,8,8,,,,,,,invalid\nfast,m,y,8,8,,,,,,,invalid\n"
+
+Test(best, each_place_has_the_fastest_of_those_that_run_and_the_next)
+{
+	g_autoptr(csv) csv = csv_of(COLUMNS BEST_ROWS);
+	g_autoptr(best) best = best_new(&csv, 1, NULL);
+	struct best_cell won = best_at(best, 0, 1, 1), alone = best_at(best, 0, 0, 1), tie = best_at(best, 0, 0, 0);
+
+	cr_assert_str_eq(won.policy, "fast");
+	cr_expect_str_eq(won.next, "middle");
+	cr_expect(won.tokens_per_s == 100000 && won.next_tokens_per_s == 50000);
+	cr_assert_str_eq(alone.policy, "slow");
+	cr_expect_null(alone.next);
+	cr_expect_str_eq(tie.policy, "fast");
+	cr_expect_str_eq(tie.next, "slow");
+	cr_expect_not(best_at(best, 0, 1, 0).there);
+	cr_expect(best_at(best, 1, 0, 0).there && !best_at(best, 1, 0, 0).policy && !best_at(best, 1, 0, 0).invalid);
+	cr_expect(best_at(best, 1, 1, 0).invalid);
+}
+
 static int count(const char *text, const char *what)
 {
 	g_auto(GStrv) pieces = g_strsplit(text, what, -1);
@@ -126,6 +175,40 @@ Test(files, throughput_marks_what_ran_out_of_memory)
 	cr_expect(says(words, "OOM") && says(words, "out of memory") && says(words, "thousand tokens/s"));
 	cr_expect_eq(count(svg, "<use xlink:href='#gpPt1'"), 3, "two crosses and the legend's");
 	check_no_overlap(words, "throughput");
+}
+
+Test(files, best_names_the_fastest_its_lead_and_its_ties)
+{
+	g_autoptr(csv) csv = csv_of(COLUMNS BEST_ROWS);
+	g_autofree char *path = in_folder("b.svg"), *svg = NULL;
+	g_autoptr(GArray) words = NULL;
+
+	cr_assert(plot_best(&csv, 1, path, NULL));
+	svg = contents(path);
+	words = words_of(svg);
+	cr_expect(says(words, "m on x") && says(words, "m on y") && says(words, "4 GPUs") && says(words, "16"));
+	cr_expect(says(words, "100k  2.0×") && says(words, "50k") && says(words, "100k ≈ slow"));
+	cr_expect(says(words, "OOM") && says(words, "–"));
+	check_no_overlap(words, "best");
+}
+
+Test(files, a_map_of_many_places_does_not_overlap)
+{
+	g_autoptr(GString) text = g_string_new(COLUMNS);
+	g_autoptr(csv) csv = NULL;
+	g_autofree char *path = in_folder("b.svg"), *svg = NULL;
+	g_autoptr(GArray) words = NULL;
+
+	for (int policy = 0; policy < 9; policy++)
+		for (int gpus = 1; gpus <= 16; gpus++)
+			for (int experts = 1; experts <= 20; experts++)
+				g_string_append_printf(text, "a-policy-with-a-long-name-%d,m,x,%d,%d,%d,,,,,,ok\n", policy, 512 * gpus, 100 * experts,
+				                       1000 + 977 * (policy * gpus * experts % 9));
+	csv = csv_of(text->str);
+	cr_assert(plot_best(&csv, 1, path, NULL));
+	svg = contents(path);
+	words = words_of(svg);
+	check_no_overlap(words, "best of many");
 }
 
 Test(files, long_names_do_not_overlap)
