@@ -170,8 +170,11 @@ static void collectives_init(struct schedule *s)
 {
 	int tensor = s->plan.tensor_parallel, unit = s->plan.unit;
 	s->all = group_of(s, 1, s->gpus);
+	/* all units' GPUs exchange at once, as costs count them, though each with its own peers: what they ask of the links is what a whole set asks
+	 */
+	struct ranks whole = farthest(s, 1, s->plan.expert_parallel);
 	s->set = farthest(s, unit, s->plan.expert_parallel / unit);
-	s->exchanging = resources_collective(s->resources, s->m, OP_ALL_TO_ALL, ALGORITHM_PAIRWISE, &s->set);
+	s->exchanging = resources_collective(s->resources, s->m, OP_ALL_TO_ALL, ALGORITHM_PAIRWISE, &whole);
 	s->tally = tally_new(s);
 	s->copies = tensor == 1 ? s->all : group_of(s, tensor, s->gpus / tensor);
 	if (tensor > 1)

@@ -51,8 +51,9 @@ struct tally *tally_new(const struct schedule *s)
 		t->leaf_of[g] = machine_leaf(s->m, g);
 	}
 	if (hierarchical) {
-		t->gather = resources_collective(s->resources, s->m, OP_ALL_TO_ALL, ALGORITHM_GATHER, &s->set);
-		t->rail = resources_collective(s->resources, s->m, OP_ALL_TO_ALL, ALGORITHM_RAIL, &s->set);
+		struct ranks whole = {.first = s->set.first - s->set.first % s->set.stride, .stride = 1, .size = s->set.size * s->set.stride};
+		t->gather = resources_collective(s->resources, s->m, OP_ALL_TO_ALL, ALGORITHM_GATHER, &whole);
+		t->rail = resources_collective(s->resources, s->m, OP_ALL_TO_ALL, ALGORITHM_RAIL, &whole);
 	}
 	return t;
 }

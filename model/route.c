@@ -91,7 +91,7 @@ static void place_dynamic(struct schedule *s, int layer)
 	}
 }
 
-/* The unit, counted within its set, that computes expert e for tokens of GPU g. */
+/* The first unit, counted within its set, that computes expert e for tokens of GPU g. */
 static int host_of(const struct schedule *s, int experts, int e, int g)
 {
 	int spread = spread_of(s, experts);
@@ -178,13 +178,14 @@ static void count_rows(const struct schedule *s, const struct block *b, int expe
 		return;
 	}
 	for (int e = 0; e < experts; e++)
-		rows[host_of(s, experts, e, g)] += b->capacity ? b->capacity : load[e];
+		for (int r = 0; r < slices_of(s, experts); r++) /* every slice of an expert sees all of its rows */
+			rows[host_of(s, experts, e, g) + r] += b->capacity ? b->capacity : load[e];
 }
 
 void count_bytes(struct schedule *s, struct block *b, const struct layer *l)
 {
 	int set = s->plan.expert_parallel, unit = s->plan.unit;
-	uint64_t row = (uint64_t)s->n->d_model * element_bytes(s) * (uint64_t)slices_of(s, l->experts);
+	uint64_t row = (uint64_t)s->n->d_model * element_bytes(s);
 	struct exchange x = {0};
 	if (s->p->all_to_all == ALL_TO_ALL_DROPPED) /* each GPU of a unit sends its share of what all of them have */
 		row /= (uint64_t)unit;
