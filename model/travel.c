@@ -48,10 +48,10 @@ static nsec_t both_ns(struct schedule *s, const struct layer *l, uint32_t tokens
 	       cost_compute(s->cost, STAGE_EXPERT, PASS_BACKWARD, l, tokens, &kernels);
 }
 
-/* All-to-alls of a layer and micro-batch: out and back in each direction, and out again where the backward recomputes. */
+/* All-to-alls of a layer and micro-batch: out and back in each direction, and out, or both, where the backward recomputes. */
 static int exchanges_of_layer(const struct schedule *s)
 {
-	return s->p->checkpoint == CHECKPOINT_FULL ? 5 : 4;
+	return s->p->checkpoint == CHECKPOINT_LAYER ? 6 : s->p->checkpoint == CHECKPOINT_FULL ? 5 : 4;
 }
 
 static uint32_t load_of(const struct schedule *s, const struct block *b, int experts, int g, int e)
