@@ -14,7 +14,8 @@
 #include <math.h>
 #include <string.h>
 
-/* Bytes through HBM per token: per element of D, per element of the inner size F, per attention score of a head, per logit; and launches. */
+/* Bytes through HBM per token where elements have two: per element of D, per element of the inner size F, per attention score of a head, per logit;
+ * and launches. */
 struct traffic {
 	double d, f, score, logit;
 	int kernels;
@@ -76,6 +77,7 @@ struct cost {
 	double experts_tensor;  /* those of an expert */
 	double flops_per_ns_sm; /* one SM, large tiles */
 	double hbm;             /* bytes per ns reached */
+	double halves;          /* the same in bytes counted as if elements had two */
 	double kernel_ns;
 	double adam_params_per_ns;
 	double adam_slowdown;             /* of the threads in use against all, which were measured */
@@ -93,6 +95,7 @@ struct cost *cost_new(const struct network *n, const struct machine *m, const st
 	c->tensor = policy_tensor_parallel(p, m->gpus);
 	c->experts_tensor = p->tensor_experts == TENSOR_EXPERTS_CUT ? c->tensor : 1;
 	c->hbm = m->hbm_gbps * m->hbm_efficiency;
+	c->halves = c->hbm * 2 / m->element_bytes;
 	c->kernel_ns = m->kernel_us * 1e3;
 	c->adam_params_per_ns = machine_adam_gparams_per_s(m, adam_threads);
 	c->adam_slowdown = machine_adam_gparams_per_s(m, 0) / c->adam_params_per_ns;
@@ -157,7 +160,7 @@ static double gemm_ns(const struct cost *c, double batch, double m, double n, do
 	const size_t last = G_N_ELEMENTS(tiles) - 1;
 	if (m <= tiles[last].m)
 		best = fmin(best, batch * 2.0 * tiles[last].m * n * k / (c->flops_per_ns_sm * c->m->sms * tiles[last].rate));
-	double memory = 2.0 * batch * (m * k + k * n + m * n) / c->hbm;
+	double memory = 2.0 * batch * (m * k + k * n + m * n) / c->halves;
 	return fmax(fmax(best, memory), c->kernel_ns);
 }
 
@@ -198,7 +201,7 @@ static double mamba_ns(const struct cost *c, bool backward, double tokens)
 	double inner = n->mamba_expand * n->d_model / c->tensor;
 	double ns = linear_ns(c, backward, tokens, n->d_model, 2 * inner) + linear_ns(c, backward, tokens, inner, n->d_model);
 	/* the selective scan streams x, dt, B, C and y once (arXiv 2312.00752, section 3.3.2); its gradient about three times that */
-	return ns + (backward ? 3 : 1) * 10.0 * tokens * inner / c->hbm;
+	return ns + (backward ? 3 : 1) * 10.0 * tokens * inner / c->halves;
 }
 
 /* Of one GPU. */
@@ -219,7 +222,7 @@ static double traffic_ns(const struct cost *c, int kind, bool backward, const st
 			bytes += t->score * n->heads / c->tensor * c->seq_len;
 	}
 	int times = kind == STAGE_MIXER && l->cross ? 2 : 1; /* a decoder's layer attends twice */
-	return times * tokens * bytes / c->hbm;
+	return times * tokens * bytes / c->halves;
 }
 
 static double products_ns(const struct cost *c, int kind, bool backward, const struct layer *l, double tokens)
@@ -319,7 +322,7 @@ nsec_t cost_mask(struct cost *c, int pass, uint32_t tokens, uint64_t slots, uint
 	double d = c->n->d_model, elements = (double)tokens * (double)slots;
 	/* building the mask: one-hot times one-hot in fp32, its boolean and half copies; then one einsum, two more for the gradients */
 	double bytes = pass == PASS_BACKWARD ? 14 : 19;
-	double ns = gemm_ns(c, 1, (double)slots, d, tokens) * (pass == PASS_BACKWARD ? 2 : 1) + elements * bytes / c->hbm;
+	double ns = gemm_ns(c, 1, (double)slots, d, tokens) * (pass == PASS_BACKWARD ? 2 : 1) + elements * bytes / c->halves;
 	*n_kernels = pass == PASS_BACKWARD ? 10 : 12;
 	return whole(fmax(ns, *n_kernels * c->kernel_ns));
 }
@@ -351,7 +354,7 @@ nsec_t cost_decode_mixer(const struct cost *c, const struct layer *l, uint32_t s
 	double ns = l->mixer == MIXER_MAMBA ? decode_mamba_ns(c, sequences) : decode_attention_ns(c, sequences, cached);
 	*n_kernels = (uint32_t)t->kernels;
 	look_up(c, NULL, STAGE_MIXER, PASS_FORWARD, sequences, &ns);
-	return whole(fmax(ns + t->d * c->n->d_model * sequences / c->hbm, t->kernels * c->kernel_ns));
+	return whole(fmax(ns + t->d * c->n->d_model * sequences / c->halves, t->kernels * c->kernel_ns));
 }
 
 /* Logits, and a softmax over them in fp32 (eager: cast, softmax, draw; fused: one pass). */
@@ -361,7 +364,7 @@ nsec_t cost_next_token(const struct cost *c, uint32_t sequences, uint32_t *n_ker
 	double logits = (double)sequences * c->n->vocab, ns = linear_ns(c, false, sequences, c->n->d_model, c->n->vocab);
 	*n_kernels = eager ? 8 : 3;
 	look_up(c, NULL, STAGE_HEAD, PASS_FORWARD, sequences, &ns);
-	return whole(fmax(ns + logits * (eager ? 18 : 4) / c->hbm, *n_kernels * c->kernel_ns));
+	return whole(fmax(ns + logits * (eager ? 18 : 4) / c->halves, *n_kernels * c->kernel_ns));
 }
 
 nsec_t cost_upload(const struct cost *c, uint64_t bytes)
