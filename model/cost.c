@@ -75,6 +75,7 @@ struct cost {
 	int seq_len;
 	double tensor;          /* GPUs that cut every matrix among them: heads, inner sizes and vocabulary are divided by it */
 	double experts_tensor;  /* those of an expert */
+	double sources;         /* matrices that an expert's rows come as */
 	double flops_per_ns_sm; /* one SM, large tiles */
 	double hbm;             /* bytes per ns reached */
 	double halves;          /* the same in bytes counted as if elements had two */
@@ -94,6 +95,7 @@ struct cost *cost_new(const struct network *n, const struct machine *m, const st
 	c->flops_per_ns_sm = m->bf16_tflops * 1e3 * m->gemm_efficiency / m->sms;
 	c->tensor = policy_tensor_parallel(p, m->gpus);
 	c->experts_tensor = p->tensor_experts == TENSOR_EXPERTS_CUT ? c->tensor : 1;
+	c->sources = p->expert_rows == ROWS_BY_SOURCE ? policy_expert_parallel(p, m->gpus) / c->tensor : 1;
 	c->hbm = m->hbm_gbps * m->hbm_efficiency;
 	c->halves = c->hbm * 2 / m->element_bytes;
 	c->kernel_ns = m->kernel_us * 1e3;
@@ -148,7 +150,7 @@ static bool look_up(const struct cost *c, const struct measured *tables, int kin
 	return range != MEASURED_NONE;
 }
 
-static double gemm_ns(const struct cost *c, double batch, double m, double n, double k)
+static double tiles_ns(const struct cost *c, double batch, double m, double n, double k)
 {
 	double best = INFINITY;
 	for (size_t i = 0; i < G_N_ELEMENTS(tiles); i++) {
@@ -160,8 +162,20 @@ static double gemm_ns(const struct cost *c, double batch, double m, double n, do
 	const size_t last = G_N_ELEMENTS(tiles) - 1;
 	if (m <= tiles[last].m)
 		best = fmin(best, batch * 2.0 * tiles[last].m * n * k / (c->flops_per_ns_sm * c->m->sms * tiles[last].rate));
+	return best;
+}
+
+static double gemm_ns(const struct cost *c, double batch, double m, double n, double k)
+{
 	double memory = 2.0 * batch * (m * k + k * n + m * n) / c->halves;
-	return fmax(fmax(best, memory), c->kernel_ns);
+	return fmax(fmax(tiles_ns(c, batch, m, n, k), memory), c->kernel_ns);
+}
+
+/* A batch with the same k x n matrix in all: it comes from HBM once. */
+static double shared_gemm_ns(const struct cost *c, double batch, double m, double n, double k)
+{
+	double memory = 2.0 * (batch * (m * k + m * n) + k * n) / c->halves;
+	return fmax(fmax(tiles_ns(c, batch, m, n, k), memory), c->kernel_ns);
 }
 
 /* A linear layer: forward one GEMM, backward one for the input's and one for the weight's gradient. */
@@ -177,6 +191,18 @@ static double ffn_ns(const struct cost *c, bool backward, double tokens, double 
 	const double d = c->n->d_model;
 	int up = activation_matrices(c->n->activation) - 1;
 	return linear_ns(c, backward, tokens, d, up * inner) + linear_ns(c, backward, tokens, inner, d);
+}
+
+/* With the rows by source a batch of small matrices takes the place of each product with the weights; the weights' gradient is one sum over all. */
+static double expert_ns(const struct cost *c, bool backward, double tokens, double inner)
+{
+	const double d = c->n->d_model, each = ceil(tokens / c->sources), up = (activation_matrices(c->n->activation) - 1) * inner;
+	if (c->sources <= 1)
+		return ffn_ns(c, backward, tokens, inner);
+	if (!backward)
+		return shared_gemm_ns(c, c->sources, each, up, d) + shared_gemm_ns(c, c->sources, each, d, inner);
+	return shared_gemm_ns(c, c->sources, each, d, up) + gemm_ns(c, 1, d, up, tokens) + shared_gemm_ns(c, c->sources, each, inner, d) +
+	       gemm_ns(c, 1, inner, d, tokens);
 }
 
 static double attention_ns(const struct cost *c, bool backward, double tokens)
@@ -233,6 +259,7 @@ static double products_ns(const struct cost *c, int kind, bool backward, const s
 	case STAGE_GATE:
 		return linear_ns(c, backward, tokens, c->n->d_model, l->experts);
 	case STAGE_EXPERT:
+		return expert_ns(c, backward, tokens, inner_size(c, l, kind));
 	case STAGE_FFN:
 	case STAGE_SHARED:
 		return ffn_ns(c, backward, tokens, inner_size(c, l, kind));

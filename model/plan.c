@@ -9,11 +9,6 @@
 #define MOST_EXPERTS 65536
 #define COUNTS_MOST (1 << 28) /* token counts of all GPUs and experts, 4 bytes each: 1 GiB */
 
-static int expert_parallel(const struct scenario *s)
-{
-	return s->policy->expert_parallel ? MIN(s->policy->expert_parallel, s->machine->gpus) : s->machine->gpus;
-}
-
 /* Of one tensor group: those of its GPUs. */
 static int sequences(const struct scenario *s)
 {
@@ -127,7 +122,7 @@ static struct plan groups(const struct scenario *s)
 {
 	int tensor = policy_tensor_parallel(s->policy, s->machine->gpus);
 	return (struct plan){.overflow = -1,
-	                     .expert_parallel = expert_parallel(s),
+	                     .expert_parallel = policy_expert_parallel(s->policy, s->machine->gpus),
 	                     .tensor_parallel = tensor,
 	                     .unit = s->policy->tensor_experts == TENSOR_EXPERTS_CUT ? tensor : 1};
 }
@@ -207,7 +202,7 @@ static const char *check_groups(const struct scenario *s)
 		return "policy.dense_optimizer = cpu needs policy.zero_stage = 1, 2 or 3: each copy brings its part down to the host";
 	if (tensor == 1)
 		return NULL;
-	if (cut && expert_parallel(s) % tensor)
+	if (cut && policy_expert_parallel(s->policy, s->machine->gpus) % tensor)
 		return "policy.expert_parallel must be a multiple of policy.tensor_parallel, or policy.tensor_experts = whole";
 	if (cut && p->expert_home != HOME_HBM)
 		return "policy.tensor_parallel with policy.expert_home other than hbm needs policy.tensor_experts = whole: one GPU updates an expert";

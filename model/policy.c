@@ -28,6 +28,7 @@ static const char *const home_words[] = {[HOME_HBM] = "hbm", [HOME_DRAM] = "dram
 static const char *const placement_words[] = {[PLACEMENT_FIXED] = "fixed", [PLACEMENT_LPT] = "lpt", [PLACEMENT_STICKY] = "sticky", NULL};
 static const char *const dispatch_words[] = {[DISPATCH_EXACT] = "exact", [DISPATCH_PADDED] = "padded", [DISPATCH_MASK] = "mask", NULL};
 static const char *const compute_words[] = {[EXPERTS_SEQUENTIAL] = "sequential", [EXPERTS_GROUPED] = "grouped", NULL};
+static const char *const rows_words[] = {[ROWS_TOGETHER] = "together", [ROWS_BY_SOURCE] = "by-source", NULL};
 static const char *const scope_words[] = {[UPLOAD_LAYER] = "layer", [UPLOAD_NEXT_LAYER] = "next-layer", NULL};
 static const char *const optimizer_words[] = {
     [OPTIMIZER_GPU] = "gpu", [OPTIMIZER_CPU_STEP] = "cpu-step", [OPTIMIZER_CPU_LAYER] = "cpu-layer", [OPTIMIZER_CPU_EXPERT] = "cpu-expert", NULL};
@@ -52,6 +53,7 @@ static const struct ini_key keys[] = {
     KNOB(dispatch, "exact", dispatch_words, "tokens to experts: exact counts, zero padding, padding and a dense mask"),
     NUMBER(capacity_factor, "0", 0, 1e4, "capacity of an expert over the mean load, overflow dropped; 0: dropless"),
     KNOB(expert_compute, "sequential", compute_words, "experts of a layer one after another or in one grouped GEMM"),
+    KNOB(expert_rows, "together", rows_words, "an expert's rows as one matrix, or one for each GPU that sent some"),
     WHOLE(upload_ahead, "1", 0, 4096, "expert slots in HBM beyond the one in use"),
     WHOLE(upload_ahead_layers, "0", 0, 4096, "the same in layers of experts beyond the one in use; the larger counts"),
     KNOB(upload_scope, "layer", scope_words, "how far uploads run ahead; next-layer needs fixed or sticky placement"),
@@ -83,6 +85,11 @@ static bool check(const struct policy *p, const char *source, const char *const 
 		return ini_refuse("policies", source, overrides, "policy", "upload_scope", error,
 		                  "next-layer needs to know the placement before the gate; expected layer, or placement = fixed | sticky");
 	return true;
+}
+
+int policy_expert_parallel(const struct policy *p, int gpus)
+{
+	return p->expert_parallel ? MIN(p->expert_parallel, gpus) : gpus;
 }
 
 int policy_tensor_parallel(const struct policy *p, int gpus)

@@ -14,6 +14,7 @@ enum dispatch {
 	DISPATCH_MASK
 }; /* exact token counts; zero padding to the capacity; padding and a dense tokens x experts x capacity mask */
 enum expert_compute { EXPERTS_SEQUENTIAL, EXPERTS_GROUPED };
+enum rows_kept { ROWS_TOGETHER, ROWS_BY_SOURCE }; /* an expert's rows as one matrix, or one for each GPU that sent some */
 enum upload_scope { UPLOAD_LAYER, UPLOAD_NEXT_LAYER };
 enum optimizer {
 	OPTIMIZER_GPU,
@@ -45,6 +46,7 @@ struct policy {
 	char *name;
 	int expert_home, placement, dispatch, expert_compute, upload_scope, optimizer, all_to_all, checkpoint, expert_split, ssd_cache;
 	int tensor_experts, gradient_cast, dense_optimizer, exchange;
+	int expert_rows;
 	double pinned_share;     /* busiest experts of the last step kept in HBM, 0..1 */
 	double capacity_factor;  /* 0: dropless (padded: to the largest load); > 0: capacity over the mean, overflow dropped */
 	int upload_ahead;        /* expert slots in HBM beyond the one in use */
@@ -65,7 +67,8 @@ struct policy *policy_load(const char *source, const char *const *overrides, GEr
 void policy_free(struct policy *policy);
 AUTOPTR(policy)
 
-/* GPUs of one tensor group on a machine of `gpus`: at most all of them. */
+/* GPUs of one set of experts, and of one tensor group, on a machine of `gpus`: at most all of them. */
+int policy_expert_parallel(const struct policy *policy, int gpus);
 int policy_tensor_parallel(const struct policy *policy, int gpus);
 
 /* The policy as an .ini that policy_load takes back. Owned by the caller. */

@@ -138,6 +138,30 @@ Test(cost, links_are_latency_and_bytes_over_the_rate)
 	scenario_free(s);
 }
 
+/* Eight rows of each of 2048 GPUs fill an eighth of the smallest tile, which runs at 0.65 of the rate: 4 d F 64 2048 / (0.65 x 100 TFLOP/s), where
+ * all rows together need 4 d F 8 2048 / 100 TFLOP/s. The weights' gradient is one product either way. */
+Test(cost, rows_kept_by_source_fill_tiles_of_their_own)
+{
+	const double flops = 4.0 * 1024 * 4096 * 8 * 2048, rate = 1e5;
+	const char *const words[] = {"policy.expert_rows=together", "policy.expert_rows=by-source"};
+	for (int by_source = 0; by_source < 2; by_source++) {
+		struct scenario *s;
+		struct cost *c;
+		uint32_t kernels;
+		struct scenario_options o = {
+		    .model = ROUND_NETWORK, .machine = ROUND_MACHINE, .policy = "[policy]\nexpert_home = hbm\n", .gpus = 2048};
+		o.set = SETS(words[by_source], "gpu.bf16_tflops=100", "gpu.sms=128", "gpu.hbm_gbps=1000000", "policy.checkpoint=none");
+		cost_made(&o, &s, &c);
+		double forward = (double)cost_compute(c, STAGE_EXPERT, PASS_FORWARD, &s->network->layer[0], 8 * 2048, &kernels);
+		double backward = (double)cost_compute(c, STAGE_EXPERT, PASS_BACKWARD, &s->network->layer[0], 8 * 2048, &kernels);
+		double apart = by_source ? 8 / 0.65 : 1;
+		cr_assert_float_eq(forward / (flops / rate * apart), 1, 0.03, "%g", forward * rate / flops);
+		cr_assert_float_eq(backward / (flops / rate * (1 + apart)), 1, 0.03, "%g", backward * rate / flops);
+		cost_free(c);
+		scenario_free(s);
+	}
+}
+
 /* NCCL between two H200, bytes a peer: 64 KiB 22.7 us, 1 MiB 23.1, 16 MiB 80.9, 256 MiB 909 us; all-reduce of the same 20.2, 21.6, 75.8, 894. */
 Test(cost, collectives_of_two_h200_are_within_25_percent_of_the_measured_ones)
 {
