@@ -143,7 +143,7 @@ static struct ranks farthest(const struct schedule *s, int stride, int size)
 	return (struct ranks){0, stride, size};
 }
 
-static struct group group_of(const struct schedule *s, int stride, int size)
+struct group group_of(const struct schedule *s, int stride, int size)
 {
 	struct group group = {.ranks = farthest(s, stride, size)};
 	group.profile = resources_collective(s->resources, s->m, OP_ALL_REDUCE, ALGORITHM_RING, &group.ranks);
@@ -207,6 +207,7 @@ struct schedule *schedule_new(const struct scenario *sc, int *overflow, GError *
 		all_experts = moe_layer_init(&s->moe[i], s, &s->n->layer[i], all_experts, &next_slot);
 	for (int i = 0; i < s->n->layers; i++)
 		s->moe[i].copies = copies_of_experts(s, i);
+	slices_init(s);
 	scratch_init(s, all_experts);
 	for (int i = 0; i < s->n->layers; i++)
 		for (int e = 0; e < s->moe[i].experts; e++)
@@ -217,6 +218,7 @@ struct schedule *schedule_new(const struct scenario *sc, int *overflow, GError *
 
 static void moe_layer_clear(struct moe_layer *moe, int microbatches)
 {
+	g_free(moe->replicas);
 	for (int mb = 0; moe->block && mb < microbatches; mb++) {
 		g_free(moe->block[mb].work);
 		g_free(moe->block[mb].first);

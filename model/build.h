@@ -31,10 +31,11 @@ struct group {
 
 struct moe_layer {
 	int experts;
-	struct group copies; /* GPUs that hold the same experts in HBM; of one: nothing to reduce */
-	uint64_t params;     /* of one expert */
-	nsec_t upload_ns;    /* of one expert */
-	nsec_t travel_ns;    /* of one expert to all GPUs */
+	struct group *replicas; /* (W / E + 1) by slices: GPUs that hold the same slice of an expert; NULL where the split does not adapt */
+	struct group copies;    /* GPUs that hold the same experts in HBM; of one: nothing to reduce */
+	uint64_t params;        /* of one expert */
+	nsec_t upload_ns;       /* of one expert */
+	nsec_t travel_ns;       /* of one expert to all GPUs */
 	struct expert_bytes bytes;
 	int first_pinned_slot;
 	int pinned_slots;            /* experts a GPU keeps in HBM */
@@ -191,6 +192,7 @@ void emit_hierarchical(struct schedule *s, const struct stage *stage, stage_id *
 
 /* Copies for GPU-local tokens (travel.c): whether experts or tokens travel, and which experts are copied to all GPUs, chosen once the loads and
  * places of a layer are known; experts that travel one by one, those of a layer ahead of its gate; and the copies of a layer's shadowed experts. */
+nsec_t travel_tokens_ns(struct schedule *s, const struct layer *l, struct block *b); /* when tokens travel: experts and exchanges */
 void travel_choose(struct schedule *s, int layer, struct block *b);
 void travel_list(struct schedule *s, int layer, struct block *b);
 void travel_experts(struct schedule *s, int pass, int layer, int microbatch);
@@ -204,6 +206,17 @@ struct at {
 };
 stage_id expert_compute(struct schedule *s, int pass, int layer, int microbatch, int e, int gpu, uint32_t tokens, struct at at, const stage_id *preds,
                         int n_preds);
+
+/* Experts cut into slices and replicated (slices.c): whether a layer's split adapts; the slices of a routed layer's experts, with the time of its
+ * experts and exchanges where they were chosen; and what replicas of a slice gather and add up for it. */
+bool slices_adapt(const struct schedule *s, int experts);
+void slices_init(struct schedule *s);
+nsec_t slices_choose(struct schedule *s, int layer, struct block *b);
+void slices_gather(struct schedule *s, int pass, int layer, int microbatch);
+void slices_reduce(struct schedule *s, int layer, int microbatch);
+
+/* GPUs in groups of `size`, `stride` apart (build.c). */
+struct group group_of(const struct schedule *s, int stride, int size);
 
 /* Makes room for n entries in a block's work list and in the scratch it is sorted in (build.c). */
 void block_room(struct schedule *s, struct block *b, size_t n);
@@ -294,8 +307,4 @@ static inline int first_expert(const struct schedule *s, int experts, int node)
 {
 	int64_t gpu = MIN(node * s->m->gpus_per_node, s->gpus);
 	return (int)((experts * gpu + s->gpus - 1) / s->gpus);
-}
-static inline int slices_of(const struct schedule *s, int experts)
-{
-	return s->plan.split == SPLIT_MODEL ? spread_of(s, experts) : 1;
 }

@@ -48,7 +48,7 @@ stage_id expert_compute(struct schedule *s, int pass, int layer, int microbatch,
 	st.block = &s->moe[layer].block[microbatch];
 	st.tokens = tokens;
 	st.cost_ns = cost_compute(s->cost, STAGE_EXPERT, pass, l, tokens, &st.n_kernels);
-	st.cost_ns /= slices_of(s, l->experts);
+	st.cost_ns /= st.block->slices;
 	after_awaited(s, &st);
 	for (int i = 0; i < n_preds; i++)
 		after(&st, preds[i]);
@@ -238,7 +238,7 @@ static void resident(struct schedule *s, int pass, int layer, int microbatch, co
 	st.part = (int16_t)t->chunk;
 	st.block = b;
 	st.tokens = (uint32_t)tokens;
-	st.cost_ns = cost_grouped(s->cost, pass, l, busy, tokens, most, b->capacity > 0, &st.n_kernels) / slices_of(s, l->experts);
+	st.cost_ns = cost_grouped(s->cost, pass, l, busy, tokens, most, b->capacity > 0, &st.n_kernels) / b->slices;
 	after(&st, t->arrived);
 	after_awaited(s, &st);
 	s->gpu[t->gpu].last_compute = emit(s, &st);
@@ -263,6 +263,8 @@ static void resident_chunks(struct schedule *s, int pass, int layer, int microba
 		stage_id arrived = pass == PASS_FORWARD ? s->arrived[g] : STAGE_NONE;
 		resident(s, pass, layer, microbatch, &(struct turn){g, b->first[g + 1] - b->shadows, b->first[g + 1], 0, 1, arrived});
 	}
+	if (pass == PASS_BACKWARD)
+		slices_reduce(s, layer, microbatch);
 	if (b->shadows && pass == PASS_BACKWARD)
 		shadows_reduce(s, layer, microbatch);
 }

@@ -97,8 +97,11 @@ struct memory_share memory_expert_share(const struct network *n, const struct ma
 		return (struct memory_share){0, 1};
 	struct memory_share share = {network_expert_params(n, l) / (uint64_t)unit * (uint64_t)((l->experts + units - 1) / units),
 	                             m->gpus / expert_parallel};
-	if (split != SPLIT_MODEL)
-		share.copies *= MAX(1, units / l->experts);
+	int spread = MAX(1, units / l->experts);
+	if (split == SPLIT_MODEL || split == SPLIT_ADAPTIVE) /* a part of one */
+		share.params = (share.params + (uint64_t)spread - 1) / (uint64_t)spread;
+	else
+		share.copies *= spread;
 	return share;
 }
 
@@ -216,19 +219,22 @@ static void add_offloaded(const struct network *n, const struct machine *m, cons
 }
 
 /* Copies of other GPUs' experts: shadows stay from their forward to their backward, with the gradients of one layer's; experts that travel go through
- * the slots, with two gradients under way. */
+ * the slots, with two gradients under way; so do
+ * those whose split adapts, whole at most. */
 static void add_copies(const struct network *n, const struct machine *m, const struct policy *p, const struct memory_case *k, struct memory *out)
 {
 	uint64_t widest = 0, element = (uint64_t)m->element_bytes, shadowed = 0, widest_shadows = 0;
+	bool adapts = false;
 	for (int i = 0; i < n->layers; i++) {
 		const struct layer *l = &n->layer[i];
 		uint64_t params = network_expert_params(n, l), copies = (uint64_t)MIN(k->shadowed, l->experts) * params;
 		widest = MAX(widest, params);
 		shadowed += copies;
+		adapts = adapts || (k->split == SPLIT_ADAPTIVE && l->experts && l->experts < m->gpus);
 		widest_shadows = MAX(widest_shadows, copies);
 	}
 	out->bytes[TIER_HBM][CLASS_BUFFERS] += (shadowed + widest_shadows) * element;
-	if (p->exchange != EXCHANGE_TOKENS)
+	if (adapts || p->exchange != EXCHANGE_TOKENS)
 		out->bytes[TIER_HBM][CLASS_BUFFERS] += (uint64_t)(1 + p->upload_ahead + 2) * widest * element;
 }
 

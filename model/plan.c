@@ -33,7 +33,8 @@ static int smallest_count(const struct scenario *s)
 /* Tutel, section 4.1: replicas pay an all-reduce of their gradients once a step, slices pay r times the all-to-all bytes in each of five passes. */
 static int split(const struct scenario *s, const struct plan *plan)
 {
-	if (s->policy->expert_split != SPLIT_AUTO)
+	bool chosen = s->policy->expert_split != SPLIT_ADAPTIVE || s->workload == WORKLOAD_TRAINING;
+	if (s->policy->expert_split != SPLIT_AUTO && chosen)
 		return s->policy->expert_split;
 	double tokens = (double)s->sequences * s->seq_len;
 	for (int i = 0; i < s->network->layers; i++) {

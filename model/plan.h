@@ -14,7 +14,7 @@ struct plan {
 	int expert_parallel; /* GPUs that share one set of experts */
 	int tensor_parallel; /* GPUs side by side that cut every matrix among them and work on the same sequences */
 	int unit;            /* GPUs side by side that act as one towards the experts: a tensor group that cuts them, or 1 */
-	int split;           /* SPLIT_DATA or SPLIT_MODEL, where a layer has fewer experts than that */
+	int split;           /* SPLIT_DATA, SPLIT_MODEL or SPLIT_ADAPTIVE, where a layer has fewer experts than that */
 	int shadowed;        /* experts a layer, at most, that are copied to every GPU: the policy's, or as many as HBM holds copies of */
 	double pinned_share; /* the policy's, or the part of it that HBM holds */
 	int overflow;        /* enum memory_tier that is too small, -1: it fits */

@@ -36,7 +36,7 @@ static const char *const all_to_all_words[] = {
     [ALL_TO_ALL_LINEAR] = "linear", [ALL_TO_ALL_HIERARCHICAL] = "hierarchical", [ALL_TO_ALL_AUTO] = "auto", [ALL_TO_ALL_DROPPED] = "dropped", NULL};
 static const char *const checkpoint_words[] = {
     [CHECKPOINT_NONE] = "none", [CHECKPOINT_FULL] = "full", [CHECKPOINT_KEEP_COLLECTIVES] = "keep-collectives", [CHECKPOINT_LAYER] = "layer", NULL};
-static const char *const split_words[] = {[SPLIT_AUTO] = "auto", [SPLIT_DATA] = "data", [SPLIT_MODEL] = "model", NULL};
+static const char *const split_words[] = {[SPLIT_AUTO] = "auto", [SPLIT_DATA] = "data", [SPLIT_MODEL] = "model", [SPLIT_ADAPTIVE] = "adaptive", NULL};
 static const char *const tensor_words[] = {[TENSOR_EXPERTS_CUT] = "cut", [TENSOR_EXPERTS_WHOLE] = "whole", NULL};
 static const char *const cast_words[] = {[CAST_NONE] = "none", [CAST_WHOLE] = "whole", [CAST_TILED] = "tiled", NULL};
 static const char *const dense_words[] = {[DENSE_OPTIMIZER_GPU] = "gpu", [DENSE_OPTIMIZER_CPU] = "cpu", NULL};
@@ -63,7 +63,7 @@ static const struct ini_key keys[] = {
     KNOB(checkpoint, "full", checkpoint_words, "activation checkpointing; layer: the whole forward again; keep-collectives: without its collectives"),
     COUNT(microbatch, "auto", 65536, "sequences a micro-batch; auto: the largest that fits"),
     COUNT(expert_parallel, "auto", 16384, "GPUs that share one set of experts; 1: each GPU computes every expert on its own tokens"),
-    KNOB(expert_split, "auto", split_words, "fewer experts than GPUs: replicate them or cut them"),
+    KNOB(expert_split, "auto", split_words, "fewer experts than GPUs: replicate them, cut them, or any mixture for each load"),
     COUNT(tensor_parallel, "auto", 1024, "GPUs side by side that cut every matrix among them; auto: by data_parallel, or 1"),
     COUNT(data_parallel, "auto", 65536, "copies of the non-expert parameters; auto: GPUs over tensor_parallel"),
     KNOB(tensor_experts, "cut", tensor_words, "experts in a tensor group: cut as all else, or whole, each GPU with its share of the tokens"),

@@ -38,7 +38,8 @@ enum checkpoint {
 enum tensor_experts { TENSOR_EXPERTS_CUT, TENSOR_EXPERTS_WHOLE };
 enum gradient_cast { CAST_NONE, CAST_WHOLE, CAST_TILED };
 enum dense_optimizer { DENSE_OPTIMIZER_GPU, DENSE_OPTIMIZER_CPU };
-enum expert_split { SPLIT_AUTO, SPLIT_DATA, SPLIT_MODEL };           /* fewer experts than GPUs: replicate them (EP+DP) or cut them (EP+MP) */
+/* Fewer experts than GPUs: replicate them (EP+DP) or cut them (EP+MP), for the run; adaptive: any mixture of both, or DP, for each load (slices.c) */
+enum expert_split { SPLIT_AUTO, SPLIT_DATA, SPLIT_MODEL, SPLIT_ADAPTIVE };
 enum exchanged { EXCHANGE_TOKENS, EXCHANGE_EXPERTS, EXCHANGE_AUTO }; /* what travels between GPUs to meet the other */
 enum ssd_cache { CACHE_LRU, CACHE_LFU_DECAY, CACHE_BELADY };
 

@@ -91,22 +91,22 @@ static void place_dynamic(struct schedule *s, int layer)
 	}
 }
 
-/* The first unit, counted within its set, that computes expert e for tokens of GPU g. */
-static int host_of(const struct schedule *s, int experts, int e, int g)
+/* The first of the units, counted within their set, whose slices of expert e serve tokens of GPU g. */
+static int host_of(const struct schedule *s, const struct block *b, int experts, int e, int g)
 {
-	int spread = spread_of(s, experts);
+	int spread = spread_of(s, experts), replicas = spread / b->slices;
 	if (s->shadow[e])
 		return g;
 	if (spread == 1)
 		return s->place[e];
-	return e * spread + (s->plan.split == SPLIT_MODEL ? 0 : g / s->plan.unit % spread);
+	return e * spread + g / s->plan.unit % replicas * b->slices;
 }
 
 /* Fills the work lists by counting: first[] holds the number of entries, then their positions. */
 static void list_work(struct schedule *s, struct block *b, const struct layer *l)
 {
 	int e_count = l->experts, set = s->plan.expert_parallel, sets = s->gpus / set, spread = spread_of(s, e_count), n = 0;
-	int unit = s->plan.unit;
+	int unit = s->plan.unit, replicas = MAX(1, spread / b->slices);
 	uint32_t padded = b->capacity * (uint32_t)(set / unit);
 	memset(b->first, 0, sizeof(int) * (size_t)(s->gpus + 1));
 	for (int q = 0; q < sets; q++) {
@@ -116,9 +116,8 @@ static void list_work(struct schedule *s, struct block *b, const struct layer *l
 			uint32_t tokens = b->capacity ? padded : s->totals[(size_t)q * (size_t)e_count + (size_t)e];
 			for (int r = 0; r < spread; r++) {
 				int gpu = q * set + (spread == 1 ? s->place[e] : e * spread + r) * unit;
-				uint32_t share = tokens;
-				if (s->plan.split == SPLIT_DATA)
-					share = tokens / (uint32_t)spread + ((uint32_t)r < tokens % (uint32_t)spread);
+				uint32_t replica = (uint32_t)(r / b->slices), share = tokens / (uint32_t)replicas;
+				share += replica < tokens % (uint32_t)replicas;
 				for (int to = gpu; to < gpu + unit; to++) {
 					s->place_of[n] = to;
 					s->work[n++] = (struct expert_work){.expert = e, .tokens = share};
@@ -177,9 +176,11 @@ static void count_rows(const struct schedule *s, const struct block *b, int expe
 			rows[s->place[e]] += load[e];
 		return;
 	}
-	for (int e = 0; e < experts; e++)
-		for (int r = 0; r < slices_of(s, experts); r++) /* every slice of an expert sees all of its rows */
-			rows[host_of(s, experts, e, g) + r] += b->capacity ? b->capacity : load[e];
+	for (int e = 0; e < experts; e++) {
+		int host = host_of(s, b, experts, e, g);
+		for (int slice = 0; slice < b->slices; slice++)
+			rows[host + slice] += b->capacity ? b->capacity : load[e];
+	}
 }
 
 void count_bytes(struct schedule *s, struct block *b, const struct layer *l)
@@ -230,7 +231,7 @@ static nsec_t pipeline_ns(struct schedule *s, const struct block *b, const struc
 	for (int g = 0; g < s->gpus; g++) {
 		nsec_t ns = 0;
 		for (int i = b->first[g]; i < b->first[g + 1]; i++)
-			ns += cost_compute(s->cost, STAGE_EXPERT, PASS_FORWARD, l, b->work[i].tokens / (uint32_t)chunks, &kernels);
+			ns += cost_compute(s->cost, STAGE_EXPERT, PASS_FORWARD, l, b->work[i].tokens / (uint32_t)chunks, &kernels) / b->slices;
 		most = MAX(most, ns);
 	}
 	/* dispatch and combine share the collective stream: chunk after chunk, the longer of the two streams, plus what cannot overlap */

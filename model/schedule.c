@@ -223,6 +223,7 @@ void forward_layer(struct schedule *s, int layer, int microbatch)
 		if (s->failed)
 			return;
 		compute_everywhere(s, STAGE_PERMUTE, PASS_FORWARD, layer, microbatch, NULL);
+		slices_gather(s, PASS_FORWARD, layer, microbatch);
 		dispatch(s, PASS_FORWARD, layer, microbatch);
 		shadows_fetch(s, layer, microbatch);
 	}
@@ -256,7 +257,7 @@ static void recompute_layer(struct schedule *s, int layer, int microbatch)
 	if (!l->experts || checkpoint != CHECKPOINT_LAYER)
 		return;
 	experts_forward(s, PASS_RECOMPUTE, layer, microbatch);
-	compute_everywhere(s, STAGE_COMBINE, PASS_RECOMPUTE, layer, microbatch, returns(s) ? s->returned : NULL);
+	compute_everywhere(s, STAGE_COMBINE, PASS_RECOMPUTE, layer, microbatch, returned(s, layer, microbatch));
 }
 
 static void backward_layer(struct schedule *s, int layer, int microbatch)
@@ -268,6 +269,7 @@ static void backward_layer(struct schedule *s, int layer, int microbatch)
 	recompute_layer(s, layer, microbatch);
 	if (l->experts) {
 		compute_everywhere(s, STAGE_COMBINE, PASS_BACKWARD, layer, microbatch, NULL);
+		slices_gather(s, PASS_BACKWARD, layer, microbatch);
 		dispatch(s, PASS_BACKWARD, layer, microbatch);
 	}
 	dense_parts(s, PASS_BACKWARD, layer, microbatch, true);
@@ -395,4 +397,24 @@ nsec_t schedule_light_ns(const struct schedule *s)
 	for (int i = 0; i < r->n_resources; i++)
 		most = MAX(most, (nsec_t)(used[i] / r->capacity[i]));
 	return most;
+}
+
+void schedule_choices(const struct schedule *s, struct choices *out)
+{
+	*out = (struct choices){.least_slices = G_MAXINT};
+	for (int layer = 0; layer < s->n->layers; layer++)
+		for (int mb = 0; s->moe[layer].experts && mb < s->plan.microbatches; mb++) {
+			const struct block *b = &s->moe[layer].block[mb];
+			if (!b->chunks)
+				continue;
+			out->layers++;
+			out->travel += b->travels;
+			if (b->travels)
+				continue;
+			out->degree[b->chunks]++;
+			out->hierarchical += b->times.hierarchical;
+			out->shadows += b->shadows;
+			out->least_slices = MIN(out->least_slices, b->slices);
+			out->most_slices = MAX(out->most_slices, b->slices);
+		}
 }

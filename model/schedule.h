@@ -35,6 +35,7 @@ struct block {
 	uint64_t *gathered, *railed; /* (G) bytes sent in each half of a whole hierarchical one; NULL where there is none */
 	int chunks;
 	bool travels;      /* experts come to the tokens: each GPU computes all experts, in their order, on its own tokens */
+	int slices;        /* that each expert is cut into, of the GPUs it has */
 	int shadows;       /* experts at the end of each GPU's list that were copied to it for its own tokens */
 	uint32_t capacity; /* tokens of one GPU for one expert, padded; 0: exact */
 };
@@ -66,6 +67,16 @@ const struct cost *schedule_cost(const struct schedule *schedule);
 const struct resources *schedule_resources(const struct schedule *schedule);
 int schedule_expert_home(const struct schedule *schedule); /* enum expert_home, never auto */
 int schedule_microbatches(const struct schedule *schedule);
+
+/* What was chosen for each load, over the MoE layers and micro-batches of the last step (of inference: what was routed last). */
+struct choices {
+	int layers;                 /* routed, micro-batches counted apart; those whose experts travel are in no other count */
+	int degree[MAX_CHUNKS + 1]; /* of them by pipeline degree */
+	int hierarchical, travel;
+	int shadows;                   /* experts shadowed in all of them together */
+	int least_slices, most_slices; /* of an expert */
+};
+void schedule_choices(const struct schedule *schedule, struct choices *out);
 
 /* The last step built, of inference all steps so far: the longest its launches keep one host thread; and its speed of light, the most of each
  * stream's work at solo speed and each resource's bytes over its capacity. No step on any backend with these costs is shorter. */

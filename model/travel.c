@@ -1,6 +1,6 @@
 /* Experts that go to the tokens, instead of tokens to the experts.
  *
- * exchange = experts (Janus, SIGCOMM 2023; Tutel's DP, arXiv 2206.03382, section 4.1): every GPU computes every expert on its own tokens. Each expert
+ * exchange = experts (Janus, SIGCOMM 2023; Tutel's DP, slices.c): every GPU computes every expert on its own tokens. Each expert
  * comes from its owner to all GPUs, through a ring of slots, under the computation of the one before; its gradients are summed on the way back.
  *
  *     collective   [fetch e0][fetch e1]        [sum e0][fetch e2][sum e1]...        a fetch waits for its slot, a sum for its gradients
@@ -18,11 +18,16 @@
 const char *travel_refusal(const struct scenario *s)
 {
 	const struct policy *p = s->policy;
+	bool alone = policy_tensor_parallel(p, s->machine->gpus) == 1 && (!p->expert_parallel || p->expert_parallel >= s->machine->gpus);
+	if (p->expert_split == SPLIT_ADAPTIVE && (p->zero_stage || !alone))
+		return "policy.expert_split = adaptive needs policy.expert_parallel = auto, policy.tensor_parallel = 1 and policy.zero_stage = 0: "
+		       "each "
+		       "GPU keeps a part of one expert";
 	if (p->exchange == EXCHANGE_TOKENS && !p->shadowed_experts)
 		return NULL;
 	if (policy_tensor_parallel(p, s->machine->gpus) > 1)
 		return "policy.exchange = experts or auto and policy.shadowed_experts need policy.tensor_parallel = 1: whole experts go to GPUs";
-	if (s->workload == WORKLOAD_INFERENCE)
+	if (s->workload == WORKLOAD_INFERENCE && (p->exchange == EXCHANGE_EXPERTS || p->shadowed_experts))
 		return "--workload inference needs policy.exchange = tokens and policy.shadowed_experts = 0";
 	if (p->expert_home != HOME_HBM)
 		return "policy.exchange = experts or auto and policy.shadowed_experts need policy.expert_home = hbm: other homes upload experts "
@@ -60,10 +65,10 @@ static uint32_t load_of(const struct schedule *s, const struct block *b, int exp
 }
 
 /* A layer's experts and exchanges as the block stands, one after the other; load_ns (G) becomes the GPUs' computations. */
-static nsec_t tokens_ns(struct schedule *s, const struct layer *l, struct block *b)
+nsec_t travel_tokens_ns(struct schedule *s, const struct layer *l, struct block *b)
 {
 	struct exchange_times times;
-	int spread = spread_of(s, l->experts);
+	int spread = spread_of(s, l->experts), replicas = spread / b->slices;
 	nsec_t most = 0;
 	memset(s->load_ns, 0, sizeof(nsec_t) * (size_t)s->gpus);
 	for (int e = 0; e < l->experts; e++) {
@@ -72,7 +77,7 @@ static nsec_t tokens_ns(struct schedule *s, const struct layer *l, struct block 
 			for (int g = 0; g < s->gpus; g++)
 				s->load_ns[g] += both_ns(s, l, load_of(s, b, l->experts, g, e));
 		else
-			s->load_ns[spread == 1 ? s->place[e] : e * spread] += both_ns(s, l, tokens / (uint32_t)spread);
+			s->load_ns[spread == 1 ? s->place[e] : e * spread] += both_ns(s, l, tokens / (uint32_t)replicas) / b->slices;
 	}
 	for (int g = 0; g < s->gpus; g++)
 		most = MAX(most, s->load_ns[g]);
@@ -105,11 +110,11 @@ static void choose_shadows(struct schedule *s, int layer, struct block *b)
 	if (!most || s->gpus == 1 || spread_of(s, l->experts) > 1)
 		return;
 	g_autofree int *order = g_new(int, most);
-	nsec_t best_ns = tokens_ns(s, l, b);
+	nsec_t best_ns = travel_tokens_ns(s, l, b);
 	for (int n = 1; n <= most; n++) {
 		s->shadow[order[n - 1] = busiest(s, l->experts)] = 1;
 		b->shadows = n;
-		nsec_t ns = tokens_ns(s, l, b) + 2 * shadows_ns(s, layer, n);
+		nsec_t ns = travel_tokens_ns(s, l, b) + 2 * shadows_ns(s, layer, n);
 		if (ns < best_ns) {
 			best_ns = ns;
 			best = n;
@@ -123,10 +128,10 @@ static void choose_shadows(struct schedule *s, int layer, struct block *b)
 
 /* Experts cross the links three times, out for the forward and for the backward and back as gradients, under the computation of all of them on one
  * GPU's tokens. */
-static bool experts_are_faster(struct schedule *s, int layer, struct block *b)
+static bool experts_are_faster(struct schedule *s, int layer, struct block *b, nsec_t tokens)
 {
 	const struct layer *l = &s->n->layer[layer];
-	nsec_t links = 3 * l->experts * s->moe[layer].travel_ns, tokens = tokens_ns(s, l, b);
+	nsec_t links = 3 * l->experts * s->moe[layer].travel_ns;
 	for (int g = 0; links < tokens && g < s->gpus; g++) {
 		nsec_t compute = 0;
 		for (int e = 0; e < l->experts; e++)
@@ -138,11 +143,14 @@ static bool experts_are_faster(struct schedule *s, int layer, struct block *b)
 
 void travel_choose(struct schedule *s, int layer, struct block *b)
 {
+	const struct layer *l = &s->n->layer[layer];
+	nsec_t tokens = slices_choose(s, layer, b);
+	bool adapts = slices_adapt(s, l->experts);
 	choose_shadows(s, layer, b);
-	b->travels = s->p->exchange == EXCHANGE_EXPERTS;
-	if (s->p->exchange == EXCHANGE_AUTO && s->gpus > 1)
-		b->travels = experts_are_faster(s, layer, b);
-	b->travels = b->travels && s->gpus > 1;
+	b->travels = s->p->exchange == EXCHANGE_EXPERTS && s->gpus > 1;
+	if ((s->p->exchange != EXCHANGE_AUTO && !adapts) || s->gpus == 1 || inference(s) || b->travels)
+		return;
+	b->travels = experts_are_faster(s, layer, b, adapts ? tokens : travel_tokens_ns(s, l, b));
 }
 
 void travel_list(struct schedule *s, int layer, struct block *b)
@@ -183,7 +191,7 @@ static void sum(struct schedule *s, int layer, int microbatch, int e)
 {
 	const struct moe_layer *moe = &s->moe[layer];
 	struct collective c = {.pass = PASS_BACKWARD, .layer = layer, .microbatch = microbatch, .expert = e, .part = e % GRADIENT_SLOTS};
-	bool copies = spread_of(s, moe->experts) > 1;
+	bool copies = spread_of(s, moe->experts) > 1 && !slices_adapt(s, moe->experts);
 	c.kind = copies ? STAGE_ALL_REDUCE : STAGE_REDUCE_SCATTER;
 	c.bytes = moe->params * element_bytes(s);
 	c.cost_ns = copies ? cost_all_reduce(s->cost, c.bytes, s->gpus) : moe->travel_ns;

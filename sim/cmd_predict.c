@@ -125,6 +125,29 @@ static void append_inference(GString *out, const struct scenario *s, const struc
 	                       100 * p->speed_of_light_ms / p->step_ms);
 }
 
+/* What the policy leaves open and each load decides. */
+static void append_choices(GString *out, const struct policy *p, const struct choices *c)
+{
+	const char *between = "";
+	if (!p->pipeline_degree && c->layers > c->travel) {
+		g_string_append_printf(out, "%-17s ", "pipeline degree");
+		for (int i = 1; i <= MAX_CHUNKS; i++)
+			if (c->degree[i]) {
+				g_string_append_printf(out, "%s%d in %d", between, i, c->degree[i]);
+				between = ", ";
+			}
+		g_string_append_printf(out, " of %d routed layers\n", c->layers);
+	}
+	if (p->all_to_all == ALL_TO_ALL_AUTO && c->layers > c->travel)
+		g_string_append_printf(out, "%-17s hierarchical in %d of %d routed layers\n", "all-to-all", c->hierarchical, c->layers);
+	if (p->expert_split == SPLIT_ADAPTIVE && c->most_slices)
+		g_string_append_printf(out, "%-17s %d to %d slices\n", "each expert in", c->least_slices, c->most_slices);
+	if (c->travel)
+		g_string_append_printf(out, "%-17s in %d of %d routed layers\n", "experts travel", c->travel, c->layers);
+	if (p->shadowed_experts && c->layers)
+		g_string_append_printf(out, "%-17s %.1f of a layer's\n", "experts shadowed", (double)c->shadows / c->layers);
+}
+
 static void append_table(GString *out, const struct scenario *s, const struct row *row)
 {
 	static const char *const homes[] = {"GPU memory", "host DRAM", "SSD, with host DRAM as its cache"};
@@ -134,6 +157,8 @@ static void append_table(GString *out, const struct scenario *s, const struct ro
 	g_string_append_printf(out, "%-17s %s\n", "idle experts in", homes[p->expert_home]);
 	g_string_append_printf(out, "%-17s %d %s\n", "micro-batches", p->microbatches, inference ? "in the prefill" : "a step");
 	g_string_append_printf(out, "%-17s %.2f %%\n", "dropped tokens", 100 * p->dropped_share);
+	if (s->machine->gpus > 1)
+		append_choices(out, s->policy, &p->choices);
 	append_costs(out, s->machine, p);
 	append_memory(out, &p->memory);
 }

@@ -187,6 +187,7 @@ bool predict(const struct scenario *scenario, const struct sim_options *o, int w
 		return false;
 	(inference ? fill_inference : fill_training)(&r, scenario, out);
 	out->n_stages = r.b->n_launched;
+	schedule_choices(schedule, &out->choices);
 	fill_basis(schedule, out);
 	if (trace) {
 		fill_trace(scenario, r.b, r.ends + 1, steps, trace);

@@ -16,6 +16,7 @@ struct prediction {
 	double hbm_gib, dram_gib, ssd_gib;
 	double dropped_share; /* of routed tokens; inference: of the prefill's */
 	int microbatches, expert_home;
+	struct choices choices;
 	uint8_t basis[N_STAGE_KINDS][N_STAGE_PASSES]; /* enum cost_basis of the costs; all 0: the machine is not measured */
 	int oom_tier;                                 /* with ESMOE_ERROR_FIT: the enum memory_tier that is too small; -1: it fits */
 	uint64_t n_stages;

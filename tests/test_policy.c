@@ -78,6 +78,7 @@ static const struct knob knobs[] = {
     KNOB("expert_split", "auto", expert_split, SPLIT_AUTO),
     KNOB("expert_split", "data", expert_split, SPLIT_DATA),
     KNOB("expert_split", "model", expert_split, SPLIT_MODEL),
+    KNOB("expert_split", "adaptive", expert_split, SPLIT_ADAPTIVE),
     KNOB("exchange", "tokens", exchange, EXCHANGE_TOKENS),
     KNOB("exchange", "experts", exchange, EXCHANGE_EXPERTS),
     KNOB("exchange", "auto", exchange, EXCHANGE_AUTO),
