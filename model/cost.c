@@ -358,11 +358,11 @@ nsec_t cost_mask(struct cost *c, int pass, uint32_t tokens, uint64_t slots, uint
 static double decode_attention_ns(const struct cost *c, double sequences, double cached)
 {
 	const struct network *n = c->n;
-	double width = n->heads * n->d_head, kv = 2.0 * n->kv_heads * n->d_head;
+	double heads = n->heads / c->tensor, width = heads * n->d_head, kv = 2.0 * fmax(1, n->kv_heads / c->tensor) * n->d_head;
 	double ns = linear_ns(c, false, sequences, n->d_model, width + kv) + linear_ns(c, false, sequences, width, n->d_model);
 	double bytes = sequences * cached * kv * c->m->element_bytes, flops = 4.0 * sequences * cached * width;
 	if (c->m->attention == ATTENTION_MATERIALISED)
-		bytes += sequences * cached * n->heads * traffic[c->m->kernels][STAGE_MIXER][false].score;
+		bytes += sequences * cached * heads * traffic[c->m->kernels][STAGE_MIXER][false].score;
 	return ns + fmax(fmax(bytes / c->hbm, flops / (c->flops_per_ns_sm * c->m->sms * 0.6)), c->kernel_ns);
 }
 
@@ -370,7 +370,7 @@ static double decode_attention_ns(const struct cost *c, double sequences, double
 static double decode_mamba_ns(const struct cost *c, double sequences)
 {
 	const struct network *n = c->n;
-	double inner = (double)n->mamba_expand * n->d_model;
+	double inner = n->mamba_expand * n->d_model / c->tensor;
 	return linear_ns(c, false, sequences, n->d_model, 2 * inner) + linear_ns(c, false, sequences, inner, n->d_model) +
 	       fmax(sequences * inner * n->mamba_state * 8 / c->hbm, c->kernel_ns);
 }
@@ -388,7 +388,7 @@ nsec_t cost_decode_mixer(const struct cost *c, const struct layer *l, uint32_t s
 nsec_t cost_next_token(const struct cost *c, uint32_t sequences, uint32_t *n_kernels)
 {
 	bool eager = c->m->kernels == KERNELS_EAGER;
-	double logits = (double)sequences * c->n->vocab, ns = linear_ns(c, false, sequences, c->n->d_model, c->n->vocab);
+	double vocab = c->n->vocab / c->tensor, logits = sequences * vocab, ns = linear_ns(c, false, sequences, c->n->d_model, vocab);
 	*n_kernels = eager ? 8 : 3;
 	look_up(c, NULL, STAGE_HEAD, PASS_FORWARD, sequences, &ns);
 	return whole(fmax(ns + logits * (eager ? 18 : 4) / c->halves, *n_kernels * c->kernel_ns));

@@ -93,6 +93,7 @@ static void ring_begin(struct schedule *s)
 static void forward(struct schedule *s, int microbatch)
 {
 	compute_everywhere(s, STAGE_EMBED, PASS_FORWARD, 0, microbatch, NULL);
+	tensor_reduce(s, PASS_FORWARD, 0, microbatch, true);
 	for (int layer = 0; layer < s->n->layers && !s->failed; layer++)
 		forward_layer(s, layer, microbatch);
 	if (!s->failed)
@@ -114,7 +115,7 @@ static void pin(struct schedule *s)
 static void begin_decode(struct schedule *s)
 {
 	pin(s);
-	s->tokens = (uint32_t)s->sc->sequences;
+	s->tokens = (uint32_t)(s->sc->sequences * s->plan.tensor_parallel);
 	for (int layer = 0; layer < s->n->layers; layer++)
 		if (s->moe[layer].experts)
 			s->moe[layer].block[0].capacity = 0;

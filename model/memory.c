@@ -293,19 +293,6 @@ static void rooms_fill(const struct machine *m, struct memory *out)
 	out->room[TIER_SSD] = (uint64_t)(m->ssd_gb * GB);
 }
 
-/* Of a GPU, with its experts where they are at home in HBM. */
-static uint64_t resident_params(const struct network *n, const struct memory_case *k)
-{
-	uint64_t resident = network_embedding_params(n);
-	for (int i = 0; i < n->layers; i++) {
-		const struct layer *l = &n->layer[i];
-		resident += network_dense_params(n, l);
-		if (l->experts && k->home == HOME_HBM)
-			resident += network_expert_params(n, l) * (uint64_t)((l->experts + k->expert_parallel - 1) / k->expert_parallel);
-	}
-	return resident;
-}
-
 void memory_plan(const struct network *n, const struct machine *m, const struct policy *p, const struct memory_case *k, struct memory *out)
 {
 	*out = (struct memory){0};
@@ -325,19 +312,20 @@ void memory_plan(const struct network *n, const struct machine *m, const struct 
 	add_activations(n, m, p, k, updated, out);
 }
 
-uint64_t memory_kv_bytes(const struct network *n, const struct machine *m)
+/* Each GPU of a tensor group has the keys of one head at least. */
+uint64_t memory_kv_bytes(const struct network *n, const struct machine *m, const struct policy *p)
 {
-	uint64_t bytes = 0;
+	uint64_t bytes = 0, heads = (uint64_t)MAX(1, n->kv_heads / tensor_of(m, p));
 	for (int i = 0; i < n->layers; i++)
 		if (n->layer[i].mixer == MIXER_ATTENTION)
-			bytes += 2 * (uint64_t)n->kv_heads * (uint64_t)n->d_head * (uint64_t)m->element_bytes;
+			bytes += 2 * heads * (uint64_t)n->d_head * (uint64_t)m->element_bytes;
 	return bytes;
 }
 
 /* Of each channel: the state in fp32 and the tokens that the convolution still looks at. */
-uint64_t memory_state_bytes(const struct network *n, const struct machine *m)
+uint64_t memory_state_bytes(const struct network *n, const struct machine *m, const struct policy *p)
 {
-	uint64_t bytes = 0, channels = (uint64_t)n->mamba_expand * (uint64_t)n->d_model;
+	uint64_t bytes = 0, channels = (uint64_t)(n->mamba_expand * n->d_model / tensor_of(m, p));
 	for (int i = 0; i < n->layers; i++)
 		if (n->layer[i].mixer == MIXER_MAMBA)
 			bytes += channels * (4 * (uint64_t)n->mamba_state + (uint64_t)n->mamba_conv * (uint64_t)m->element_bytes);
@@ -367,16 +355,18 @@ static void add_offloaded_inference(const struct network *n, const struct machin
 
 /* Inputs, outputs and what lies between them of a forward stage, elements and fp32 bytes a token: mixer q, k, v, context and norm, with half and fp32
  * scores unless the kernel is fused; FFN its products and the input, GELU in fp32 where each operator is a kernel; head logits in both. */
-static uint64_t forward_workspace(const struct network *n, const struct machine *m, int kind, const struct layer *l, uint64_t tokens, int seq_len)
+static uint64_t forward_workspace(const struct network *n, const struct machine *m, int kind, const struct layer *l, uint64_t tokens, int seq_len,
+                                  double tensor)
 {
 	double el = m->element_bytes, d = n->d_model, wide = kind == STAGE_HEAD ? 4 : m->kernels == KERNELS_EAGER ? 4 : 0, bytes = 0;
 	double inner = kind == STAGE_EXPERT ? l->d_expert : kind == STAGE_FFN ? l->d_ff : kind == STAGE_SHARED ? l->shared * l->d_shared : 0;
+	inner /= tensor;
 	if (kind == STAGE_MIXER) {
-		bytes = el * (l->mixer == MIXER_MAMBA ? 3.0 * n->mamba_expand * d : 2.0 * (n->heads + n->kv_heads) * n->d_head + d);
+		bytes = el * (l->mixer == MIXER_MAMBA ? 3.0 * n->mamba_expand * d / tensor : 2.0 * (n->heads + n->kv_heads) / tensor * n->d_head + d);
 		if (m->attention == ATTENTION_MATERIALISED && l->mixer == MIXER_ATTENTION)
-			bytes += (2 * el + 4) * n->heads * seq_len;
+			bytes += (2 * el + 4) * n->heads / tensor * seq_len;
 	} else if (kind == STAGE_HEAD) {
-		bytes = (el + wide) * n->vocab;
+		bytes = (el + wide) * n->vocab / tensor;
 	} else if (inner > 0) {
 		bytes = el * (activation_matrices(n->activation) * inner + d) + wide * inner;
 	}
@@ -388,15 +378,16 @@ static void add_activations_inference(const struct network *n, const struct mach
 {
 	uint64_t tokens = (uint64_t)k->sequences * (uint64_t)k->seq_len, hidden = tokens * (uint64_t)n->d_model * (uint64_t)m->element_bytes;
 	uint64_t most_k = 0, most = 0;
+	double tensor = tensor_of(m, p);
 	for (int i = 0; i < n->layers; i++) {
 		const struct layer *l = &n->layer[i];
 		most_k = MAX(most_k, l->experts ? (uint64_t)l->top_k : 0);
 		for (int kind = 0; kind < STAGE_HEAD; kind++) {
 			uint64_t rows = kind == STAGE_EXPERT ? tokens * (uint64_t)l->top_k : tokens;
-			out->workspace[kind] = MAX(out->workspace[kind], forward_workspace(n, m, kind, l, rows, k->seq_len));
+			out->workspace[kind] = MAX(out->workspace[kind], forward_workspace(n, m, kind, l, rows, k->seq_len, tensor));
 		}
 	}
-	out->workspace[STAGE_HEAD] = forward_workspace(n, m, STAGE_HEAD, NULL, (uint64_t)k->batch, k->seq_len);
+	out->workspace[STAGE_HEAD] = forward_workspace(n, m, STAGE_HEAD, NULL, (uint64_t)k->batch, k->seq_len, tensor);
 	double capacity = p->dispatch == DISPATCH_EXACT ? 1 : MAX(1.0, p->capacity_factor);
 	if (p->dispatch == DISPATCH_MASK) /* fp32 weights, their half copy, the boolean and its half copy */
 		out->workspace[STAGE_PERMUTE] = (uint64_t)(9.0 * (double)tokens * (double)tokens * capacity * (double)most_k);
@@ -411,11 +402,14 @@ void memory_plan_inference(const struct network *n, const struct machine *m, con
 {
 	*out = (struct memory){0};
 	rooms_fill(m, out);
-	out->bytes[TIER_HBM][CLASS_PARAMETERS] = resident_params(n, k) * (uint64_t)m->element_bytes;
+	uint64_t resident = memory_dense_share(n, m, p).params;
+	for (int j = 0; j < n->layers && k->home == HOME_HBM; j++)
+		resident += memory_expert_share(n, m, p, &n->layer[j], k->expert_parallel, k->split).params;
+	out->bytes[TIER_HBM][CLASS_PARAMETERS] = resident * (uint64_t)m->element_bytes;
 	if (k->home != HOME_HBM)
 		add_offloaded_inference(n, m, p, k, out);
 	add_activations_inference(n, m, p, k, out);
-	out->bytes[TIER_HBM][CLASS_KV_CACHE] = (uint64_t)k->batch * (memory_kv_bytes(n, m) * (uint64_t)k->cached + memory_state_bytes(n, m));
+	out->bytes[TIER_HBM][CLASS_KV_CACHE] = (uint64_t)k->batch * (memory_kv_bytes(n, m, p) * (uint64_t)k->cached + memory_state_bytes(n, m, p));
 }
 
 struct memory_change memory_of_stage(const struct memory *m, const struct stage *s)

@@ -52,10 +52,10 @@ void memory_plan_inference(const struct network *n, const struct machine *m, con
 /* Slots of uploaded experts in a GPU's HBM. Those counted in layers are never more than the GPU has experts that are not pinned. */
 int memory_slots(const struct network *n, const struct machine *m, const struct policy *p, const struct memory_case *k);
 
-/* Bytes that each token of a sequence leaves in HBM: its keys and values in all attention layers; and each sequence, whatever its length: the state
- * of Mamba layers. */
-uint64_t memory_kv_bytes(const struct network *n, const struct machine *m);
-uint64_t memory_state_bytes(const struct network *n, const struct machine *m);
+/* Bytes that each token of a sequence leaves in a GPU's HBM: its keys and values in all attention layers, or its tensor group's part of them; and
+ * each sequence, whatever its length: the state of Mamba layers. */
+uint64_t memory_kv_bytes(const struct network *n, const struct machine *m, const struct policy *p);
+uint64_t memory_state_bytes(const struct network *n, const struct machine *m, const struct policy *p);
 
 /* What a GPU holds of the parameters in HBM, and over how many GPUs ZeRO cuts them into parts. */
 struct memory_share {

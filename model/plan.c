@@ -60,7 +60,7 @@ static void try_share(const struct scenario *s, const struct network *n, double 
 	                        .pinned_share = share,
 	                        .shadowed = out->shadowed};
 	if (s->workload == WORKLOAD_INFERENCE) {
-		k.batch = s->sequences;
+		k.batch = sequences(s);
 		k.cached = s->seq_len + s->generate - 1; /* the last token generated is read by nobody */
 		memory_plan_inference(n, s->machine, s->policy, &k, &out->memory);
 	} else {
@@ -163,14 +163,11 @@ static const char *wrong_for_inference(const struct scenario *s)
 	for (int i = 0; i < s->network->layers; i++)
 		if (s->network->layer[i].cross)
 			return "scenario.workload = inference is not modelled for an encoder-decoder (network.encoder_decoder)";
-	if (policy_tensor_parallel(p, s->machine->gpus) > 1)
-		return "scenario.workload = inference is not modelled with policy.tensor_parallel above 1";
 	if (p->zero_stage == 3)
 		return "scenario.workload = inference is not modelled with policy.zero_stage = 3";
 	if (p->upload_scope == UPLOAD_NEXT_LAYER && p->placement != PLACEMENT_FIXED)
 		return "scenario.workload = inference with policy.upload_scope = next-layer needs policy.placement = fixed: uploads go round the "
-		       "same "
-		       "experts";
+		       "same experts";
 	return NULL;
 }
 
@@ -285,6 +282,8 @@ static double inference_stages(const struct scenario *s, const struct plan *plan
 	for (int i = 0; i < s->network->layers; i++) {
 		const struct layer *l = &s->network->layer[i];
 		double entries = gpus / plan->expert_parallel * l->experts, chunks = MAX(1, s->policy->pipeline_degree);
+		if (plan->tensor_parallel > 1)
+			stages += (2 + (l->shared > 0) + (l->experts ? 1 : 0)) * gpus;
 		stages += (1 + (l->d_ff > 0) + (l->shared > 0)) * gpus;
 		if (!l->experts)
 			continue;

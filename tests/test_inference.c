@@ -101,6 +101,20 @@ Test(inference, a_token_costs_less_in_a_larger_batch_and_a_step_never_does)
 	}
 }
 
+Test(inference, a_tensor_group_reads_its_weights_and_keys_together)
+{
+	/* two GPUs: each half of the weights for twice the tokens of one, and half of the keys of twice the sequences */
+	struct scenario_options one = asked(DENSE, STATIC, 2, 8000, 2), two = asked(DENSE, STATIC, 1, 8000, 2);
+	two.gpus = 2;
+	two.set = SETS("policy.tensor_parallel=2", "nvlink.gbps=100000");
+	NEAR(predicted(&two).decode_ms, predicted(&one).decode_ms / 2, 0.01);
+	g_autoptr(scenario) whole = scenario_made(&one), half = scenario_made(&two);
+	g_autoptr(schedule) w = schedule_made(whole), h = schedule_made(half);
+	const uint64_t *all = schedule_memory(w)->bytes[TIER_HBM], *part = schedule_memory(h)->bytes[TIER_HBM];
+	cr_assert_eq(2 * part[CLASS_PARAMETERS], all[CLASS_PARAMETERS]);
+	cr_assert_eq(2 * part[CLASS_KV_CACHE], all[CLASS_KV_CACHE]);
+}
+
 Test(inference, throughput_counts_generated_tokens_over_the_whole_time)
 {
 	struct scenario_options o = asked(DENSE, STATIC, 8, 128, 5);
