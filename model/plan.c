@@ -262,13 +262,20 @@ static char *gib_text(uint64_t bytes)
 static double moe_stages(const struct scenario *s, const struct plan *plan, int experts)
 {
 	const struct policy *p = s->policy;
-	double gpus = s->machine->gpus, set = plan->expert_parallel, chunks = MAX(1, p->pipeline_degree), entries = gpus / set * experts;
-	int again = p->checkpoint != CHECKPOINT_NONE, all_again = p->checkpoint == CHECKPOINT_FULL;
-	double each = 6 + again + all_again + (gpus > 1); /* gate, permute, combine; the counts */
-	if (set > 1)
-		each += (4 + all_again) * chunks * (p->all_to_all != ALL_TO_ALL_LINEAR && set > s->machine->gpus_per_node ? 2 : 1); /* all-to-alls */
+	double gpus = s->machine->gpus, set = plan->expert_parallel, chunks = MAX(1, p->pipeline_degree), entries = gpus / set * experts * plan->unit;
+	int again = p->checkpoint != CHECKPOINT_NONE, whole = p->checkpoint == CHECKPOINT_LAYER,
+	    out_again = p->checkpoint == CHECKPOINT_FULL || whole;
+	double each = 6 + again + out_again + whole + (gpus > 1); /* gate, permute, combine; the counts */
+	if (set > plan->unit)
+		each += (4 + out_again + whole) * chunks *
+		        (p->all_to_all != ALL_TO_ALL_LINEAR && p->all_to_all != ALL_TO_ALL_DROPPED && set > s->machine->gpus_per_node
+		             ? 2
+		             : 1);     /* all-to-alls */
+	if (plan->tensor_parallel > 1) /* sums or gathers on the way back, gathers on the way out */
+		each +=
+		    ((2 + whole) * (1 + (p->all_to_all == ALL_TO_ALL_DROPPED)) + (p->all_to_all == ALL_TO_ALL_DROPPED) * (2 + out_again)) * chunks;
 	double computed = p->expert_compute == EXPERTS_GROUPED ? gpus : MAX(entries, gpus);
-	double expert = plan->home == HOME_HBM ? 2 * chunks * computed : (set == 1 && gpus > 1 ? 7 : 6) * entries;
+	double expert = plan->home == HOME_HBM ? (2 + whole) * chunks * computed : ((set == 1 && gpus > 1 ? 7 : 6) + 2 * whole) * entries;
 	expert += 2 * (plan->shadowed > 0) * gpus + 2 * chunks * plan->shadowed * gpus;
 	if (p->exchange == EXCHANGE_EXPERTS && gpus > 1) /* fetched and computed twice, and reduced */
 		expert = 5.0 * experts * gpus;
@@ -293,6 +300,22 @@ static double inference_stages(const struct scenario *s, const struct plan *plan
 	return forwards * stages;
 }
 
+/* Sums in tensor groups beside those of experts, gathers and host updates of what copies hold. */
+static double group_stages(const struct scenario *s, const struct plan *plan)
+{
+	const struct policy *p = s->policy;
+	double gpus = s->machine->gpus, layers = s->network->layers, visits = gpus * plan->microbatches, stages = 0;
+	bool host = p->dense_optimizer == DENSE_OPTIMIZER_CPU, again = p->checkpoint == CHECKPOINT_FULL || p->checkpoint == CHECKPOINT_LAYER;
+	for (int i = 0; i < s->network->layers && plan->tensor_parallel > 1; i++) {
+		const struct layer *l = &s->network->layer[i];
+		stages += (2 + again + ((l->d_ff > 0) + (l->shared > 0)) * (2 + (p->checkpoint == CHECKPOINT_LAYER))) * visits;
+	}
+	stages += 2 * visits * (plan->tensor_parallel > 1); /* embedding and head */
+	stages += (2 * layers + 1) * visits * (p->zero_stage >= 3);
+	stages += (layers + 1) * (visits - gpus) * (p->zero_stage >= 2);
+	return stages + 2 * (layers + 1) * visits * host;
+}
+
 double plan_stages(const struct scenario *s, const struct plan *plan)
 {
 	if (s->workload == WORKLOAD_INFERENCE)
@@ -308,7 +331,7 @@ double plan_stages(const struct scenario *s, const struct plan *plan)
 		if (l->experts)
 			stages += moe_stages(s, plan, l->experts);
 	}
-	return stages;
+	return stages + group_stages(s, plan);
 }
 
 static bool check_size(const struct scenario *s, const struct plan *plan, GError **error)

@@ -163,9 +163,19 @@ Test(plan, any_number_of_experts_and_gpus_works)
 /* Counted by building the steps: experts without tokens and pinned ones may be fewer, copies from the SSD and refreshed pins are more. */
 Test(plan, stages_are_nearly_as_many_as_are_built)
 {
-	static const char *const rows[][2] = {{"es-moe", "policy.expert_home=hbm"},  {"es-moe", "policy.expert_home=dram"},
-	                                      {"static", "network.moe_every=2"},     {"fairseq", "network.top_k=2"},
-	                                      {"tutel", "policy.pipeline_degree=2"}, {"zero-offload-e", "network.shared=1"}};
+	static const char *const rows[][2] = {{"es-moe", "policy.expert_home=hbm"},
+	                                      {"es-moe", "policy.expert_home=dram"},
+	                                      {"static", "network.moe_every=2"},
+	                                      {"fairseq", "network.top_k=2"},
+	                                      {"tutel", "policy.pipeline_degree=2"},
+	                                      {"zero-offload-e", "network.shared=1"},
+	                                      {"deepspeed-moe", "network.shared=1"},
+	                                      {"ds-moe-ez3", "network.top_k=2"},
+	                                      {"ds-moe-ezoffm", "network.top_k=1"},
+	                                      {"ds-moe-edm", "network.moe_every=2"},
+	                                      {"deepspeed-ted", "network.shared=1"},
+	                                      {"deepspeed-ted", "policy.checkpoint=layer"},
+	                                      {"deepspeed-ted", "policy.all_to_all=linear"}};
 	for (size_t i = 0; i < G_N_ELEMENTS(rows); i++)
 		for (int variant = 0; variant < 4; variant++) {
 			struct steps t;
