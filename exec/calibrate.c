@@ -9,10 +9,10 @@
  * an octave make one point of a table. */
 #include "calibrate.h"
 
-#include "measure.h"
 #include "model/backend_null.h"
 #include "model/error.h"
 #include "model/schedule.h"
+#include "rates.h"
 #include "run.h"
 #include "traces/kineto.h"
 
@@ -21,7 +21,7 @@
 #include <string.h>
 #include <sys/utsname.h>
 
-enum { WARMUP = 2, CONTENTION_MS = 30, COLLECTIVE_REPEATS = 30 };
+enum { WARMUP = 2 };
 
 enum serves { SERVES_COMPUTE = 1, SERVES_COPIES = 2, SERVES_EXCHANGES = 4, SERVES_OVERHEADS = 8, SERVES_CORES = 16 };
 
@@ -116,14 +116,20 @@ static void remove_folder(const char *folder)
 
 static void say_nothing(const struct run_step *step, void *user) {}
 
-static struct trace *run(const struct calibration *c, const struct scenario *sc, GError **error)
+static char *make_folder(GError **error)
 {
 	g_autoptr(GError) cause = NULL;
-	g_autofree char *folder = g_dir_make_tmp("esmoe-calibrate-XXXXXX", &cause);
-	if (!folder) {
-		g_set_error(error, ESMOE_ERROR, ESMOE_ERROR_INPUT, "no folder for the runs' traces: %s", cause->message);
+	char *folder = g_dir_make_tmp("esmoe-calibrate-XXXXXX", &cause);
+	if (!folder)
+		g_set_error(error, ESMOE_ERROR, ESMOE_ERROR_INPUT, "no folder for traces and files of experts: %s", cause->message);
+	return folder;
+}
+
+static struct trace *run(const struct calibration *c, const struct scenario *sc, GError **error)
+{
+	g_autofree char *folder = make_folder(error);
+	if (!folder)
 		return NULL;
-	}
 	const struct run_options o = {.device = c->how->device,
 	                              .steps = (uint64_t)(WARMUP + c->how->steps),
 	                              .lr = 1e-3f,
@@ -334,79 +340,6 @@ static void fill_cores(struct calibration *c)
 	c->m->stream_cores = fmax(1, beside / alone * fmin(c->m->cores, 2) / 2);
 }
 
-static void put(struct ini_doubles *list, int i, int n, double value)
-{
-	if (i == 0) {
-		g_free(list->v);
-		list->v = g_new0(double, n);
-		list->n = n;
-	}
-	list->v[i] = value;
-}
-
-static double adam_gbps(const struct machine *m, const struct rates *r)
-{
-	return r->adam_gparams * m->adam_bytes_per_param;
-}
-
-/* One row of the contention table: a number of Adam threads against each mix of one GPU's copies. */
-static bool fill_row(struct calibration *c, struct measure *measure, int threads, int row, int rows, GError **error)
-{
-	struct contention_table *t = &c->m->table;
-	struct rates alone = {0}, u, d, ud;
-	const struct together mixes[] = {{false, false, threads}, {true, false, threads}, {false, true, threads}, {true, true, threads}};
-	if ((threads && !measure_together(measure, &mixes[0], CONTENTION_MS, &alone, error)) ||
-	    !measure_together(measure, &mixes[1], CONTENTION_MS, &u, error) || !measure_together(measure, &mixes[2], CONTENTION_MS, &d, error) ||
-	    !measure_together(measure, &mixes[3], CONTENTION_MS, &ud, error))
-		return false;
-	put(&t->threads, row, rows, threads);
-	put(&t->adam, row, rows, adam_gbps(c->m, &alone));
-	put(&t->adam_u, row, rows, adam_gbps(c->m, &u));
-	put(&t->adam_d, row, rows, adam_gbps(c->m, &d));
-	put(&t->adam_ud, row, rows, adam_gbps(c->m, &ud));
-	put(&t->u_u, row, rows, u.up_gbps);
-	put(&t->d_d, row, rows, d.down_gbps);
-	put(&t->u_ud, row, rows, ud.up_gbps);
-	put(&t->d_ud, row, rows, ud.down_gbps);
-	advance(c);
-	return true;
-}
-
-static int contention_rows(const struct machine *m)
-{
-	int rows = 2;
-	for (int threads = 1; threads < m->adam_threads; threads *= 2)
-		rows++;
-	return rows;
-}
-
-/* Rates and the contention of DRAM; columns of two GPUs stay unknown. */
-static bool fill_rates(struct calibration *c, struct measure *measure, GError **error)
-{
-	struct machine *m = c->m;
-	struct contention_table *t = &m->table;
-	int rows = contention_rows(m), row = 0;
-	struct ini_doubles *unknown[] = {&t->adam_uu, &t->adam_dd, &t->adam_uudd, &t->u_uu, &t->d_dd, &t->u_uudd, &t->d_uudd};
-	for (size_t i = 0; i < G_N_ELEMENTS(unknown); i++)
-		unknown[i]->n = 0;
-	if (!fill_row(c, measure, 0, row++, rows, error))
-		return false;
-	for (int threads = 1; threads < m->adam_threads; threads *= 2)
-		if (!fill_row(c, measure, threads, row++, rows, error))
-			return false;
-	if (!fill_row(c, measure, m->adam_threads, row, rows, error))
-		return false;
-	m->contention = CONTENTION_MEASURED;
-	m->adam_gparams_per_s = t->adam.v[rows - 1] / m->adam_bytes_per_param;
-	m->h2d_gbps = t->u_u.v[0];
-	m->d2h_gbps = t->d_d.v[0];
-	double one = fmax(m->h2d_gbps, m->d2h_gbps);
-	m->duplex_gbps = fmin(fmax(t->u_ud.v[0] + t->d_ud.v[0], one), m->h2d_gbps + m->d2h_gbps);
-	for (int i = 0; i < rows; i++)
-		m->dram_gbps = i ? fmax(m->dram_gbps, t->adam_ud.v[i] + t->u_ud.v[i] + t->d_ud.v[i]) : m->duplex_gbps;
-	return true;
-}
-
 static void set_text(char **field, char *owned)
 {
 	g_free(*field);
@@ -422,7 +355,23 @@ static void fill_identity(struct calibration *c, const struct scenario *base)
 	set_text(&c->tables->device, g_strdup_printf("%s on %d cores of %s", c->how->device, c->m->cores, system.machine));
 	set_text(&c->tables->driver, g_strdup_printf("esmoe %s, %s %s", ESMOE_VERSION, system.sysname, system.release));
 	set_text(&c->tables->date, g_date_time_format(now, "%Y-%m-%dT%H:%MZ"));
-	c->tables->gpus = 2;
+	c->tables->gpus = MIN(c->m->gpus_per_node, 2);
+}
+
+static void rates_advance(void *calibration)
+{
+	advance(calibration);
+}
+
+static bool measure_rates(struct calibration *c, GError **error)
+{
+	g_autofree char *made = c->how->ssd ? NULL : make_folder(error);
+	const char *ssd = c->how->ssd ? c->how->ssd : made;
+	const struct machine_rates r = {c->how->device, ssd, c->m, c->tables, rates_advance, c};
+	bool ok = ssd && rates_measure(&r, error);
+	if (made)
+		remove_folder(made);
+	return ok;
 }
 
 static bool measure_all(struct calibration *c, GError **error)
@@ -432,14 +381,7 @@ static bool measure_all(struct calibration *c, GError **error)
 			return false;
 		advance(c);
 	}
-	g_autoptr(measure) measure = measure_new(c->how->device, error);
-	if (!measure || !fill_rates(c, measure, error))
-		return false;
-	static const int kinds[] = {STAGE_ALL_REDUCE, STAGE_REDUCE_SCATTER};
-	for (size_t i = 0; i < G_N_ELEMENTS(kinds); i++)
-		if (!measure_collective(measure, kinds[i], COLLECTIVE_REPEATS, &c->tables->table[kinds[i]][PASS_FORWARD], error))
-			return false;
-	return true;
+	return measure_rates(c, error);
 }
 
 static void calibration_clear(struct calibration *c)
@@ -477,7 +419,7 @@ bool calibrate(const struct scenario_options *o, const struct calibrate_options 
 	m->cores = (int)g_get_num_processors();
 	m->adam_threads = MIN(m->adam_threads, m->cores);
 	list_probes(&c, base);
-	c.total = (int)c.probes->len + contention_rows(m);
+	c.total = (int)c.probes->len + rates_parts(m);
 	if (!measure_all(&c, error))
 		return false;
 	fill_tables(&c);

@@ -6,6 +6,7 @@
 
 struct calibrate_options {
 	const char *device; /* "host" */
+	const char *ssd;    /* a folder on it; NULL: a temporary one */
 	int steps;          /* measured in each run, after two more */
 	void (*progress)(int done, int total, void *user);
 	void *user;

@@ -13,7 +13,7 @@ enum { STEPS_MOST = 1000 };
 
 struct options {
 	struct whatif whatif;
-	char *device, *output, *steps;
+	char *device, *output, *ssd, *steps;
 };
 
 static void options_clear(struct options *o)
@@ -21,6 +21,7 @@ static void options_clear(struct options *o)
 	whatif_clear(&o->whatif);
 	g_free(o->device);
 	g_free(o->output);
+	g_free(o->ssd);
 	g_free(o->steps);
 }
 
@@ -29,6 +30,7 @@ static bool parse(struct options *o, int *steps, int argc, char **argv, GError *
 	const GOptionEntry entries[] = {
 	    {"device", 0, 0, G_OPTION_ARG_STRING, &o->device, "host: CPU threads as virtual GPUs (default)", "NAME"},
 	    {"output", 'o', 0, G_OPTION_ARG_FILENAME, &o->output, "the measured machine (default: printed)", "FILE.ini"},
+	    {"ssd", 0, 0, G_OPTION_ARG_FILENAME, &o->ssd, "its disk is measured (default: a temporary folder)", "DIR"},
 	    {"steps", 0, 0, G_OPTION_ARG_STRING, &o->steps, "measured in each run (default 8)", "N"},
 	    {NULL},
 	};
@@ -36,8 +38,8 @@ static bool parse(struct options *o, int *steps, int argc, char **argv, GError *
 	whatif_add(&o->whatif, context);
 	g_option_context_add_main_entries(context, entries, NULL);
 	g_option_context_set_summary(context, "Measures this machine with short runs of a network: each kind of stage over its range of sizes,\n"
-	                                      "copies and Adam alone and together, collectives, launches and waits. -M is the machine whose\n"
-	                                      "other values stay as they are; no policy is needed.");
+	                                      "copies and Adam alone and together, collectives, the SSD, launches and waits. -M is the\n"
+	                                      "machine whose other values stay as they are; no policy is needed.");
 	g_option_context_set_description(
 	    context, "Example:\n  esmoe calibrate -m tiny-moe -M host -o here.ini\n  esmoe predict -m tiny-moe -M here.ini -p es-moe");
 	if (!whatif_parse(context, argc, argv, error) || !whatif_count("steps", o->steps, 1, STEPS_MOST, steps, error))
@@ -94,6 +96,7 @@ bool cmd_calibrate(int argc, char **argv, GError **error)
 	asked.set = (const char *const *)set;
 	g_autoptr(machine) m = machine_load(asked.machine, asked.set, error);
 	how.device = o.device;
+	how.ssd = o.ssd;
 	bool ok = m && calibrate(&asked, &how, m, error);
 	progress_clear(&progress);
 	return ok && deliver(&o, m, error);

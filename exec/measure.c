@@ -10,7 +10,7 @@
 #include "device.h"
 
 enum {
-	MEMBERS = 2,
+	MOST_MEMBERS = 2,
 	MIB = 1 << 20,
 	COPY_BYTES = 4 * MIB,
 	POOL_BYTES = 64 * MIB,
@@ -20,74 +20,79 @@ enum {
 	ADAM_BYTES = 32
 };
 
-struct measure {
-	struct device *devices[MEMBERS];
-	struct device_group *group;
-	struct device_stream *stream[MEMBERS], *other; /* the second one of the first device */
-	struct device_event *start[MEMBERS], *end[MEMBERS], *other_end;
-	char *arena[MEMBERS]; /* POOL_BYTES each */
-	char *landing;        /* of uploads, beside it */
+/* One GPU: `up` has the uploads and the collectives, `down` the downloads. */
+struct member {
+	struct device_stream *up, *down;
+	struct device_event *start, *up_end, *down_end;
+	char *arena, *landing; /* POOL_BYTES each; landing: of uploads */
 	char *pinned_up, *pinned_down;
+};
+
+struct measure {
+	int count;
+	struct device *devices[MOST_MEMBERS];
+	struct device_group *group;
+	struct member member[MOST_MEMBERS];
 	float *state; /* (5, ADAM_PARAMS) */
 };
 
-static bool take(struct measure *m, GError **error)
+static bool take(struct device *d, struct member *m, GError **error)
 {
-	for (int i = 0; i < MEMBERS; i++) {
-		m->stream[i] = device_stream_new(m->devices[i], "measure", error);
-		m->arena[i] = m->stream[i] ? device_alloc(m->devices[i], POOL_BYTES, "measuring", error) : NULL;
-		if (!m->arena[i])
-			return false;
-		m->start[i] = device_event_new(m->devices[i]);
-		m->end[i] = device_event_new(m->devices[i]);
-	}
-	m->other = device_stream_new(m->devices[0], "measure", error);
-	m->other_end = device_event_new(m->devices[0]);
-	m->landing = m->other ? device_alloc(m->devices[0], POOL_BYTES, "measuring", error) : NULL;
-	m->pinned_up = m->landing ? pinned_alloc(m->devices[0], POOL_BYTES, error) : NULL;
-	m->pinned_down = m->pinned_up ? pinned_alloc(m->devices[0], POOL_BYTES, error) : NULL;
-	m->state = g_new0(float, 5 * (size_t)ADAM_PARAMS);
-	return m->pinned_down != NULL;
+	m->start = device_event_new(d);
+	m->up_end = device_event_new(d);
+	m->down_end = device_event_new(d);
+	return (m->up = device_stream_new(d, "measure up", error)) && (m->down = device_stream_new(d, "measure down", error)) &&
+	       (m->arena = device_alloc(d, POOL_BYTES, "measuring", error)) && (m->landing = device_alloc(d, POOL_BYTES, "measuring", error)) &&
+	       (m->pinned_up = pinned_alloc(d, POOL_BYTES, error)) && (m->pinned_down = pinned_alloc(d, POOL_BYTES, error));
 }
 
-struct measure *measure_new(const char *device, GError **error)
+struct measure *measure_new(const char *device, int count, GError **error)
 {
 	g_autoptr(measure) m = g_new0(struct measure, 1);
-	if (!device_open(device, MEMBERS, ARENA_BYTES, m->devices, &m->group, error) || !take(m, error))
+	g_assert(count >= 1 && count <= MOST_MEMBERS);
+	if (!device_open(device, count, ARENA_BYTES, m->devices, &m->group, error))
 		return NULL;
+	m->count = count;
+	m->state = g_new0(float, 5 * (size_t)ADAM_PARAMS);
+	for (int i = 0; i < count; i++)
+		if (!take(m->devices[i], &m->member[i], error))
+			return NULL;
 	return g_steal_pointer(&m);
+}
+
+static void give(struct device *d, const struct member *m)
+{
+	struct device_stream *const streams[] = {m->up, m->down};
+	struct device_event *const events[] = {m->start, m->up_end, m->down_end};
+	char *const pinned[] = {m->pinned_up, m->pinned_down};
+	for (size_t i = 0; i < G_N_ELEMENTS(streams); i++)
+		if (streams[i])
+			device_stream_free(streams[i]);
+	for (size_t i = 0; i < G_N_ELEMENTS(events); i++)
+		if (events[i])
+			device_event_free(events[i]);
+	for (size_t i = 0; i < G_N_ELEMENTS(pinned); i++)
+		if (pinned[i])
+			pinned_free(d, pinned[i]);
 }
 
 void measure_free(struct measure *m)
 {
 	if (!m)
 		return;
-	for (int i = 0; i < MEMBERS; i++) {
-		if (m->stream[i])
-			device_stream_free(m->stream[i]);
-		if (m->start[i])
-			device_event_free(m->start[i]);
-		if (m->end[i])
-			device_event_free(m->end[i]);
-	}
-	if (m->other)
-		device_stream_free(m->other);
-	if (m->other_end)
-		device_event_free(m->other_end);
-	if (m->pinned_up)
-		pinned_free(m->devices[0], m->pinned_up);
-	if (m->pinned_down)
-		pinned_free(m->devices[0], m->pinned_down);
+	for (int i = 0; i < m->count; i++)
+		give(m->devices[i], &m->member[i]);
 	if (m->group)
-		device_close(m->devices, MEMBERS, m->group);
+		device_close(m->devices, m->count, m->group);
 	g_free(m->state);
 	g_free(m);
 }
 
 /* One thread's part. */
 struct busy {
-	struct measure *m;
+	const struct member *member;
 	bool up;
+	float *state;
 	struct adam_pool *pool;
 	int *stop; /* atomic */
 	double per_ns;
@@ -97,16 +102,16 @@ struct busy {
 static gpointer keep_copying(gpointer data)
 {
 	struct busy *b = data;
-	struct measure *m = b->m;
-	struct device_stream *s = b->up ? m->stream[0] : m->other;
-	struct device_event *end = b->up ? m->end[0] : m->other_end;
+	const struct member *m = b->member;
+	struct device_stream *s = b->up ? m->up : m->down;
+	struct device_event *end = b->up ? m->up_end : m->down_end;
 	nsec_t start = exec_now_ns();
 	size_t at = 0, bytes = 0;
 	while (!g_atomic_int_get(b->stop) && !b->error) {
 		if (b->up)
 			device_upload(s, m->landing + at, m->pinned_up + at, COPY_BYTES);
 		else
-			device_download(s, m->pinned_down + at, m->arena[0] + at, COPY_BYTES);
+			device_download(s, m->pinned_down + at, m->arena + at, COPY_BYTES);
 		device_event_record(s, end);
 		if (device_event_wait(end, &b->error))
 			bytes += COPY_BYTES;
@@ -119,7 +124,7 @@ static gpointer keep_copying(gpointer data)
 static gpointer keep_updating(gpointer data)
 {
 	struct busy *b = data;
-	float *s = b->m->state;
+	float *s = b->state;
 	const struct adam_args a = {.master = s,
 	                            .m = s + ADAM_PARAMS,
 	                            .v = s + 2 * (size_t)ADAM_PARAMS,
@@ -140,24 +145,45 @@ static gpointer keep_updating(gpointer data)
 	return NULL;
 }
 
+enum { MOST_BUSY = 2 * MOST_MEMBERS + 1 };
+
+/* Who works: of each GPU its upload and its download, and Adam. */
+static int list_busy(struct measure *m, const struct together *what, struct adam_pool *pool, int *stop, struct busy *busy)
+{
+	int n = 0;
+	for (int gpu = 0; gpu < what->gpus; gpu++) {
+		if (what->upload)
+			busy[n++] = (struct busy){.member = &m->member[gpu], .up = true, .stop = stop};
+		if (what->download)
+			busy[n++] = (struct busy){.member = &m->member[gpu], .stop = stop};
+	}
+	if (what->threads)
+		busy[n++] = (struct busy){.state = m->state, .pool = pool, .stop = stop};
+	return n;
+}
+
 static bool together_once(struct measure *m, const struct together *what, struct adam_pool *pool, int ms, struct rates *out, GError **error)
 {
 	int stop = 0;
-	struct busy up = {.m = m, .up = true, .stop = &stop}, down = {.m = m, .stop = &stop}, adam = {.m = m, .pool = pool, .stop = &stop};
-	GThread *threads[] = {what->upload ? g_thread_new("upload", keep_copying, &up) : NULL,
-	                      what->download ? g_thread_new("download", keep_copying, &down) : NULL,
-	                      what->threads ? g_thread_new("adam", keep_updating, &adam) : NULL};
+	struct busy busy[MOST_BUSY];
+	GThread *threads[MOST_BUSY];
+	const int n = list_busy(m, what, pool, &stop, busy);
+	for (int i = 0; i < n; i++)
+		threads[i] = g_thread_new("measure", busy[i].member ? keep_copying : keep_updating, &busy[i]);
 	g_usleep((gulong)ms * 1000);
 	g_atomic_int_set(&stop, 1);
-	for (size_t i = 0; i < G_N_ELEMENTS(threads); i++)
-		if (threads[i])
-			g_thread_join(threads[i]);
-	*out = (struct rates){up.per_ns, down.per_ns, adam.per_ns};
-	if (up.error && down.error)
-		g_clear_error(&down.error);
-	if (up.error || down.error)
-		g_propagate_error(error, up.error ? up.error : down.error);
-	return !up.error && !down.error;
+	GError *first = NULL;
+	*out = (struct rates){0};
+	for (int i = 0; i < n; i++) {
+		g_thread_join(threads[i]);
+		*(busy[i].pool ? &out->adam_gparams : busy[i].up ? &out->up_gbps : &out->down_gbps) += busy[i].per_ns;
+		if (!first)
+			first = g_steal_pointer(&busy[i].error);
+		g_clear_error(&busy[i].error);
+	}
+	if (first)
+		g_propagate_error(error, first);
+	return !first;
 }
 
 static double traffic(const struct rates *r)
@@ -169,6 +195,7 @@ static double traffic(const struct rates *r)
 bool measure_together(struct measure *m, const struct together *what, int ms, struct rates *out, GError **error)
 {
 	g_autoptr(adam_pool) pool = what->threads ? adam_pool_new(what->threads) : NULL;
+	g_assert(what->gpus <= m->count);
 	*out = (struct rates){0};
 	for (int i = 0; i < TIMES; i++) {
 		struct rates once;
@@ -176,24 +203,31 @@ bool measure_together(struct measure *m, const struct together *what, int ms, st
 			return false;
 		*out = traffic(&once) > traffic(out) ? once : *out;
 	}
+	out->up_gbps /= MAX(what->gpus, 1);
+	out->down_gbps /= MAX(what->gpus, 1);
 	return true;
 }
 
 static bool collective_once(struct measure *m, int kind, size_t n, double *us, GError **error)
 {
-	for (int i = 0; i < MEMBERS; i++) {
-		device_event_record(m->stream[i], m->start[i]);
+	nsec_t start = 0, end = 0;
+	for (int i = 0; i < m->count; i++) {
+		const struct member *x = &m->member[i];
+		device_event_record(x->up, x->start);
 		if (kind == STAGE_ALL_REDUCE)
-			group_all_reduce(m->stream[i], m->group, i, (float *)(void *)m->arena[i], n);
+			group_all_reduce(x->up, m->group, i, (float *)(void *)x->arena, n);
 		else
-			group_reduce_scatter(m->stream[i], m->group, i, (float *)(void *)m->arena[i], n);
-		device_event_record(m->stream[i], m->end[i]);
+			group_reduce_scatter(x->up, m->group, i, (float *)(void *)x->arena, n);
+		device_event_record(x->up, x->up_end);
 	}
-	for (int i = 0; i < MEMBERS; i++)
-		if (!device_event_wait(m->end[i], error))
+	for (int i = 0; i < m->count; i++) {
+		const struct member *x = &m->member[i];
+		if (!device_event_wait(x->up_end, error))
 			return false;
-	nsec_t start = MAX(device_event_ns(m->start[0]), device_event_ns(m->start[1]));
-	*us = (double)(MAX(device_event_ns(m->end[0]), device_event_ns(m->end[1])) - start) / 1e3;
+		start = MAX(start, device_event_ns(x->start));
+		end = MAX(end, device_event_ns(x->up_end));
+	}
+	*us = (double)(end - start) / 1e3;
 	return true;
 }
 

@@ -1,10 +1,12 @@
-/* Copies, CPU Adam and collectives of a device outside any run: alone, and against each other. */
+/* Copies, CPU Adam, collectives and the SSD outside any run: alone, and against each other. */
 #pragma once
 
 #include "model/measured.h"
 
-/* GB/s of each copy, and billion parameters/s of Adam, with what runs together: uploads, downloads, Adam threads (0: none). */
+/* What runs together: uploads and downloads of each of so many GPUs, Adam threads (0: none); and GB/s of each copy of a direction, billion
+ * parameters/s of Adam. */
 struct together {
+	int gpus;
 	bool upload, download;
 	int threads;
 };
@@ -14,14 +16,27 @@ struct rates {
 
 struct measure;
 
-/* Opens two devices of that name. Owned by the caller. */
-struct measure *measure_new(const char *device, GError **error) G_GNUC_WARN_UNUSED_RESULT;
+/* Opens one or two devices of that name. Owned by the caller. */
+struct measure *measure_new(const char *device, int count, GError **error) G_GNUC_WARN_UNUSED_RESULT;
 void measure_free(struct measure *m);
 AUTOPTR(measure)
 
 /* Each class works on blocks of its own, one after the other, for `ms` milliseconds at a time; the best of several times. */
 bool measure_together(struct measure *m, const struct together *what, int ms, struct rates *out, GError **error) G_GNUC_WARN_UNUSED_RESULT;
 
-/* All-reduce or reduce-scatter of two devices over a range of sizes, `repeats` times each, added to the table. Time runs from when the later one came
+/* All-reduce or reduce-scatter of the devices over a range of sizes, `repeats` times each (large
+ * ones fewer), added to the table. Time runs from when the later one came
  * to the end of the slower. */
 bool measure_collective(struct measure *m, int kind, int repeats, struct measured_table *table, GError **error) G_GNUC_WARN_UNUSED_RESULT;
+
+struct ssd_rates {
+	double gb;                                /* that the file system has free */
+	double read_gbps, write_gbps, mixed_gbps; /* mixed: reads and writes at once, their sum */
+	double latency_us;                        /* of a read of one page beyond its bytes */
+	double cores;                             /* kept busy by a read or a write */
+};
+
+/* A store's file in `folder`, read and written in blocks of a page to 16 MiB here and there in it, `repeats` times each (large
+ * ones fewer), added to the tables. */
+bool measure_ssd(const char *folder, int repeats, struct measured_table *read, struct measured_table *write, struct ssd_rates *out,
+                 GError **error) G_GNUC_WARN_UNUSED_RESULT;

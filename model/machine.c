@@ -88,6 +88,7 @@ static const struct ini_key keys[] = {
     NUMBER("ssd", "write_gbps", ssd_write_gbps, "0", 0, 1e5, "writing alone, GB/s"),
     NUMBER("ssd", "mixed_gbps", ssd_mixed_gbps, "0", 0, 1e5, "reads and writes together, GB/s"),
     NUMBER("ssd", "latency_us", ssd_latency_us, "100", 0, 1e6, "of one request, us"),
+    NUMBER("ssd", "cores", ssd_cores, "0", 0, 1, "CPU cores that a running read or write keeps busy"),
     NUMBER("software", "launch_us", launch_us, "5", 0, 1e6, "host time to launch one kernel, us"),
     NUMBER("software", "sync_us", sync_us, "10", 0, 1e6, "from the end of a stage to the host that waited for it going on, us"),
     NUMBER("software", "event_us", event_us, "2", 0, 1e6, "a stream waits for another's event, us"),

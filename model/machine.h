@@ -71,6 +71,7 @@ struct machine {
 	double ssd_gb, ssd_read_gbps, ssd_write_gbps;
 	double ssd_mixed_gbps; /* reads and writes together */
 	double ssd_latency_us;
+	double ssd_cores; /* that a running read or write keeps busy */
 	/* [software] */
 	double launch_us;    /* host time to launch one kernel */
 	double sync_us;      /* host waits for a stream: from the end of the stage to the host going on */

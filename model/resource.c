@@ -212,6 +212,7 @@ static void fill_ssd(const struct machine *m, struct profile *p, bool read)
 
 	ask(p, of_node(m, p->node, read ? RES_SSD_READ : RES_SSD_WRITE), rate);
 	ask(p, of_node(m, p->node, RES_SSD), (m->ssd_read_gbps + m->ssd_write_gbps) / 2);
+	ask(p, of_node(m, p->node, RES_CORES), fmin(m->ssd_cores, m->cores));
 	ask_dram(m, p, rate);
 }
 
