@@ -24,6 +24,8 @@ static bool can_run_policy(const struct engine *e, GError **error)
 		return refuse(error, "policy.dense_optimizer = cpu; expected gpu");
 	if (p->gradient_cast != CAST_NONE)
 		return refuse(error, "policy.gradient_cast = whole or tiled; expected none");
+	if (p->reduction_stream != REDUCTIONS_SHARED)
+		return refuse(error, "policy.reduction_stream = own; expected shared");
 	if (p->checkpoint == CHECKPOINT_LAYER)
 		return refuse(error, "policy.checkpoint = layer; expected full, keep-collectives or none");
 	return true;

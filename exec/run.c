@@ -195,7 +195,7 @@ static uint32_t *step_loads(const struct run *r)
 /* The busiest stream; a launcher thread counts as one. */
 static const char *bound_by(const struct machine *m, const GArray *spans)
 {
-	static const char *const gpu_streams[GPU_STREAMS] = {"compute", "upload", "download", "collective"};
+	static const char *const gpu_streams[GPU_STREAMS] = {"compute", "upload", "download", "collective", "reduction"};
 	static const char *const node_streams[NODE_STREAMS] = {"optimizer", "ssd_read", "ssd_write"};
 	int streams = stream_count(m), of_gpus = m->gpus * GPU_STREAMS, busiest = 0, launcher = 0;
 	g_autofree nsec_t *busy = g_new0(nsec_t, streams), *launch = g_new0(nsec_t, m->gpus);

@@ -232,6 +232,7 @@ void emit_all_to_all(struct schedule *s, int pass, int layer, int microbatch, in
 struct collective {
 	int kind, pass, layer, microbatch, expert, part;
 	const struct group *group;
+	bool of_copies; /* for what data-parallel copies hold: on the stream of the policy's choice */
 	uint64_t bytes;
 	nsec_t cost_ns;
 	const uint64_t *bytes_of; /* (G) where groups differ, instead of bytes and cost_ns; or NULL */

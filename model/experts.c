@@ -356,8 +356,12 @@ void experts_pin(struct schedule *s, int layer)
 /* With every GPU computing every expert, their gradients of one expert are summed and cut into shards; done (G) becomes the members' ids. */
 static void reduce_shards(struct schedule *s, int layer, int microbatch, int e, stage_id *done)
 {
-	struct collective c = {
-	    .pass = PASS_BACKWARD, .layer = layer, .microbatch = microbatch, .expert = e, .bytes = s->moe[layer].params * element_bytes(s)};
+	struct collective c = {.of_copies = true,
+	                       .pass = PASS_BACKWARD,
+	                       .layer = layer,
+	                       .microbatch = microbatch,
+	                       .expert = e,
+	                       .bytes = s->moe[layer].params * element_bytes(s)};
 	c.part = s->gpu[0].gradient_next; /* every GPU goes through the experts in the same order */
 	c.kind = s->nodes > 1 ? STAGE_ALL_REDUCE : STAGE_REDUCE_SCATTER;
 	c.cost_ns = s->nodes > 1 ? cost_all_reduce(s->cost, c.bytes, s->gpus) : cost_all_gather(s->cost, c.bytes, s->gpus);

@@ -29,6 +29,7 @@ static const char *const placement_words[] = {[PLACEMENT_FIXED] = "fixed", [PLAC
 static const char *const dispatch_words[] = {[DISPATCH_EXACT] = "exact", [DISPATCH_PADDED] = "padded", [DISPATCH_MASK] = "mask", NULL};
 static const char *const compute_words[] = {[EXPERTS_SEQUENTIAL] = "sequential", [EXPERTS_GROUPED] = "grouped", NULL};
 static const char *const rows_words[] = {[ROWS_TOGETHER] = "together", [ROWS_BY_SOURCE] = "by-source", NULL};
+static const char *const stream_words[] = {[REDUCTIONS_SHARED] = "shared", [REDUCTIONS_OWN] = "own", NULL};
 static const char *const scope_words[] = {[UPLOAD_LAYER] = "layer", [UPLOAD_NEXT_LAYER] = "next-layer", NULL};
 static const char *const optimizer_words[] = {
     [OPTIMIZER_GPU] = "gpu", [OPTIMIZER_CPU_STEP] = "cpu-step", [OPTIMIZER_CPU_LAYER] = "cpu-layer", [OPTIMIZER_CPU_EXPERT] = "cpu-expert", NULL};
@@ -70,6 +71,7 @@ static const struct ini_key keys[] = {
     WHOLE(zero_stage, "0", 0, 3, "what copies hold one part each of: 1 optimizer state, 2 and gradients, 3 and parameters"),
     KNOB(dense_optimizer, "gpu", dense_words, "where Adam of the non-expert parameters runs, and its state lives"),
     KNOB(gradient_cast, "none", cast_words, "gradients cast to fp32 before the GPU's Adam: not at all, all at once, tile by tile"),
+    KNOB(reduction_stream, "shared", stream_words, "collectives of data-parallel copies in line with all others, or beside them"),
     KNOB(exchange, "tokens", exchange_words, "what travels between GPUs; auto: the faster for each load"),
     WHOLE(shadowed_experts, "0", 0, 4096, "busiest experts, at most, that all GPUs copy and compute on their own tokens"),
     KNOB(ssd_cache, "lru", cache_words, "which experts leave DRAM for the SSD"),

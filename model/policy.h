@@ -14,7 +14,8 @@ enum dispatch {
 	DISPATCH_MASK
 }; /* exact token counts; zero padding to the capacity; padding and a dense tokens x experts x capacity mask */
 enum expert_compute { EXPERTS_SEQUENTIAL, EXPERTS_GROUPED };
-enum rows_kept { ROWS_TOGETHER, ROWS_BY_SOURCE }; /* an expert's rows as one matrix, or one for each GPU that sent some */
+enum rows_kept { ROWS_TOGETHER, ROWS_BY_SOURCE };      /* an expert's rows as one matrix, or one for each GPU that sent some */
+enum reductions { REDUCTIONS_SHARED, REDUCTIONS_OWN }; /* data-parallel copies' collectives: in line with all others, or beside them */
 enum upload_scope { UPLOAD_LAYER, UPLOAD_NEXT_LAYER };
 enum optimizer {
 	OPTIMIZER_GPU,
@@ -47,7 +48,7 @@ struct policy {
 	char *name;
 	int expert_home, placement, dispatch, expert_compute, upload_scope, optimizer, all_to_all, checkpoint, expert_split, ssd_cache;
 	int tensor_experts, gradient_cast, dense_optimizer, exchange;
-	int expert_rows;
+	int expert_rows, reduction_stream;
 	double pinned_share;     /* busiest experts of the last step kept in HBM, 0..1 */
 	double capacity_factor;  /* 0: dropless (padded: to the largest load); > 0: capacity over the mean, overflow dropped */
 	int upload_ahead;        /* expert slots in HBM beyond the one in use */

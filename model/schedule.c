@@ -111,9 +111,10 @@ void emit_collective(struct schedule *s, const struct collective *c, const stage
 {
 	const struct group *group = c->group ? c->group : &s->all;
 	int size = group->ranks.size, stride = group->ranks.stride, span = size * stride;
+	enum gpu_stream stream = c->of_copies && s->p->reduction_stream == REDUCTIONS_OWN ? STREAM_REDUCTION : STREAM_COLLECTIVE;
 	for (int g = 0; g < s->gpus; g++) {
 		int first = g / span * span + g % stride, members = MIN(size, (s->gpus - 1 - first) / stride + 1);
-		struct stage st = stage_on_gpu(s, c->kind, c->pass, c->layer, c->microbatch, g, STREAM_COLLECTIVE, PROFILE_COLLECTIVE);
+		struct stage st = stage_on_gpu(s, c->kind, c->pass, c->layer, c->microbatch, g, stream, PROFILE_COLLECTIVE);
 		st.profile = group->profile + (uint32_t)g;
 		st.expert = c->expert;
 		st.part = (int16_t)c->part;
@@ -136,7 +137,7 @@ void emit_all_to_all(struct schedule *s, int pass, int layer, int microbatch, in
 {
 	const struct block *b = &s->moe[layer].block[microbatch];
 	int set = s->plan.expert_parallel, unit = s->plan.unit;
-	if (exchanges(s) && b->times.hierarchical) {
+	if (exchanges(s) && !b->travels && b->times.hierarchical) {
 		struct stage st = stage_on_gpu(s, STAGE_ALL_TO_ALL, pass, layer, microbatch, 0, STREAM_COLLECTIVE, PROFILE_COLLECTIVE);
 		st.part = (int16_t)chunk;
 		st.block = b;

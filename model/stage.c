@@ -37,10 +37,8 @@ static const char *const pass_names[N_STAGE_PASSES] = {
 };
 
 static const char *const gpu_stream_names[GPU_STREAMS] = {
-    [STREAM_COMPUTE] = "compute",
-    [STREAM_UPLOAD] = "upload",
-    [STREAM_DOWNLOAD] = "download",
-    [STREAM_COLLECTIVE] = "collective",
+    [STREAM_COMPUTE] = "compute",       [STREAM_UPLOAD] = "upload",       [STREAM_DOWNLOAD] = "download",
+    [STREAM_COLLECTIVE] = "collective", [STREAM_REDUCTION] = "reduction",
 };
 
 static const char *const node_stream_names[NODE_STREAMS] = {

@@ -46,8 +46,8 @@ enum stage_kind {
 
 enum stage_pass { PASS_FORWARD, PASS_RECOMPUTE, PASS_BACKWARD, PASS_UPDATE, N_STAGE_PASSES };
 
-/* Streams: in-order queues. Four a GPU, three a node; ids are dense, first all GPUs', then all nodes'. */
-enum gpu_stream { STREAM_COMPUTE, STREAM_UPLOAD, STREAM_DOWNLOAD, STREAM_COLLECTIVE, GPU_STREAMS };
+/* Streams: in-order queues. Five a GPU, three a node; ids are dense, first all GPUs', then all nodes'. */
+enum gpu_stream { STREAM_COMPUTE, STREAM_UPLOAD, STREAM_DOWNLOAD, STREAM_COLLECTIVE, STREAM_REDUCTION, GPU_STREAMS };
 enum node_stream { STREAM_OPTIMIZER, STREAM_SSD_READ, STREAM_SSD_WRITE, NODE_STREAMS };
 
 /* What is summed over GPUs: gradients of a layer's dense parameters, of experts at home on several GPUs, of the embedding and the last norm; partial

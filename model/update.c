@@ -54,8 +54,14 @@ static uint64_t part(const struct schedule *s, uint64_t params, int n, int from_
 
 static struct collective among_copies(const struct schedule *s, int kind, int pass, int layer, int microbatch, enum reduced what)
 {
-	return (struct collective){
-	    .kind = kind, .pass = pass, .layer = MAX(0, layer), .microbatch = microbatch, .expert = -1, .part = what, .group = &s->copies};
+	return (struct collective){.kind = kind,
+	                           .pass = pass,
+	                           .layer = MAX(0, layer),
+	                           .microbatch = microbatch,
+	                           .expert = -1,
+	                           .part = what,
+	                           .group = &s->copies,
+	                           .of_copies = true};
 }
 
 static struct collective among_experts(const struct schedule *s, int kind, int pass, int layer, int microbatch)

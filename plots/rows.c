@@ -10,8 +10,11 @@
 #define LABEL_GAP 5.0
 #define BAND 0xF4F4F4
 
-static const char *const gpu_labels[GPU_STREAMS] = {
-    [STREAM_COMPUTE] = "compute", [STREAM_UPLOAD] = "upload", [STREAM_DOWNLOAD] = "download", [STREAM_COLLECTIVE] = "collective"};
+static const char *const gpu_labels[GPU_STREAMS] = {[STREAM_COMPUTE] = "compute",
+                                                    [STREAM_UPLOAD] = "upload",
+                                                    [STREAM_DOWNLOAD] = "download",
+                                                    [STREAM_COLLECTIVE] = "collective",
+                                                    [STREAM_REDUCTION] = "reduction"};
 static const char *const node_labels[NODE_STREAMS] = {
     [STREAM_OPTIMIZER] = "optimizer", [STREAM_SSD_READ] = "SSD read", [STREAM_SSD_WRITE] = "SSD write"};
 
@@ -38,9 +41,20 @@ GArray *rows_array(void)
 	return rows;
 }
 
-static void gpu_rows(GArray *rows, int gpu, bool launcher)
+/* Most policies have no reductions apart from other collectives. */
+static bool reduces_apart(const struct trace *trace)
 {
-	for (int s = launcher ? -1 : 0; s < GPU_STREAMS; s++) {
+	for (guint i = 0; i < trace->spans->len; i++) {
+		stream_id s = g_array_index(trace->spans, struct span, i).stream;
+		if (trace_stream_gpu(trace, s) >= 0 && s % GPU_STREAMS == STREAM_REDUCTION)
+			return true;
+	}
+	return false;
+}
+
+static void gpu_rows(GArray *rows, int gpu, bool launcher, bool reduction)
+{
+	for (int s = launcher ? -1 : 0; s < (reduction ? GPU_STREAMS : STREAM_REDUCTION); s++) {
 		struct row row = {.launcher = s < 0 ? gpu : -1, .gpu = gpu, .node = -1, .label = s < 0 ? "launch" : gpu_labels[s]};
 
 		row.stream = s < 0 ? 0 : stream_of_gpu(gpu, (enum gpu_stream)s);
@@ -66,6 +80,7 @@ GArray *rows_new(const struct trace *trace, const struct gpu_choice *choice, GEr
 	int n_gpus = choice->n ? choice->n : MIN(trace->gpus, ROWS_DEFAULT_GPUS);
 	g_autofree bool *node_seen = g_new0(bool, nodes);
 	GArray *rows;
+	bool reduction = reduces_apart(trace);
 
 	if (!choice_check(trace, choice, error))
 		return NULL;
@@ -73,7 +88,7 @@ GArray *rows_new(const struct trace *trace, const struct gpu_choice *choice, GEr
 	for (int i = 0; i < n_gpus; i++) {
 		int gpu = choice->n ? choice->gpus[i] : i;
 
-		gpu_rows(rows, gpu, choice->launchers);
+		gpu_rows(rows, gpu, choice->launchers, reduction);
 		if (nodes)
 			node_seen[gpu / trace->gpus_per_node] = true;
 	}

@@ -9,7 +9,7 @@
 #include <math.h>
 #include <string.h>
 
-static const char *const gpu_streams[GPU_STREAMS] = {"compute", "upload", "download", "collective"};
+static const char *const gpu_streams[GPU_STREAMS] = {"compute", "upload", "download", "collective", "reduction"};
 static const char *const node_streams[NODE_STREAMS] = {"optimizer", "ssd_read", "ssd_write"};
 
 static const char *stream_kind(const struct machine *m, int stream)

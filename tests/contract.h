@@ -77,8 +77,11 @@ static inline struct stage stage_draw(const struct machine *m, GRand *random, st
 {
 	static const struct {
 		int kind, profile;
-	} of_gpu[GPU_STREAMS] = {
-	    {STAGE_EXPERT, PROFILE_COMPUTE}, {STAGE_UPLOAD, PROFILE_UP}, {STAGE_DOWNLOAD, PROFILE_DOWN}, {STAGE_ALL_TO_ALL, PROFILE_COLLECTIVE}};
+	} of_gpu[GPU_STREAMS] = {{STAGE_EXPERT, PROFILE_COMPUTE},
+	                         {STAGE_UPLOAD, PROFILE_UP},
+	                         {STAGE_DOWNLOAD, PROFILE_DOWN},
+	                         {STAGE_ALL_TO_ALL, PROFILE_COLLECTIVE},
+	                         {STAGE_ALL_TO_ALL, PROFILE_COLLECTIVE}};
 	static const struct {
 		int kind, profile;
 	} of_node[NODE_STREAMS] = {{STAGE_ADAM, PROFILE_ADAM}, {STAGE_SSD_READ, PROFILE_READ}, {STAGE_SSD_WRITE, PROFILE_WRITE}};

@@ -213,3 +213,35 @@ Test(exchange, sets_that_do_not_fill_their_nodes_exchange_straight)
 		steps_clear(&t);
 	}
 }
+
+/* Two layers on four nodes: the reduction of the last layer's gradients runs under the first layer's exchanges where it has a stream of its own, and
+ * both slow down at the adapters that they share; in line each has them alone. */
+Test(exchange, reductions_of_their_own_share_the_adapters_with_exchanges)
+{
+	const char *const words[] = {"policy.reduction_stream=shared", "policy.reduction_stream=own"};
+	nsec_t exchange[2] = {0};
+	for (int own = 0; own < 2; own++) {
+		struct steps t;
+		struct scenario_options o = four_nodes("uniform", SETS(words[own], "policy.checkpoint=none", "network.vocab=64"));
+		steps_simulate(&t, &o, 1, &(struct sim_options){0});
+		nsec_t both = 0, slowest = 0, alone = 0;
+		EACH_STAGE(&t, 0, st)
+		{
+			if (st->rank == 0 && st->kind == STAGE_ALL_REDUCE)
+				cr_assert_eq(st->stream, stream_of_gpu(0, own ? STREAM_REDUCTION : STREAM_COLLECTIVE));
+			if (st->rank != 0 || st->kind != STAGE_ALL_TO_ALL)
+				continue;
+			alone = st->cost_ns;
+			slowest = MAX(slowest, end_of(&t, st) - start_of(&t, st));
+			EACH_STAGE(&t, 0, other)
+			if (other->rank == 0 && other->kind == STAGE_ALL_REDUCE)
+				both += MAX(0, MIN(end_of(&t, st), end_of(&t, other)) - MAX(start_of(&t, st), start_of(&t, other)));
+		}
+		cr_assert(own ? both > 0 : both == 0);
+		exchange[own] = slowest;
+		cr_assert(own ? slowest > alone + alone / 10 : slowest <= alone + 1, "%ld ns, alone %ld", slowest, alone);
+		cr_assert_geq(sim_now_ns(t.b), schedule_light_ns(t.schedule));
+		steps_clear(&t);
+	}
+	cr_assert_gt(exchange[1], exchange[0]);
+}

@@ -315,7 +315,7 @@ Test(kineto, a_span_out_of_range_is_refused)
 	    {OWN_HEAD OWN_SPAN ",\"kind\":\"expret\"}}]}", "expret"},
 	    {OWN_HEAD OWN_SPAN "}}," OWN_SPAN "}}]}", "stage 5 comes twice"},
 	    {OWN_HEAD OWN_SPAN "},\"pid\":2}]}", "pid 2"},
-	    {OWN_HEAD OWN_SPAN "},\"tid\":5}]}", "stream 5"},
+	    {OWN_HEAD OWN_SPAN "},\"tid\":6}]}", "stream 6"},
 	    {OWN_HEAD "{\"ph\":\"C\",\"name\":\"x\",\"pid\":7,\"ts\":1,\"args\":{\"y\":1}}]}", "pid 7"},
 	};
 	g_autoptr(trace) good = read_text(OWN_HEAD OWN_SPAN "}}]}", NULL);

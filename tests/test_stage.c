@@ -23,7 +23,7 @@ Test(stage, streams_are_dense_gpus_first_then_nodes)
 	const struct machine m = {.gpus = 6, .gpus_per_node = 4}; /* two nodes, the second half full */
 	stream_id s = 0;
 
-	cr_assert_eq(stream_count(&m), 6 * 4 + 2 * 3);
+	cr_assert_eq(stream_count(&m), 6 * 5 + 2 * 3);
 	for (int gpu = 0; gpu < 6; gpu++)
 		for (int i = 0; i < GPU_STREAMS; i++)
 			cr_assert_eq(stream_of_gpu(gpu, i), s++);

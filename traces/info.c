@@ -78,7 +78,8 @@ static nsec_t overlap(const GArray *a, const GArray *b)
 static struct gpu_info gpu_figures(GArray *const *lists, int gpu)
 {
 	int first = gpu * GPU_STREAMS;
-	GArray *compute = lists[first + STREAM_COMPUTE], *collective = lists[first + STREAM_COLLECTIVE];
+	GArray *compute = lists[first + STREAM_COMPUTE];
+	g_autoptr(GArray) collective = joined(lists, first + STREAM_COLLECTIVE, 2, STREAM_REDUCTION - STREAM_COLLECTIVE);
 	g_autoptr(GArray) all = joined(lists, first, GPU_STREAMS, 1);
 	g_autoptr(GArray) copies = joined(lists, first + STREAM_UPLOAD, 2, STREAM_DOWNLOAD - STREAM_UPLOAD);
 	struct gpu_info figures = {

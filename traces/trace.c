@@ -7,6 +7,7 @@ static const char *const stream_kinds[STREAM_KINDS] = {
     [STREAM_UPLOAD] = "upload",
     [STREAM_DOWNLOAD] = "download",
     [STREAM_COLLECTIVE] = "collective",
+    [STREAM_REDUCTION] = "reduction",
     [GPU_STREAMS + STREAM_OPTIMIZER] = "optimizer",
     [GPU_STREAMS + STREAM_SSD_READ] = "ssd read",
     [GPU_STREAMS + STREAM_SSD_WRITE] = "ssd write",
