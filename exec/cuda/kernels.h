@@ -62,7 +62,7 @@ void cuda_adam(cuda_stream s, bf16 *param, float *master, float *m, float *v, fl
  * tensor_start); param = bf16(master). */
 void cuda_start(cuda_stream s, bf16 *param, float *master, size_t n, uint64_t key, uint64_t from, double deviation, int start);
 
-/* ---- gate and rows (gate.cu) ---- */
+/* ---- gate (gate.cu); its rows (route.cu) ---- */
 /* scratch: cuda_gate_scratch_floats(N, E). */
 size_t cuda_gate_scratch_floats(int N, int E);
 void cuda_gate(cuda_stream s, float *prob, int32_t *index, uint32_t *counts, float *aux, const bf16 *logits, float *scratch, int N, int E, int k);
