@@ -14,61 +14,9 @@
  *
  * Napkin, B = 32, T = 1024, H = K = 16, C = 128: attend 2 B H T^2 C = 137 GFLOP below the diagonal, and 4 B T H C * 2 = 0.54 GB; backward
  * 5 B H T^2 C = 344 GFLOP that count, 481 that are done, and 1.75 GB with what is read twice: arithmetic decides. */
-#include "tiles.h"
+#include "attention.h"
 
-#define LOG2E 1.4426950408889634f
-
-/* ---- kernels: one head and one tile of rows a block ---- */
-
-struct sizes {
-	int T, H, K, C;
-	int blocks;  /* of a head */
-	float scale; /* 1 / sqrt(C) */
-};
-
-extern __shared__ __align__(16) bf16 shared_memory[];
-
-/* Scores s (16 M, N) of queries `first` and on against keys k0 and on, in base 2, become exp2(s - the row's largest so far), o and sum follow. */
-template <int M, int N, int O>
-__device__ static void soften(float (&s)[M][N][4], float (&o)[M][O][4], float (&most)[M][2], float (&sum)[M][2], float scale2)
-{
-#pragma unroll
-	for (int i = 0; i < 2 * M; i++) {
-		int m = i / 2, r = i % 2 * 2;
-		float &old = most[m][i % 2], top = old, added = 0;
-#pragma unroll
-		for (int n = 0; n < N; n++)
-			top = fmaxf(top, fmaxf(s[m][n][r], s[m][n][r + 1]));
-		top = over_quad(top, [](float a, float b) { return fmaxf(a, b); });
-		float fade = exp2_fast((old - top) * scale2), base = top * scale2;
-		old = top;
-#pragma unroll
-		for (int n = 0; n < N; n++) {
-			s[m][n][r] = exp2_fast(fmaf(s[m][n][r], scale2, -base));
-			s[m][n][r + 1] = exp2_fast(fmaf(s[m][n][r + 1], scale2, -base));
-			added += s[m][n][r] + s[m][n][r + 1];
-		}
-		sum[m][i % 2] = sum[m][i % 2] * fade + added;
-#pragma unroll
-		for (int c = 0; c < O; c++) {
-			o[m][c][r] *= fade;
-			o[m][c][r + 1] *= fade;
-		}
-	}
-}
-
-/* f(m, n, i, row, column) for every element of the lane in scores (16 M, 8 N). */
-template <int M, int N, typename F> __device__ static void each(F f)
-{
-	int lane = threadIdx.x % 32;
-#pragma unroll
-	for (int m = 0; m < M; m++)
-#pragma unroll
-		for (int n = 0; n < N; n++)
-#pragma unroll
-			for (int i = 0; i < 4; i++)
-				f(m, n, i, 16 * m + lane / 4 + i / 2 * 8, 8 * n + lane % 4 * 2 + i % 2);
-}
+/* ---- kernels ---- */
 
 /* o and lse of 64 M queries; KEYS keys a step. */
 template <int P, int M, int KEYS, bool KEPT, int RESIDENT>
@@ -76,19 +24,18 @@ __global__ void __launch_bounds__(THREADS, RESIDENT) attend(bf16 *o, float *lse,
 {
 	constexpr int QUERIES = 16 * M * WARPS;
 	constexpr uint32_t STAGE = at<P>(KEYS, 0);
-	int T = x.T, C = x.C, warp = threadIdx.x / 32, lane = threadIdx.x % 32;
-	int q0 = (x.blocks - 1 - (int)blockIdx.x % x.blocks) * QUERIES, head = (int)blockIdx.x / x.blocks, b = head / x.H, h = head % x.H;
-	int row0 = 16 * M * warp, first = q0 + row0, steps = (min(q0 + QUERIES, T) + KEYS - 1) / KEYS;
-	size_t step = (size_t)(x.H + 2 * x.K) * C;
-	qkv += (size_t)b * T * step;
-	const bf16 *k = qkv + (x.H + h / (x.H / x.K)) * C, *v = k + x.K * C;
+	int T = x.T, C = x.C, q0 = block_of_queries(x) * QUERIES, row0 = 16 * M * (threadIdx.x / 32), first = q0 + row0;
+	int steps = (min(q0 + QUERIES, T) + KEYS - 1) / KEYS;
+	struct place at_head = place_of(x, x.H);
+	size_t step = at_head.step;
+	const bf16 *k = qkv + at_head.k, *v = qkv + at_head.v;
 	uint32_t tile_q = shared_address(shared_memory), tile_k = tile_q + at<P>(QUERIES, 0), tile_v = tile_k + 2 * STAGE;
-	tile_copy<P, QUERIES>(tile_q, qkv + h * C, step, q0, T, C);
+	tile_copy<P, QUERIES>(tile_q, qkv + at_head.q, step, q0, T, C);
 	tile_copy<P, KEYS>(tile_k, k, step, 0, T, C);
 	tile_copy<P, KEYS>(tile_v, v, step, 0, T, C);
 
 	left<P, M, KEPT> q;
-	float out[M][P / 8][4] = {}, most[M][2], sum[M][2] = {}, scale2 = x.scale * LOG2E;
+	float out[M][P / 8][4] = {}, most[M][2], sum[M][2] = {}, fade[M][2], scale2 = x.scale * LOG2E;
 	for (int i = 0; i < 2 * M; i++)
 		most[i / 2][i % 2] = -INFINITY;
 	for (int j = 0; j < steps; j++) {
@@ -111,67 +58,39 @@ __global__ void __launch_bounds__(THREADS, RESIDENT) attend(bf16 *o, float *lse,
 				if (k0 + column > first + row)
 					s[m][n][i] = -INFINITY;
 			});
-		soften(s, out, most, sum, scale2);
+		soften(s, most, sum, fade, scale2);
+		rescale(out, fade);
 		product_add<P, M, KEYS, P>(out, s, tile_v + stage + lane_at<P>());
 	}
 
 	float share[M][2];
-	for (int i = 0; i < 2 * M; i++) {
-		float total = over_quad(sum[i / 2][i % 2], [](float a, float b) { return a + b; });
-		int t = first + 8 * i + lane / 4;
-		share[i / 2][i % 2] = 1 / total;
-		if (lane % 4 == 0 && t < T)
-			lse[(size_t)head * T + t] = most[i / 2][i % 2] * x.scale + logf(total);
-	}
-	tile_store<P, M, P>(o + (size_t)b * T * x.H * C + h * C, (size_t)x.H * C, first, T, C, shared_memory + row0 * (P + 8), out, share);
-}
-
-/* kept (B, H, T) = lse in base 2, and delta = <do, o>, of every query; `lanes` threads a query, of 16 bytes each. */
-__global__ void make_delta(float2 *kept, const float *lse, const bf16 *d_o, const bf16 *o, size_t n, int lanes, struct sizes x)
-{
-	size_t thread = (size_t)blockIdx.x * blockDim.x + threadIdx.x, query = thread / lanes; /* token, then head */
-	int column = (int)(thread % lanes) * 8;
-	float sum = 0;
-	if (query < n && column < x.C) {
-		uint4 a = *(const uint4 *)(d_o + query * x.C + column), b = *(const uint4 *)(o + query * x.C + column);
-		uint32_t p[4] = {a.x, a.y, a.z, a.w}, q[4] = {b.x, b.y, b.z, b.w};
-		for (int i = 0; i < 4; i++) {
-			sum += __uint_as_float(p[i] << 16) * __uint_as_float(q[i] << 16);
-			sum += __uint_as_float(p[i] & 0xffff0000u) * __uint_as_float(q[i] & 0xffff0000u);
-		}
-	}
-	for (int d = lanes / 2; d; d /= 2)
-		sum += __shfl_xor_sync(0xffffffffu, sum, d);
-	if (query < n && column == 0) {
-		size_t token = query / x.H, to = (token / x.T * x.H + query % x.H) * x.T + token % x.T;
-		kept[to] = make_float2(lse[to] * LOG2E, sum);
-	}
+	finish(share, lse + (size_t)at_head.head * T, first, T, most, sum, x.scale);
+	tile_store<P, M, P>(o + at_head.o, at_head.out_step, first, T, C, shared_memory + row0 * (P + 8), out, share);
 }
 
 /* dq of 64 M queries; KEYS keys a step, N at a time. */
 template <int P, int M, int KEYS, int N, bool KEPT, int RESIDENT>
-__global__ void __launch_bounds__(THREADS, RESIDENT) make_dq(bf16 *dqkv, const bf16 *d_o, const bf16 *qkv, const float2 *kept, struct sizes x)
+__global__ void __launch_bounds__(THREADS, RESIDENT) make_dq(struct backward g, struct sizes x)
 {
 	constexpr int QUERIES = 16 * M * WARPS;
 	constexpr uint32_t STAGE = at<P>(KEYS, 0);
-	int T = x.T, C = x.C, warp = threadIdx.x / 32, lane = threadIdx.x % 32;
-	int q0 = (x.blocks - 1 - (int)blockIdx.x % x.blocks) * QUERIES, head = (int)blockIdx.x / x.blocks, b = head / x.H, h = head % x.H;
-	int row0 = 16 * M * warp, first = q0 + row0, steps = (min(q0 + QUERIES, T) + KEYS - 1) / KEYS;
-	size_t step = (size_t)(x.H + 2 * x.K) * C, out_step = (size_t)x.H * C, base = (size_t)b * T * step;
-	const bf16 *k = qkv + base + (x.H + h / (x.H / x.K)) * C, *v = k + x.K * C;
+	int T = x.T, C = x.C, q0 = block_of_queries(x) * QUERIES, row0 = 16 * M * (threadIdx.x / 32), first = q0 + row0;
+	int steps = (min(q0 + QUERIES, T) + KEYS - 1) / KEYS;
+	struct place at_head = place_of(x, x.H);
+	size_t step = at_head.step;
+	const bf16 *k = g.qkv + at_head.k, *v = g.qkv + at_head.v;
 	uint32_t tile_q = shared_address(shared_memory), tile_o = tile_q + at<P>(QUERIES, 0), tile_k = tile_o + at<P>(QUERIES, 0);
 	uint32_t tile_v = tile_k + 2 * STAGE;
-	tile_copy<P, QUERIES>(tile_q, qkv + base + h * C, step, q0, T, C);
-	tile_copy<P, QUERIES>(tile_o, d_o + (size_t)b * T * out_step + h * C, out_step, q0, T, C);
+	tile_copy<P, QUERIES>(tile_q, g.qkv + at_head.q, step, q0, T, C);
+	tile_copy<P, QUERIES>(tile_o, g.d_o + at_head.o, at_head.out_step, q0, T, C);
 	tile_copy<P, KEYS>(tile_k, k, step, 0, T, C);
 	tile_copy<P, KEYS>(tile_v, v, step, 0, T, C);
 
 	left<P, M, KEPT> q, dout;
 	float dq[M][P / 8][4] = {}, scale2 = x.scale * LOG2E, scale[M][2];
 	float2 row_kept[M][2];
+	keep_rows<P>(row_kept, g, at_head, first, x);
 	for (int i = 0; i < 2 * M; i++) {
-		int t = first + 8 * i + lane / 4;
-		row_kept[i / 2][i % 2] = t < T ? kept[(size_t)head * T + t] : make_float2(0, 0);
 		scale[i / 2][i % 2] = x.scale;
 	}
 	for (int j = 0; j < steps; j++) {
@@ -203,36 +122,38 @@ __global__ void __launch_bounds__(THREADS, RESIDENT) make_dq(bf16 *dqkv, const b
 			product_add<P, M, N, P>(dq, ds, tile_k + from);
 		}
 	}
-	tile_store<P, M, P>(dqkv + base + h * C, step, first, T, C, shared_memory + row0 * (P + 8), dq, scale);
+	tile_store<P, M, P>(g.dqkv + at_head.q, step, first, T, C, shared_memory + row0 * (P + 8), dq, scale);
 }
 
 /* dk and dv of 64 M / SPLIT keys of a head of keys, over the query heads that share it; QUERIES queries a step, N at a time. SPLIT warps have the
  * same keys, and an equal share of the channels each: where two whole accumulators are more than a warp's registers, the scores are made SPLIT times.
  */
 template <int P, int M, int SPLIT, int QUERIES, int N, bool KEPT, int RESIDENT>
-__global__ void __launch_bounds__(THREADS, RESIDENT) make_dkv(bf16 *dqkv, const bf16 *d_o, const bf16 *qkv, const float2 *kept, struct sizes x)
+__global__ void __launch_bounds__(THREADS, RESIDENT) make_dkv(struct backward g, struct sizes x)
 {
 	constexpr int KEYS = 16 * M * WARPS / SPLIT, W = P / SPLIT;
 	constexpr uint32_t STAGE = at<P>(QUERIES, 0);
-	int T = x.T, C = x.C, warp = threadIdx.x / 32, lane = threadIdx.x % 32, shared = x.H / x.K;
-	int k0 = (int)blockIdx.x % x.blocks * KEYS, head = (int)blockIdx.x / x.blocks, b = head / x.K, h = head % x.K; /* h: of the keys */
+	int T = x.T, C = x.C, warp = threadIdx.x / 32, lane = threadIdx.x % 32, shared = x.H / x.K, k0 = block_of_keys(x) * KEYS;
 	int row0 = 16 * M * (warp / SPLIT), first = k0 + row0, column0 = warp % SPLIT * W;
 	int from = k0 / QUERIES, steps = (T + QUERIES - 1) / QUERIES - from;
-	size_t step = (size_t)(x.H + 2 * x.K) * C, out_step = (size_t)x.H * C, base = (size_t)b * T * step, key = base + (x.H + h) * C;
-	size_t value = key + x.K * C;
+	struct place at_head = place_of(x, x.K);
+	size_t step = at_head.step;
 	uint32_t tile_k = shared_address(shared_memory), tile_v = tile_k + at<P>(KEYS, 0), tile_q = tile_v + at<P>(KEYS, 0);
 	uint32_t tile_o = tile_q + 2 * STAGE, tile_kept = tile_o + 2 * STAGE;
-	const float2 *shared_kept = (const float2 *)(shared_memory + 2 * (KEYS + 2 * QUERIES) * (P + 8));
+	const float *shared_kept = (const float *)(shared_memory + 2 * (KEYS + 2 * QUERIES) * (P + 8));
+	int next_head = 0, next = from, now = from; /* to be copied, and worked on */
 	auto copy = [&](int j) {
-		int head_q = h * shared + j / steps, q0 = (from + j % steps) * QUERIES, t = threadIdx.x;
 		uint32_t stage = j % 2 * STAGE;
-		tile_copy<P, QUERIES>(tile_q + stage, qkv + base + head_q * C, step, q0, T, C);
-		tile_copy<P, QUERIES>(tile_o + stage, d_o + (size_t)b * T * out_step + head_q * C, out_step, q0, T, C);
-		if (t < QUERIES)
-			copy8(tile_kept + (j % 2 * QUERIES + t) * 8, kept + ((size_t)b * x.H + head_q) * T + min(q0 + t, T - 1), q0 + t < T);
+		tile_copy<P, QUERIES>(tile_q + stage, g.qkv + at_head.q + next_head * C, step, next * QUERIES, T, C);
+		tile_copy<P, QUERIES>(tile_o + stage, g.d_o + at_head.o + next_head * C, at_head.out_step, next * QUERIES, T, C);
+		kept_copy<QUERIES>(tile_kept + j % 2 * QUERIES * 8, g, at_head.head * shared + next_head, next * QUERIES, x);
+		if (++next == from + steps) {
+			next = from;
+			next_head++;
+		}
 	};
-	tile_copy<P, KEYS>(tile_k, qkv + key, step, k0, T, C);
-	tile_copy<P, KEYS>(tile_v, qkv + value, step, k0, T, C);
+	tile_copy<P, KEYS>(tile_k, g.qkv + at_head.k, step, k0, T, C);
+	tile_copy<P, KEYS>(tile_v, g.qkv + at_head.v, step, k0, T, C);
 	copy(0);
 
 	left<P, M, KEPT> k, v;
@@ -248,23 +169,24 @@ __global__ void __launch_bounds__(THREADS, RESIDENT) make_dkv(bf16 *dqkv, const 
 			copy(j + 1);
 #pragma unroll 1
 		for (int part = 0; part < QUERIES; part += N) {
-			int q0 = (from + j % steps) * QUERIES + part;
+			int q0 = now * QUERIES + part;
 			uint32_t place = j % 2 * STAGE + at<P>(part, 0) + lane_at<P>();
-			const float2 *of = shared_kept + j % 2 * QUERIES + part + lane % 4 * 2;
+			const float *lse = shared_kept + j % 2 * 2 * QUERIES + part + lane % 4 * 2, *delta = lse + QUERIES;
 			if (q0 + N <= first)
 				continue;
 			float p[M][N / 8][4], ds[M][N / 8][4];
 			product<P, M, N>(p, k, tile_q + place);
 			bool diagonal = q0 < first + 16 * M - 1;
 			each<M, N / 8>([&](int m, int n, int i, int row, int column) {
-				float y = exp2_fast(fmaf(p[m][n][i], scale2, -of[8 * n + i % 2].x));
+				float y = exp2_fast(fmaf(p[m][n][i], scale2, -lse[8 * n + i % 2]));
 				p[m][n][i] = diagonal && first + row > q0 + column ? 0 : y;
 			});
 			product_add<P, M, N, W>(dv, p, tile_o + place + at<P>(0, column0));
 			product<P, M, N>(ds, v, tile_o + place);
-			each<M, N / 8>([&](int m, int n, int i, int, int) { ds[m][n][i] = p[m][n][i] * (ds[m][n][i] - of[8 * n + i % 2].y); });
+			each<M, N / 8>([&](int m, int n, int i, int, int) { ds[m][n][i] = p[m][n][i] * (ds[m][n][i] - delta[8 * n + i % 2]); });
 			product_add<P, M, N, W>(dk, ds, tile_q + place + at<P>(0, column0));
 		}
+		now = now + 1 == from + steps ? from : now + 1;
 	}
 
 	float scale[M][2], one[M][2];
@@ -274,72 +196,58 @@ __global__ void __launch_bounds__(THREADS, RESIDENT) make_dkv(bf16 *dqkv, const 
 	}
 	__syncthreads(); /* the keys' tile becomes room for dk, the values' for dv */
 	bf16 *room = shared_memory + row0 * (P + 8) + column0;
-	tile_store<P, M, W>(dqkv + key + column0, step, first, T, C - column0, room, dk, scale);
-	tile_store<P, M, W>(dqkv + value + column0, step, first, T, C - column0, room + KEYS * (P + 8), dv, one);
+	tile_store<P, M, W>(g.dqkv + at_head.k + column0, step, first, T, C - column0, room, dk, scale);
+	tile_store<P, M, W>(g.dqkv + at_head.v + column0, step, first, T, C - column0, room + KEYS * (P + 8), dv, one);
 }
 
 /* ---- launchers ---- */
 
-static struct sizes sizes_of(int T, int H, int K, int C)
-{
-	struct sizes x = {T, H, K, C, 0, 1 / sqrtf((float)C)};
-	return x;
-}
-
-/* Lets a kernel have that much shared memory on the current device. */
-template <typename F> static void allow(F kernel, size_t bytes)
-{
-	cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, (int)bytes);
-}
-
-template <int P, int M, int KEYS, bool KEPT, int RESIDENT>
-static void forward(cuda_stream s, bf16 *o, float *lse, const bf16 *qkv, int B, struct sizes x)
+template <int P, int M, int KEYS, bool KEPT, int RESIDENT> static void forward(cuda_stream s, bf16 *o, float *lse, const bf16 *qkv, struct sizes x)
 {
 	constexpr int QUERIES = 16 * M * WARPS;
 	size_t bytes = (QUERIES + 4 * KEYS) * (P + 8) * sizeof(bf16);
 	auto kernel = attend<P, M, KEYS, KEPT, RESIDENT>;
 	x.blocks = (x.T + QUERIES - 1) / QUERIES;
 	allow(kernel, bytes);
-	kernel<<<(unsigned)(B * x.H * x.blocks), THREADS, bytes, s>>>(o, lse, qkv, x);
+	kernel<<<(unsigned)(x.B * x.H * x.blocks), THREADS, bytes, s>>>(o, lse, qkv, x);
 }
 
-template <int P, int M, int KEYS, int N, bool KEPT, int RESIDENT>
-static void backward_q(cuda_stream s, bf16 *dqkv, const bf16 *d_o, const bf16 *qkv, const float2 *kept, int B, struct sizes x)
+template <int P, int M, int KEYS, int N, bool KEPT, int RESIDENT> static void backward_q(cuda_stream s, struct backward g, struct sizes x)
 {
 	constexpr int QUERIES = 16 * M * WARPS;
 	size_t bytes = (2 * QUERIES + 4 * KEYS) * (P + 8) * sizeof(bf16);
 	auto kernel = make_dq<P, M, KEYS, N, KEPT, RESIDENT>;
 	x.blocks = (x.T + QUERIES - 1) / QUERIES;
 	allow(kernel, bytes);
-	kernel<<<(unsigned)(B * x.H * x.blocks), THREADS, bytes, s>>>(dqkv, d_o, qkv, kept, x);
+	kernel<<<(unsigned)(x.B * x.H * x.blocks), THREADS, bytes, s>>>(g, x);
 }
 
 template <int P, int M, int SPLIT, int QUERIES, int N, bool KEPT, int RESIDENT>
-static void backward_kv(cuda_stream s, bf16 *dqkv, const bf16 *d_o, const bf16 *qkv, const float2 *kept, int B, struct sizes x)
+static void backward_kv(cuda_stream s, struct backward g, struct sizes x)
 {
 	constexpr int KEYS = 16 * M * WARPS / SPLIT;
-	size_t bytes = (2 * KEYS + 4 * QUERIES) * (P + 8) * sizeof(bf16) + 2 * QUERIES * sizeof(float2);
+	size_t bytes = (2 * KEYS + 4 * QUERIES) * (P + 8) * sizeof(bf16) + 4 * QUERIES * sizeof(float);
 	auto kernel = make_dkv<P, M, SPLIT, QUERIES, N, KEPT, RESIDENT>;
 	x.blocks = (x.T + KEYS - 1) / KEYS;
 	allow(kernel, bytes);
-	kernel<<<(unsigned)(B * x.K * x.blocks), THREADS, bytes, s>>>(dqkv, d_o, qkv, kept, x);
+	kernel<<<(unsigned)(x.B * x.K * x.blocks), THREADS, bytes, s>>>(g, x);
 }
 
 void cuda_attention(cuda_stream s, bf16 *o, float *lse, const bf16 *qkv, int B, int T, int H, int K, int C)
 {
-	struct sizes x = sizes_of(T, H, K, C);
-	if (B == 0 || T == 0)
+	struct sizes x = sizes_of(B, T, H, K, C);
+	if (B == 0 || T == 0 || (group_attention && group_attention(s, o, lse, qkv, x)))
 		return;
 	if (C <= 32)
-		forward<32, 2, 64, true, 2>(s, o, lse, qkv, B, x);
+		forward<32, 2, 64, true, 2>(s, o, lse, qkv, x);
 	else if (C <= 64)
-		forward<64, 2, 64, true, 2>(s, o, lse, qkv, B, x);
+		forward<64, 2, 64, true, 2>(s, o, lse, qkv, x);
 	else if (C <= 96)
-		forward<96, 2, 64, false, 2>(s, o, lse, qkv, B, x);
+		forward<96, 2, 64, false, 2>(s, o, lse, qkv, x);
 	else if (C <= 128)
-		forward<128, 2, 64, false, 2>(s, o, lse, qkv, B, x);
+		forward<128, 2, 32, false, 2>(s, o, lse, qkv, x);
 	else
-		forward<256, 1, 32, false, 2>(s, o, lse, qkv, B, x);
+		forward<256, 1, 32, false, 2>(s, o, lse, qkv, x);
 }
 
 size_t cuda_attention_scratch_floats(int B, int T, int H, int K, int C)
@@ -352,27 +260,24 @@ size_t cuda_attention_scratch_floats(int B, int T, int H, int K, int C)
 void cuda_attention_backward(cuda_stream s, bf16 *dqkv, const bf16 *d_o, const bf16 *qkv, const bf16 *o, const float *lse, float *scratch, int B,
                              int T, int H, int K, int C)
 {
-	struct sizes x = sizes_of(T, H, K, C);
-	float2 *kept = (float2 *)scratch;
-	size_t queries = (size_t)B * T * H;
-	int lanes = C <= 64 ? 8 : C <= 128 ? 16 : 32;
-	if (queries == 0)
+	struct sizes x = sizes_of(B, T, H, K, C);
+	struct backward g = {dqkv, scratch, d_o, o, qkv, lse};
+	if (B == 0 || T == 0 || (group_attention_backward && group_attention_backward(s, g, x)))
 		return;
-	make_delta<<<(unsigned)((queries * lanes + 255) / 256), 256, 0, s>>>(kept, lse, d_o, o, queries, lanes, x);
 	if (C <= 32) {
-		backward_q<32, 2, 64, 32, true, 2>(s, dqkv, d_o, qkv, kept, B, x);
-		backward_kv<32, 2, 1, 64, 32, true, 2>(s, dqkv, d_o, qkv, kept, B, x);
+		backward_q<32, 2, 64, 32, true, 2>(s, g, x);
+		backward_kv<32, 2, 1, 64, 32, true, 2>(s, g, x);
 	} else if (C <= 64) {
-		backward_q<64, 2, 64, 32, true, 2>(s, dqkv, d_o, qkv, kept, B, x);
-		backward_kv<64, 2, 1, 64, 32, false, 2>(s, dqkv, d_o, qkv, kept, B, x);
+		backward_q<64, 2, 64, 32, true, 2>(s, g, x);
+		backward_kv<64, 2, 1, 64, 32, false, 2>(s, g, x);
 	} else if (C <= 96) {
-		backward_q<96, 2, 32, 32, false, 2>(s, dqkv, d_o, qkv, kept, B, x);
-		backward_kv<96, 1, 1, 64, 64, false, 2>(s, dqkv, d_o, qkv, kept, B, x);
+		backward_q<96, 2, 32, 32, false, 2>(s, g, x);
+		backward_kv<96, 1, 1, 64, 64, false, 2>(s, g, x);
 	} else if (C <= 128) {
-		backward_q<128, 2, 32, 32, false, 2>(s, dqkv, d_o, qkv, kept, B, x);
-		backward_kv<128, 1, 1, 64, 32, false, 2>(s, dqkv, d_o, qkv, kept, B, x);
+		backward_q<128, 1, 32, 32, true, 2>(s, g, x);
+		backward_kv<128, 1, 1, 64, 64, false, 2>(s, g, x);
 	} else {
-		backward_q<256, 1, 32, 32, false, 1>(s, dqkv, d_o, qkv, kept, B, x);
-		backward_kv<256, 1, 2, 32, 32, false, 2>(s, dqkv, d_o, qkv, kept, B, x);
+		backward_q<256, 1, 32, 32, false, 1>(s, g, x);
+		backward_kv<256, 1, 2, 32, 32, false, 2>(s, g, x);
 	}
 }

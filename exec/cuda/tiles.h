@@ -19,15 +19,15 @@ __device__ static uint32_t shared_address(const void *p)
 	return (uint32_t)__cvta_generic_to_shared(p);
 }
 
-/* 16 (8) bytes to shared memory; zeros unless `there`, when `from` is not touched. */
+/* 16 (4) bytes to shared memory; zeros unless `there`, when `from` is not touched. */
 __device__ static void copy16(uint32_t to, const void *from, bool there)
 {
 	asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(to), "l"(from), "r"(there ? 16 : 0));
 }
 
-__device__ static void copy8(uint32_t to, const void *from, bool there)
+__device__ static void copy4(uint32_t to, const void *from, bool there)
 {
-	asm volatile("cp.async.ca.shared.global [%0], [%1], 8, %2;" ::"r"(to), "l"(from), "r"(there ? 8 : 0));
+	asm volatile("cp.async.ca.shared.global [%0], [%1], 4, %2;" ::"r"(to), "l"(from), "r"(there ? 4 : 0));
 }
 
 __device__ static void copies_wait(void)
