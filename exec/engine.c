@@ -18,6 +18,8 @@ static bool can_run_policy(const struct engine *e, GError **error)
 	const struct policy *p = e->p;
 	if (e->plan->tensor_parallel > 1)
 		return refuse(error, "policy.tensor_parallel above 1; expected 0 or 1, and policy.data_parallel = 0 or the number of GPUs");
+	if (p->microbatch_order != ORDER_HORIZONTAL)
+		return refuse(error, "policy.microbatch_order = vertical; expected horizontal");
 	if (p->zero_stage)
 		return refuse(error, "policy.zero_stage above 0; expected 0");
 	if (p->dense_optimizer != DENSE_OPTIMIZER_GPU)

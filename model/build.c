@@ -80,6 +80,7 @@ static void scratch_init(struct schedule *s, int all_experts)
 	s->returned = new_ids(g);
 	s->reduced = new_ids(g);
 	s->gathered = new_ids(2 * g);
+	s->counted = new_ids((size_t)s->plan.microbatches);
 	s->round = new_ids(g);
 	s->adam_last = new_ids((size_t)s->nodes);
 	s->entries = entries;
@@ -243,11 +244,12 @@ void schedule_free(struct schedule *s)
 	}
 	for (int node = 0; s->cache && node < s->nodes; node++)
 		cache_free(s->cache[node]);
-	void *scratch[] = {
-	    s->moe,       s->gpu,        s->node_of,  s->cache,      s->dispatched, s->returned, s->reduced,    s->gathered,       s->round,
-	    s->adam_last, s->work,       s->place_of, s->cursor,     s->loads,      s->totals,   s->place,      s->last_place,     s->time_ns,
-	    s->load_ns,   s->rows,       s->received, s->node_bytes, s->chosen,     s->evicted,  s->block_read, s->layer_of_block, s->last_of,
-	    s->stream_ns, s->profile_ns, s->launches, s->shadow,     s->arrived,    s->begun,    s->fetched,    s->slot_user,      s->sums};
+	void *scratch[] = {s->counted,   s->moe,        s->gpu,      s->node_of,    s->cache,      s->dispatched,     s->returned,
+	                   s->reduced,   s->gathered,   s->round,    s->adam_last,  s->work,       s->place_of,       s->cursor,
+	                   s->loads,     s->totals,     s->place,    s->last_place, s->time_ns,    s->load_ns,        s->rows,
+	                   s->received,  s->node_bytes, s->chosen,   s->evicted,    s->block_read, s->layer_of_block, s->last_of,
+	                   s->stream_ns, s->profile_ns, s->launches, s->shadow,     s->arrived,    s->begun,          s->fetched,
+	                   s->slot_user, s->sums};
 	for (size_t i = 0; i < G_N_ELEMENTS(scratch); i++)
 		g_free(scratch[i]);
 	g_array_free(s->late, TRUE);

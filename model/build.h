@@ -98,6 +98,7 @@ struct schedule {
 	stage_id *block_read;             /* (nodes, blocks) reads that brought them to DRAM, NULL without SSD */
 	int *evicted, *layer_of_block, n_blocks;
 	stage_id *round, *returned, *reduced; /* (G) members of the last round, return of results, reduction */
+	stage_id *counted;                    /* (micro-batches) gathers of the gates' counts */
 	stage_id *gathered;                   /* (2, G) gathers of a layer's parameters, by parity of the layer */
 	uint8_t *chosen;                      /* (E) */
 	stage_id *dispatched;                 /* (micro-batches, chunks, G) all-to-alls that bring tokens */
@@ -135,6 +136,11 @@ struct schedule {
 	uint64_t *launches; /* (G) */
 };
 
+/* Micro-batches that go through a layer together, from..to - 1: one, or all of them (vertical order, experts not in HBM). */
+struct batches {
+	int from, to;
+};
+
 /* A stage of the schedule before it is launched; `after` adds a predecessor. */
 struct stage stage_on_gpu(const struct schedule *s, int kind, int pass, int layer, int microbatch, int gpu, enum gpu_stream stream,
                           enum gpu_profile profile);
@@ -154,7 +160,7 @@ static inline void after_awaited(struct schedule *s, struct stage *stage)
 stage_id emit(struct schedule *s, struct stage *stage);
 
 /* A layer's forward (schedule.c). */
-void forward_layer(struct schedule *s, int layer, int microbatch);
+void forward_layer(struct schedule *s, int layer, struct batches of);
 
 /* A compute stage of the whole micro-batch on each GPU; preds (G) may be NULL. */
 void compute_everywhere(struct schedule *s, int kind, int pass, int layer, int microbatch, const stage_id *preds);
@@ -171,12 +177,14 @@ stage_id store_fetch(struct schedule *s, int pass, int layer, int e, bool state,
 void store_foresee(struct schedule *s);
 
 /* The experts of a layer with the all-to-alls that return their results (experts.c). */
-void experts_forward(struct schedule *s, int pass, int layer, int microbatch); /* PASS_FORWARD or PASS_RECOMPUTE */
-void experts_backward(struct schedule *s, int layer, int microbatch);
-void experts_prefetch(struct schedule *s, int layer); /* uploads the first experts of a layer that has not been routed yet */
-void experts_update_late(struct schedule *s);         /* the updates put off so far */
-void experts_refresh(struct schedule *s);             /* brings the pinned copies up to date */
-void experts_pin(struct schedule *s, int layer);      /* chooses them: the busiest of the step so far */
+void experts_forward(struct schedule *s, int pass, int layer, struct batches of); /* PASS_FORWARD or PASS_RECOMPUTE */
+void experts_backward(struct schedule *s, int layer, struct batches of);
+void experts_return(struct schedule *s, int pass, int layer, int microbatch); /* of one micro-batch, where experts are not in HBM */
+void experts_settle(struct schedule *s, int layer, int microbatch);           /* what follows a layer's last gradient */
+void experts_prefetch(struct schedule *s, int layer);                         /* uploads the first experts of a layer that has not been routed yet */
+void experts_update_late(struct schedule *s);                                 /* the updates put off so far */
+void experts_refresh(struct schedule *s);                                     /* brings the pinned copies up to date */
+void experts_pin(struct schedule *s, int layer);                              /* chooses them: the busiest of the step so far */
 /* Uploads expert e into the next slot of the GPU; *slot receives which. */
 stage_id experts_upload(struct schedule *s, int pass, int layer, int microbatch, int e, int gpu, int *slot);
 
@@ -265,6 +273,11 @@ static inline uint64_t element_bytes(const struct schedule *s)
 static inline bool inference(const struct schedule *s)
 {
 	return s->sc->workload == WORKLOAD_INFERENCE;
+}
+
+static inline bool vertical(const struct schedule *s)
+{
+	return s->p->microbatch_order == ORDER_VERTICAL;
 }
 
 /* Whether the experts live outside HBM, and whether every GPU computes every expert on its own tokens. */

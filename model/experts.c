@@ -181,19 +181,32 @@ static stage_id bring(struct schedule *s, int pass, int layer, int microbatch, i
 	return experts_upload(s, pass, layer, microbatch, e, gpu, slot);
 }
 
-/* One that no token wants is only passed over in the ring. */
-static void forward_one(struct schedule *s, int pass, int layer, int microbatch, int gpu, const struct expert_work *w)
+static bool wanted(const struct schedule *s, int layer, struct batches of, int gpu, int i)
 {
-	int slot;
-	bool in_ring = ring_of_slots(s) && s->moe[layer].expert[w->expert].pinned != gpu;
-	if (!w->tokens && in_ring)
-		ring_pass(s, gpu, STAGE_NONE);
-	if (!w->tokens)
+	for (int mb = of.from; mb < of.to; mb++)
+		if (entry(&s->moe[layer].block[mb], gpu, i)->tokens)
+			return true;
+	return false;
+}
+
+/* The i-th of a GPU's list, on the tokens of each micro-batch. One that no token wants is only passed over in the ring. */
+static void forward_one(struct schedule *s, int pass, int layer, struct batches of, int gpu, int i)
+{
+	int slot, e = entry(&s->moe[layer].block[of.from], gpu, i)->expert;
+	bool in_ring = ring_of_slots(s) && s->moe[layer].expert[e].pinned != gpu;
+	if (!wanted(s, layer, of, gpu, i)) {
+		if (in_ring)
+			ring_pass(s, gpu, STAGE_NONE);
 		return;
-	stage_id ready = bring(s, pass, layer, microbatch, w->expert, gpu, &slot);
-	stage_id preds[] = {ready, dispatched(s, microbatch, 0, gpu)};
-	struct at at = {slot >= 0 ? slot : s->moe[layer].expert[w->expert].pinned_slot, 0};
-	stage_id done = expert_compute(s, pass, layer, microbatch, w->expert, gpu, w->tokens, at, preds, 2);
+	}
+	stage_id ready = bring(s, pass, layer, of.from, e, gpu, &slot), done = STAGE_NONE;
+	struct at at = {slot >= 0 ? slot : s->moe[layer].expert[e].pinned_slot, 0};
+	for (int mb = of.from; mb < of.to; mb++) {
+		const struct expert_work *w = entry(&s->moe[layer].block[mb], gpu, i);
+		stage_id preds[] = {ready, dispatched(s, mb, 0, gpu)};
+		if (w->tokens)
+			done = expert_compute(s, pass, layer, mb, e, gpu, w->tokens, at, preds, 2);
+	}
 	if (in_ring)
 		ring_pass(s, gpu, done);
 	else if (slot >= 0)
@@ -269,23 +282,26 @@ static void resident_chunks(struct schedule *s, int pass, int layer, int microba
 		shadows_reduce(s, layer, microbatch);
 }
 
-void experts_forward(struct schedule *s, int pass, int layer, int microbatch)
+void experts_forward(struct schedule *s, int pass, int layer, struct batches of)
 {
-	const struct block *b = &s->moe[layer].block[microbatch];
 	if (!offloaded(s)) {
-		resident_chunks(s, pass, layer, microbatch);
+		resident_chunks(s, pass, layer, of.from);
 		return;
 	}
+	const struct block *b = &s->moe[layer].block[of.from]; /* all micro-batches of `of` are placed alike */
 	int longest = longest_list(s, b);
 	for (int i = 0; i < longest; i++)
-		for (int g = 0; g < s->gpus; g++) {
-			const struct expert_work *w = entry(b, g, i);
-			if (w)
-				forward_one(s, pass, layer, microbatch, g, w);
-		}
+		for (int g = 0; g < s->gpus; g++)
+			if (entry(b, g, i))
+				forward_one(s, pass, layer, of, g, i);
 	for (int g = 0; g < s->gpus; g++)
 		s->gpu[g].n_prefetched = 0;
-	tensor_return(s, pass, layer, microbatch, 0);
+}
+
+void experts_return(struct schedule *s, int pass, int layer, int microbatch)
+{
+	if (offloaded(s))
+		tensor_return(s, pass, layer, microbatch, 0);
 }
 
 /* In the order in which the updates end, behind all uploads of the backward: a refresh that waits for its update must not stand before them. */
@@ -314,15 +330,19 @@ void experts_prefetch(struct schedule *s, int layer)
 	}
 }
 
-/* Waits for its parameters, the gradient that arrived, and the slot its own gradient will take. */
-static stage_id backward_one(struct schedule *s, int layer, int microbatch, int gpu, const struct expert_work *w)
+/* Waits for its parameters, the gradients that arrived, and the slot its own gradient will take, to which each micro-batch adds. */
+static stage_id backward_one(struct schedule *s, int layer, struct batches of, int gpu, int i)
 {
 	struct gpu_state *g = &s->gpu[gpu];
-	int slot;
-	stage_id ready = bring(s, PASS_BACKWARD, layer, microbatch, w->expert, gpu, &slot);
-	stage_id preds[] = {ready, dispatched(s, microbatch, 0, gpu), g->gradient_user[g->gradient_next]};
-	struct at at = {slot >= 0 ? slot : s->moe[layer].expert[w->expert].pinned_slot, g->gradient_next};
-	stage_id done = expert_compute(s, PASS_BACKWARD, layer, microbatch, w->expert, gpu, w->tokens, at, preds, 3);
+	int slot, e = entry(&s->moe[layer].block[of.from], gpu, i)->expert;
+	stage_id ready = bring(s, PASS_BACKWARD, layer, of.from, e, gpu, &slot), done = STAGE_NONE;
+	struct at at = {slot >= 0 ? slot : s->moe[layer].expert[e].pinned_slot, g->gradient_next};
+	for (int mb = of.from; mb < of.to; mb++) {
+		const struct expert_work *w = entry(&s->moe[layer].block[mb], gpu, i);
+		stage_id preds[] = {ready, dispatched(s, mb, 0, gpu), g->gradient_user[g->gradient_next]};
+		if (w->tokens || expert_data_parallel(s))
+			done = expert_compute(s, PASS_BACKWARD, layer, mb, e, gpu, w->tokens, at, preds, 3);
+	}
 	if (slot >= 0)
 		g->slot_user[slot] = done;
 	return done;
@@ -369,14 +389,16 @@ static void reduce_shards(struct schedule *s, int layer, int microbatch, int e, 
 }
 
 /* The i-th experts of all GPUs. One that got no token has a zero gradient, but its moments decay all the same: only its update is launched. */
-static void backward_round(struct schedule *s, int layer, int microbatch, int i)
+static void backward_round(struct schedule *s, int layer, struct batches of, int i)
 {
-	const struct block *b = &s->moe[layer].block[microbatch];
+	int microbatch = of.to - 1; /* the one whose gradient is complete */
+	const struct block *b = &s->moe[layer].block[of.from];
 	stage_id *done = s->round;
 	bool last = microbatch == s->plan.microbatches - 1;
 	for (int g = 0; g < s->gpus; g++) {
 		const struct expert_work *w = entry(b, g, i);
-		done[g] = w && (w->tokens || expert_data_parallel(s)) ? backward_one(s, layer, microbatch, g, w) : STAGE_NONE;
+		bool works = w && (wanted(s, layer, of, g, i) || expert_data_parallel(s));
+		done[g] = works ? backward_one(s, layer, of, g, i) : STAGE_NONE;
 	}
 	if (expert_data_parallel(s))
 		reduce_shards(s, layer, microbatch, b->work[i].expert, done);
@@ -393,18 +415,20 @@ static void backward_round(struct schedule *s, int layer, int microbatch, int i)
 	}
 }
 
-void experts_backward(struct schedule *s, int layer, int microbatch)
+void experts_backward(struct schedule *s, int layer, struct batches of)
 {
-	struct moe_layer *moe = &s->moe[layer];
 	if (!offloaded(s)) {
-		resident_chunks(s, PASS_BACKWARD, layer, microbatch);
+		resident_chunks(s, PASS_BACKWARD, layer, of.from);
 		return;
 	}
-	int longest = longest_list(s, &moe->block[microbatch]);
+	int longest = longest_list(s, &s->moe[layer].block[of.from]);
 	for (int i = 0; i < longest; i++)
-		backward_round(s, layer, microbatch, i);
-	tensor_return(s, PASS_BACKWARD, layer, microbatch, 0);
-	if (microbatch != s->plan.microbatches - 1)
+		backward_round(s, layer, of, i);
+}
+
+void experts_settle(struct schedule *s, int layer, int microbatch)
+{
+	if (!offloaded(s) || microbatch != s->plan.microbatches - 1)
 		return;
 	if (!expert_data_parallel(s))
 		experts_pin(s, layer);

@@ -95,7 +95,7 @@ static void forward(struct schedule *s, int microbatch)
 	compute_everywhere(s, STAGE_EMBED, PASS_FORWARD, 0, microbatch, NULL);
 	tensor_reduce(s, PASS_FORWARD, 0, microbatch, true);
 	for (int layer = 0; layer < s->n->layers && !s->failed; layer++)
-		forward_layer(s, layer, microbatch);
+		forward_layer(s, layer, (struct batches){microbatch, microbatch + 1});
 	if (!s->failed)
 		compute_everywhere(s, STAGE_HEAD, PASS_FORWARD, 0, microbatch, NULL);
 }

@@ -275,7 +275,11 @@ static void add_activations(const struct network *n, const struct machine *m, co
 	if (p->checkpoint == CHECKPOINT_KEEP_COLLECTIVES &&
 	    tensor > 1) /* and what the tensor group added up: behind the mixer, behind FFN or experts */
 		out->checkpoint_bytes += hidden + MAX(hidden, cut ? widest_moe : 0);
-	out->bytes[TIER_HBM][CLASS_ACTIVATIONS] = (uint64_t)n->layers * out->checkpoint_bytes + hidden;
+	uint64_t together = (uint64_t)MAX(1, k->together);
+	out->bytes[TIER_HBM][CLASS_ACTIVATIONS] = together * ((uint64_t)n->layers * out->checkpoint_bytes + hidden);
+	if (!keeps_all) /* what each of the others recomputed up to its experts waits for its backward behind them */
+		out->bytes[TIER_HBM][CLASS_ACTIVATIONS] +=
+		    (together - 1) * (out->workspace[STAGE_MIXER] + out->workspace[STAGE_FFN] + out->workspace[STAGE_SHARED]);
 	uint64_t most = 0;
 	for (int kind = 0; kind < N_STAGE_KINDS; kind++)
 		most = MAX(most, out->workspace[kind]);
@@ -283,7 +287,7 @@ static void add_activations(const struct network *n, const struct machine *m, co
 	uint64_t activations = out->bytes[TIER_HBM][CLASS_ACTIVATIONS];
 	out->workspace[STAGE_ADAM_GPU] = 4 * memory_cast(p, updated);
 	out->bytes[TIER_HBM][CLASS_WORKSPACE] = MAX(most + activations, out->workspace[STAGE_ADAM_GPU]) - activations;
-	out->bytes[TIER_HBM][CLASS_BUFFERS] += (uint64_t)(2 * capacity * (double)widest_moe);
+	out->bytes[TIER_HBM][CLASS_BUFFERS] += together * (uint64_t)(2 * capacity * (double)widest_moe);
 }
 
 static void rooms_fill(const struct machine *m, struct memory *out)

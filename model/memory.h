@@ -42,6 +42,7 @@ struct memory_case {
 	int home, expert_parallel, split, sequences, seq_len; /* tensor groups and ZeRO's stage are the policy's */
 	double pinned_share;
 	int batch, cached;
+	int together; /* micro-batches that are under way at once; 0: one */
 	int shadowed; /* experts a layer copied to every GPU until their backward */
 };
 void memory_plan(const struct network *n, const struct machine *m, const struct policy *p, const struct memory_case *k, struct memory *out);

@@ -58,6 +58,7 @@ static void try_share(const struct scenario *s, const struct network *n, double 
 	                        .sequences = out->microbatch,
 	                        .seq_len = s->seq_len,
 	                        .pinned_share = share,
+	                        .together = s->policy->microbatch_order == ORDER_VERTICAL ? out->microbatches : 1,
 	                        .shadowed = out->shadowed};
 	if (s->workload == WORKLOAD_INFERENCE) {
 		k.batch = sequences(s);
@@ -163,6 +164,8 @@ static const char *wrong_for_inference(const struct scenario *s)
 	for (int i = 0; i < s->network->layers; i++)
 		if (s->network->layer[i].cross)
 			return "scenario.workload = inference is not modelled for an encoder-decoder (network.encoder_decoder)";
+	if (p->microbatch_order == ORDER_VERTICAL)
+		return "scenario.workload = inference needs policy.microbatch_order = horizontal";
 	if (p->zero_stage == 3)
 		return "scenario.workload = inference is not modelled with policy.zero_stage = 3";
 	if (p->upload_scope == UPLOAD_NEXT_LAYER && p->placement != PLACEMENT_FIXED)
@@ -192,6 +195,8 @@ static const char *check_groups(const struct scenario *s)
 	const struct policy *p = s->policy;
 	int gpus = s->machine->gpus, tensor = policy_tensor_parallel(p, gpus), copies = gpus / tensor;
 	bool cut = p->tensor_experts == TENSOR_EXPERTS_CUT;
+	if (p->microbatch_order == ORDER_VERTICAL && (p->exchange != EXCHANGE_TOKENS || p->shadowed_experts))
+		return "policy.microbatch_order = vertical needs policy.exchange = tokens and policy.shadowed_experts = 0";
 	if (gpus % tensor)
 		return "policy.tensor_parallel must divide the number of GPUs";
 	if (p->data_parallel && MIN(p->data_parallel, gpus) * tensor != gpus)
@@ -276,6 +281,8 @@ static double moe_stages(const struct scenario *s, const struct plan *plan, int 
 		    ((2 + whole) * (1 + (p->all_to_all == ALL_TO_ALL_DROPPED)) + (p->all_to_all == ALL_TO_ALL_DROPPED) * (2 + out_again)) * chunks;
 	double computed = p->expert_compute == EXPERTS_GROUPED ? gpus : MAX(entries, gpus);
 	double expert = plan->home == HOME_HBM ? (2 + whole) * chunks * computed : ((set == 1 && gpus > 1 ? 7 : 6) + 2 * whole) * entries;
+	if (plan->home != HOME_HBM && p->microbatch_order == ORDER_VERTICAL) /* uploads and gradients are those of one micro-batch */
+		expert -= (2 + whole + 2 + (set == 1 && gpus > 1)) * entries * (plan->microbatches - 1) / plan->microbatches;
 	expert += 2 * (plan->shadowed > 0) * gpus + 2 * chunks * plan->shadowed * gpus;
 	if (p->exchange == EXCHANGE_EXPERTS && gpus > 1) /* fetched and computed twice, and reduced */
 		expert = 5.0 * experts * gpus;

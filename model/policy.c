@@ -42,6 +42,7 @@ static const char *const tensor_words[] = {[TENSOR_EXPERTS_CUT] = "cut", [TENSOR
 static const char *const cast_words[] = {[CAST_NONE] = "none", [CAST_WHOLE] = "whole", [CAST_TILED] = "tiled", NULL};
 static const char *const dense_words[] = {[DENSE_OPTIMIZER_GPU] = "gpu", [DENSE_OPTIMIZER_CPU] = "cpu", NULL};
 static const char *const exchange_words[] = {[EXCHANGE_TOKENS] = "tokens", [EXCHANGE_EXPERTS] = "experts", [EXCHANGE_AUTO] = "auto", NULL};
+static const char *const order_words[] = {[ORDER_HORIZONTAL] = "horizontal", [ORDER_VERTICAL] = "vertical", NULL};
 static const char *const cache_words[] = {[CACHE_LRU] = "lru", [CACHE_LFU_DECAY] = "lfu-decay", [CACHE_BELADY] = "belady", NULL};
 
 static const char *const auto_word[] = {"auto", NULL};
@@ -62,6 +63,7 @@ static const struct ini_key keys[] = {
     KNOB(all_to_all, "linear", all_to_all_words, "exchange of tokens between GPUs; dropped: duplicates in a tensor group sent once"),
     COUNT(pipeline_degree, "1", 8, "chunks of tokens, all-to-all of one under the experts of another"),
     KNOB(checkpoint, "full", checkpoint_words, "activation checkpointing; layer: the whole forward again; keep-collectives: without its collectives"),
+    KNOB(microbatch_order, "horizontal", order_words, "vertical: all micro-batches of a layer before the next, experts uploaded once for all"),
     COUNT(microbatch, "auto", 65536, "sequences a micro-batch; auto: the largest that fits"),
     COUNT(expert_parallel, "auto", 16384, "GPUs that share one set of experts; 1: each GPU computes every expert on its own tokens"),
     KNOB(expert_split, "auto", split_words, "fewer experts than GPUs: replicate them, cut them, or any mixture for each load"),

@@ -38,6 +38,7 @@ enum checkpoint {
 }; /* full: what the backward needs, once more; keep-collectives: that without its collectives; layer: the whole forward, as a framework runs it */
 enum tensor_experts { TENSOR_EXPERTS_CUT, TENSOR_EXPERTS_WHOLE };
 enum gradient_cast { CAST_NONE, CAST_WHOLE, CAST_TILED };
+enum microbatch_order { ORDER_HORIZONTAL, ORDER_VERTICAL }; /* vertical: all micro-batches of a layer before the next */
 enum dense_optimizer { DENSE_OPTIMIZER_GPU, DENSE_OPTIMIZER_CPU };
 /* Fewer experts than GPUs: replicate them (EP+DP) or cut them (EP+MP), for the run; adaptive: any mixture of both, or DP, for each load (slices.c) */
 enum expert_split { SPLIT_AUTO, SPLIT_DATA, SPLIT_MODEL, SPLIT_ADAPTIVE };
@@ -47,7 +48,7 @@ enum ssd_cache { CACHE_LRU, CACHE_LFU_DECAY, CACHE_BELADY };
 struct policy {
 	char *name;
 	int expert_home, placement, dispatch, expert_compute, upload_scope, optimizer, all_to_all, checkpoint, expert_split, ssd_cache;
-	int tensor_experts, gradient_cast, dense_optimizer, exchange;
+	int tensor_experts, gradient_cast, dense_optimizer, exchange, microbatch_order;
 	int expert_rows, reduction_stream;
 	double pinned_share;     /* busiest experts of the last step kept in HBM, 0..1 */
 	double capacity_factor;  /* 0: dropless (padded: to the largest load); > 0: capacity over the mean, overflow dropped */

@@ -269,6 +269,16 @@ static void route_one(struct schedule *s, int layer, int microbatch)
 	exchange_ns(s, b, b->chunks, &b->times);
 }
 
+/* In vertical order all micro-batches of a layer are placed as the first is, so that one upload serves all. */
+static void place(struct schedule *s, int layer, int microbatch)
+{
+	bool moves = s->p->placement != PLACEMENT_FIXED && offloaded(s);
+	if (!moves)
+		placement_fixed(s->n->layer[layer].experts, s->plan.expert_parallel / s->plan.unit, s->place);
+	else if (!vertical(s) || microbatch == 0)
+		place_dynamic(s, layer);
+}
+
 void route(struct schedule *s, int layer, int microbatch, stage_id counts)
 {
 	const struct layer *l = &s->n->layer[layer];
@@ -290,9 +300,6 @@ void route(struct schedule *s, int layer, int microbatch, stage_id counts)
 	share_loads(s, l->experts);
 	if (s->p->dispatch == DISPATCH_EXACT)
 		add_up(s, l->experts);
-	if (s->p->placement != PLACEMENT_FIXED && offloaded(s))
-		place_dynamic(s, layer);
-	else
-		placement_fixed(l->experts, s->plan.expert_parallel / s->plan.unit, s->place);
+	place(s, layer, microbatch);
 	route_one(s, layer, microbatch);
 }

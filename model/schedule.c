@@ -4,6 +4,8 @@
  *     MoE layer forward:     mixer, gate -> counts -> the host places the experts -> permute, all-to-all, experts, all-to-all, combine
  *     MoE layer backward:    the same up to the first all-to-all again (checkpointing), gradients out by all-to-all, experts recomputed and
  *                            differentiated one by one (one upload serves both), gradients back by all-to-all, gate, mixer
+ *     vertical order:        each of these for all micro-batches before the next; an expert that is uploaded computes on the tokens of all, and
+ *                            its gradients come down once
  *     last micro-batch:      all-reduce of each layer's dense gradients under the backward of the next; Adam of what lives in HBM at the end
  *
  * The gate's own gradient needs each token's expert output; it is formed where that output is recomputed and returns with the gradients, so that
@@ -210,17 +212,20 @@ static const stage_id *returned(const struct schedule *s, int layer, int microba
 	return returns(s) && !s->moe[layer].block[microbatch].travels ? s->returned : NULL;
 }
 
-void forward_layer(struct schedule *s, int layer, int microbatch)
+static void mix(struct schedule *s, int layer, int microbatch)
 {
-	const struct layer *l = &s->n->layer[layer];
-	params_await(s, layer);
-	if (layer + 1 < s->n->layers)
-		params_gather(s, PASS_FORWARD, layer + 1, microbatch);
 	compute_everywhere(s, STAGE_MIXER, PASS_FORWARD, layer, microbatch, NULL);
 	tensor_reduce(s, PASS_FORWARD, layer, microbatch, true);
-	if (l->experts) {
-		compute_everywhere(s, STAGE_GATE, PASS_FORWARD, layer, microbatch, NULL);
-		route(s, layer, microbatch, gather_counts(s, layer, microbatch));
+	if (!s->n->layer[layer].experts)
+		return;
+	compute_everywhere(s, STAGE_GATE, PASS_FORWARD, layer, microbatch, NULL);
+	s->counted[microbatch] = gather_counts(s, layer, microbatch);
+}
+
+static void forward_before_experts(struct schedule *s, int layer, int microbatch)
+{
+	if (s->n->layer[layer].experts) {
+		route(s, layer, microbatch, s->counted[microbatch]);
 		if (s->failed)
 			return;
 		compute_everywhere(s, STAGE_PERMUTE, PASS_FORWARD, layer, microbatch, NULL);
@@ -229,53 +234,81 @@ void forward_layer(struct schedule *s, int layer, int microbatch)
 		shadows_fetch(s, layer, microbatch);
 	}
 	dense_parts(s, PASS_FORWARD, layer, microbatch, true);
-	if (!l->experts)
-		return;
-	experts_forward(s, PASS_FORWARD, layer, microbatch);
-	if (s->p->upload_scope == UPLOAD_NEXT_LAYER && offloaded(s) && !inference(s) && layer + 1 < s->n->layers && s->moe[layer + 1].experts)
-		experts_prefetch(s, layer + 1);
-	travel_prefetch(s, PASS_FORWARD, layer, false);
-	compute_everywhere(s, STAGE_COMBINE, PASS_FORWARD, layer, microbatch, returned(s, layer, microbatch));
 }
 
-/* What checkpointing threw away: up to where the experts' inputs are back, or the whole layer as it stands. */
-static void recompute_layer(struct schedule *s, int layer, int microbatch)
+/* In vertical order the first micro-batch brings what all need. */
+static bool brings(const struct schedule *s, int microbatch)
+{
+	return !vertical(s) || microbatch == 0;
+}
+
+void forward_layer(struct schedule *s, int layer, struct batches of)
+{
+	params_await(s, layer);
+	if (layer + 1 < s->n->layers && brings(s, of.from))
+		params_gather(s, PASS_FORWARD, layer + 1, of.from);
+	for (int mb = of.from; mb < of.to; mb++)
+		mix(s, layer, mb);
+	for (int mb = of.from; mb < of.to && !s->failed; mb++)
+		forward_before_experts(s, layer, mb);
+	if (s->failed || !s->n->layer[layer].experts)
+		return;
+	experts_forward(s, PASS_FORWARD, layer, of);
+	for (int mb = of.from; mb < of.to; mb++) {
+		experts_return(s, PASS_FORWARD, layer, mb);
+		bool ahead = s->p->upload_scope == UPLOAD_NEXT_LAYER && offloaded(s) && !inference(s) && mb == of.from;
+		if (ahead && layer + 1 < s->n->layers && s->moe[layer + 1].experts)
+			experts_prefetch(s, layer + 1);
+		travel_prefetch(s, PASS_FORWARD, layer, false);
+		compute_everywhere(s, STAGE_COMBINE, PASS_FORWARD, layer, mb, returned(s, layer, mb));
+	}
+}
+
+static void recompute_before_experts(struct schedule *s, int layer, int microbatch)
 {
 	const struct layer *l = &s->n->layer[layer];
-	int checkpoint = s->p->checkpoint;
-	if (checkpoint == CHECKPOINT_NONE)
-		return;
+	bool exchanged = s->p->checkpoint != CHECKPOINT_KEEP_COLLECTIVES;
 	compute_everywhere(s, STAGE_MIXER, PASS_RECOMPUTE, layer, microbatch, NULL);
-	if (checkpoint != CHECKPOINT_KEEP_COLLECTIVES)
+	if (exchanged)
 		tensor_reduce(s, PASS_RECOMPUTE, layer, microbatch, true);
 	if (l->experts)
 		compute_everywhere(s, STAGE_GATE, PASS_RECOMPUTE, layer, microbatch, NULL);
-	if (l->experts && checkpoint != CHECKPOINT_KEEP_COLLECTIVES) {
+	if (l->experts && exchanged) {
 		compute_everywhere(s, STAGE_PERMUTE, PASS_RECOMPUTE, layer, microbatch, NULL);
 		dispatch(s, PASS_RECOMPUTE, layer, microbatch);
 	}
-	dense_parts(s, PASS_RECOMPUTE, layer, microbatch, checkpoint == CHECKPOINT_LAYER);
-	if (!l->experts || checkpoint != CHECKPOINT_LAYER)
-		return;
-	experts_forward(s, PASS_RECOMPUTE, layer, microbatch);
-	compute_everywhere(s, STAGE_COMBINE, PASS_RECOMPUTE, layer, microbatch, returned(s, layer, microbatch));
+	dense_parts(s, PASS_RECOMPUTE, layer, microbatch, s->p->checkpoint == CHECKPOINT_LAYER);
 }
 
-static void backward_layer(struct schedule *s, int layer, int microbatch)
+/* What checkpointing threw away: up to where the experts' inputs are back, or the whole layer as it stands. */
+static void recompute_layer(struct schedule *s, int layer, struct batches of)
 {
-	const struct layer *l = &s->n->layer[layer];
-	params_await(s, layer);
-	if (layer > 0)
-		params_gather(s, PASS_BACKWARD, layer - 1, microbatch);
-	recompute_layer(s, layer, microbatch);
-	if (l->experts) {
+	if (s->p->checkpoint == CHECKPOINT_NONE)
+		return;
+	for (int mb = of.from; mb < of.to; mb++)
+		recompute_before_experts(s, layer, mb);
+	if (!s->n->layer[layer].experts || s->p->checkpoint != CHECKPOINT_LAYER)
+		return;
+	experts_forward(s, PASS_RECOMPUTE, layer, of);
+	for (int mb = of.from; mb < of.to; mb++) {
+		experts_return(s, PASS_RECOMPUTE, layer, mb);
+		compute_everywhere(s, STAGE_COMBINE, PASS_RECOMPUTE, layer, mb, returned(s, layer, mb));
+	}
+}
+
+static void backward_before_experts(struct schedule *s, int layer, int microbatch)
+{
+	if (s->n->layer[layer].experts) {
 		compute_everywhere(s, STAGE_COMBINE, PASS_BACKWARD, layer, microbatch, NULL);
 		slices_gather(s, PASS_BACKWARD, layer, microbatch);
 		dispatch(s, PASS_BACKWARD, layer, microbatch);
 	}
 	dense_parts(s, PASS_BACKWARD, layer, microbatch, true);
-	if (l->experts) {
-		experts_backward(s, layer, microbatch);
+}
+
+static void backward_after_experts(struct schedule *s, int layer, int microbatch)
+{
+	if (s->n->layer[layer].experts) {
 		travel_prefetch(s, PASS_BACKWARD, layer, microbatch == s->plan.microbatches - 1);
 		compute_everywhere(s, STAGE_PERMUTE, PASS_BACKWARD, layer, microbatch, returned(s, layer, microbatch));
 		compute_everywhere(s, STAGE_GATE, PASS_BACKWARD, layer, microbatch, NULL);
@@ -285,39 +318,80 @@ static void backward_layer(struct schedule *s, int layer, int microbatch)
 	gradients_ready(s, layer, microbatch);
 }
 
+static void backward_layer(struct schedule *s, int layer, struct batches of)
+{
+	bool moe = s->n->layer[layer].experts > 0;
+	params_await(s, layer);
+	if (layer > 0 && brings(s, of.from))
+		params_gather(s, PASS_BACKWARD, layer - 1, of.from);
+	recompute_layer(s, layer, of);
+	for (int mb = of.from; mb < of.to; mb++)
+		backward_before_experts(s, layer, mb);
+	if (moe)
+		experts_backward(s, layer, of);
+	for (int mb = of.from; mb < of.to; mb++) {
+		if (moe) {
+			experts_return(s, PASS_BACKWARD, layer, mb);
+			experts_settle(s, layer, mb);
+		}
+		backward_after_experts(s, layer, mb);
+	}
+}
+
 /* ZeRO-Offload's step returns when all updates have been made; the next step starts behind it. */
 static void begin(struct schedule *s, int microbatch)
 {
-	params_gather(s, PASS_FORWARD, -1, microbatch);
+	if (brings(s, microbatch))
+		params_gather(s, PASS_FORWARD, -1, microbatch);
 	params_await(s, -1);
-	params_gather(s, PASS_FORWARD, 0, microbatch);
+	if (brings(s, microbatch))
+		params_gather(s, PASS_FORWARD, 0, microbatch);
 	bool waits = offloaded(s) && s->p->optimizer == OPTIMIZER_CPU_STEP && microbatch == 0;
 	for (int g = 0; g < s->gpus; g++)
 		s->begun[g] = emit_compute(s, STAGE_EMBED, PASS_FORWARD, 0, microbatch, g, waits ? s->adam_last[s->node_of[g]] : STAGE_NONE);
 	tensor_reduce(s, PASS_FORWARD, 0, microbatch, true);
 }
 
-/* After a failed gate the layer has no work lists, so nothing that reads them may follow. */
-static void run_microbatch(struct schedule *s, int microbatch)
+typedef void (*through_layer)(struct schedule *s, int layer, struct batches of);
+
+/* Experts that are uploaded serve all micro-batches at once; at home in HBM they wait for none. */
+static void go_through(struct schedule *s, int layer, struct batches of, through_layer pass)
 {
-	begin(s, microbatch);
+	if (offloaded(s)) {
+		pass(s, layer, of);
+		return;
+	}
+	for (int mb = of.from; mb < of.to && !s->failed; mb++)
+		pass(s, layer, (struct batches){mb, mb + 1});
+}
+
+/* After a failed gate the layer has no work lists, so nothing that reads them may follow. */
+static void run_batches(struct schedule *s, struct batches of)
+{
+	for (int mb = of.from; mb < of.to; mb++)
+		begin(s, mb);
 	for (int layer = 0; layer < s->n->layers && !s->failed; layer++)
-		forward_layer(s, layer, microbatch);
+		go_through(s, layer, of, forward_layer);
 	if (s->failed)
 		return;
-	params_gather(s, PASS_BACKWARD, s->n->layers - 1, microbatch);
-	compute_everywhere(s, STAGE_HEAD, PASS_FORWARD, 0, microbatch, NULL);
-	tensor_reduce(s, PASS_BACKWARD, s->n->layers - 1, microbatch, true);
+	params_gather(s, PASS_BACKWARD, s->n->layers - 1, of.from);
+	for (int mb = of.from; mb < of.to; mb++) {
+		compute_everywhere(s, STAGE_HEAD, PASS_FORWARD, 0, mb, NULL);
+		tensor_reduce(s, PASS_BACKWARD, s->n->layers - 1, mb, true);
+	}
 	for (int layer = s->n->layers - 1; layer >= 0; layer--)
-		backward_layer(s, layer, microbatch);
-	compute_everywhere(s, STAGE_EMBED, PASS_BACKWARD, 0, microbatch, NULL);
-	gradients_end(s, microbatch);
+		go_through(s, layer, of, backward_layer);
+	for (int mb = of.from; mb < of.to; mb++) {
+		compute_everywhere(s, STAGE_EMBED, PASS_BACKWARD, 0, mb, NULL);
+		gradients_end(s, mb);
+	}
 }
 
 static void train_step(struct schedule *s)
 {
-	for (int mb = 0; mb < s->plan.microbatches && !s->failed; mb++)
-		run_microbatch(s, mb);
+	int all = s->plan.microbatches, together = vertical(s) ? all : 1;
+	for (int mb = 0; mb < all && !s->failed; mb += together)
+		run_batches(s, (struct batches){mb, mb + together});
 	if (!s->failed) {
 		update_resident(s);
 		experts_update_late(s);

@@ -88,12 +88,13 @@ void store_foresee(struct schedule *s)
 	bool at_end = s->p->optimizer == OPTIMIZER_CPU_STEP && !inference(s);
 	for (int node = 0; s->cache && s->p->ssd_cache == CACHE_BELADY && node < s->nodes; node++) {
 		g_autoptr(GArray) ids = g_array_new(FALSE, FALSE, sizeof(int));
-		for (int mb = 0; mb < s->plan.microbatches; mb++) {
+		int rounds = vertical(s) ? 1 : s->plan.microbatches;
+		for (int mb = 0; mb < rounds; mb++) {
 			for (int layer = 0; layer < s->n->layers; layer++)
 				foresee(s, node, layer, false, ids);
 			for (int layer = s->n->layers - 1; layer >= 0 && !inference(s); layer--) {
 				foresee(s, node, layer, false, ids);
-				if (mb == s->plan.microbatches - 1 && !at_end)
+				if (mb == rounds - 1 && !at_end)
 					foresee(s, node, layer, true, ids);
 			}
 		}

@@ -19,7 +19,13 @@ static bool on_host(const struct schedule *s)
 /* Whether a micro-batch's gradients are reduced by themselves. */
 static bool reduces_each(const struct schedule *s)
 {
-	return s->p->zero_stage >= 2 || on_host(s);
+	return (s->p->zero_stage >= 2 || on_host(s)) && !vertical(s);
+}
+
+/* Whether sums over micro-batches are of parts that were reduced before; in vertical order a layer's whole gradient waits for its last one. */
+static bool sums_parts(const struct schedule *s)
+{
+	return s->p->zero_stage >= 2 && !vertical(s);
 }
 
 static bool last(const struct schedule *s, int microbatch)
@@ -170,11 +176,12 @@ static void reduce_experts(struct schedule *s, int layer, int microbatch)
 void gradients_ready(struct schedule *s, int layer, int microbatch)
 {
 	struct memory_share experts = expert_share(s, layer);
-	if (microbatch > 0 && s->p->zero_stage < 2)
-		accumulate(s, layer, microbatch, (on_host(s) ? 0 : dense_params(s, layer)) + experts.params, NULL);
+	bool brought_down = on_host(s) && reduces_each(s);
+	if (microbatch > 0 && !sums_parts(s))
+		accumulate(s, layer, microbatch, (brought_down ? 0 : dense_params(s, layer)) + experts.params, NULL);
 	if (last(s, microbatch) || reduces_each(s))
 		reduce_dense(s, layer, microbatch);
-	if (last(s, microbatch) || s->p->zero_stage >= 2)
+	if (last(s, microbatch) || sums_parts(s))
 		reduce_experts(s, layer, microbatch);
 }
 
@@ -194,7 +201,7 @@ void gradients_end(struct schedule *s, int microbatch)
 {
 	if (reduces_each(s) && !last(s, microbatch))
 		reduce_dense(s, -1, microbatch);
-	if (microbatch > 0 && s->p->zero_stage >= 2)
+	if (microbatch > 0 && sums_parts(s))
 		accumulate(s, 0, microbatch, kept(s, 2), copies(s) > 1 ? s->reduced : NULL);
 }
 

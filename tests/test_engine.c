@@ -552,6 +552,7 @@ Test(engine, what_cannot_be_run_is_refused)
 	refused("[network]\nlayers = 2\nd_model = 8\nheads = 2\nvocab = 19\nexperts = 2\n", STATIC, 4, ESMOE_ERROR_INPUT, "fewer experts");
 	refused(TINY, STATIC "tensor_parallel = 2\n", 4, ESMOE_ERROR_INPUT, "policy.tensor_parallel");
 	refused(TINY, STATIC "zero_stage = 1\n", 4, ESMOE_ERROR_INPUT, "policy.zero_stage");
+	refused(TINY, STATIC "microbatch_order = vertical\n", 1, ESMOE_ERROR_INPUT, "policy.microbatch_order");
 	refused(TINY, STATIC "dense_optimizer = cpu\n", 1, ESMOE_ERROR_INPUT, "policy.dense_optimizer");
 	refused(TINY, STATIC "gradient_cast = tiled\n", 1, ESMOE_ERROR_INPUT, "policy.gradient_cast");
 	refused(TINY, STATIC "checkpoint = layer\n", 1, ESMOE_ERROR_INPUT, "policy.checkpoint");

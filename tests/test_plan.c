@@ -169,6 +169,7 @@ Test(plan, stages_are_nearly_as_many_as_are_built)
 	                                      {"fairseq", "network.top_k=2"},
 	                                      {"tutel", "policy.pipeline_degree=2"},
 	                                      {"zero-offload-e", "network.shared=1"},
+	                                      {"zero-offload-e", "policy.microbatch_order=vertical"},
 	                                      {"deepspeed-moe", "network.shared=1"},
 	                                      {"ds-moe-ez3", "network.top_k=2"},
 	                                      {"ds-moe-ezoffm", "network.top_k=1"},

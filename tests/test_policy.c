@@ -100,6 +100,7 @@ static const struct knob knobs[] = {
     KNOB("gradient_cast", "none", gradient_cast, CAST_NONE),
     KNOB("gradient_cast", "whole", gradient_cast, CAST_WHOLE),
     KNOB("gradient_cast", "tiled", gradient_cast, CAST_TILED),
+    KNOB("microbatch_order", "vertical", microbatch_order, ORDER_VERTICAL),
     KNOB("adam_threads", "16", adam_threads, 16),
 };
 
