@@ -119,7 +119,7 @@ static void gpus_init(struct schedule *s)
 	for (int g = 0; g < s->gpus; g++) {
 		s->gpu[g].slot_user = new_ids((size_t)s->slots);
 		fill_ids(s->gpu[g].gradient_user, GRADIENT_SLOTS);
-		s->gpu[g].last_compute = s->gpu[g].awaited = s->gpu[g].brought = STAGE_NONE;
+		s->gpu[g].last_compute = s->gpu[g].awaited = s->gpu[g].gather_awaited = s->gpu[g].brought = STAGE_NONE;
 		s->node_of[g] = g / s->m->gpus_per_node;
 	}
 }

@@ -63,8 +63,9 @@ struct gpu_state {
 	stage_id gradient_user[GRADIENT_SLOTS]; /* downloads that free a gradient slot */
 	int gradient_next;
 	stage_id last_compute;
-	stage_id awaited; /* a collective or an upload that the next computation waits for */
-	stage_id brought; /* last download of its part of the non-expert gradients */
+	stage_id awaited;        /* a collective or an upload that the next computation waits for */
+	stage_id gather_awaited; /* and a gather of its layer's parameters, on a stream that may be another */
+	stage_id brought;        /* last download of its part of the non-expert gradients */
 	/* uploads of the next layer's first experts, before it was routed */
 	int n_prefetched, prefetched_expert[MAX_PREFETCH], prefetched_slot[MAX_PREFETCH];
 	stage_id prefetched[MAX_PREFETCH];
@@ -153,7 +154,8 @@ static inline void after_awaited(struct schedule *s, struct stage *stage)
 {
 	struct gpu_state *g = &s->gpu[stage->rank];
 	after(stage, g->awaited);
-	g->awaited = STAGE_NONE;
+	after(stage, g->gather_awaited);
+	g->awaited = g->gather_awaited = STAGE_NONE;
 }
 
 /* Gives the stage its id and launches it. After a failure nothing is launched any more and ids are STAGE_NONE. */

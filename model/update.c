@@ -108,11 +108,8 @@ void params_gather(struct schedule *s, int pass, int layer, int microbatch)
 void params_await(struct schedule *s, int layer)
 {
 	const stage_id *gathered = s->gathered + (size_t)(layer & 1) * (size_t)s->gpus;
-	for (int g = 0; g < s->gpus && s->p->zero_stage >= 3; g++) {
-		stage_id *awaited = &s->gpu[g].awaited; /* of two on one stream the later */
-		if (gathered[g] != STAGE_NONE && (*awaited == STAGE_NONE || *awaited < gathered[g]))
-			*awaited = gathered[g];
-	}
+	for (int g = 0; g < s->gpus && s->p->zero_stage >= 3; g++)
+		s->gpu[g].gather_awaited = gathered[g];
 }
 
 static void stream_params(struct schedule *s, int kind, int pass, int layer, int microbatch, uint64_t params, nsec_t cost_ns, uint32_t kernels,

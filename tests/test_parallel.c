@@ -275,12 +275,26 @@ Test(parallel, gathers_ahead_wait_for_parameters_updated_on_the_host)
 	steps_clear(&t);
 }
 
+/* On streams of their own neither says that the other has ended. */
+Test(parallel, a_layer_waits_for_its_parameters_and_for_the_sums_before_it)
+{
+	static const char *const streams[] = {"policy.reduction_stream=shared", "policy.reduction_stream=own"};
+	for (int i = 0; i < 2; i++) {
+		struct steps t;
+		record(&t, 8, SETS("policy.tensor_parallel=2", "policy.zero_stage=3", streams[i]));
+		const struct stage *mixer = stage_find(&t, 0, STAGE_MIXER, PASS_FORWARD, 0);
+		cr_assert(waits_for(&t, mixer, STAGE_ALL_GATHER));
+		cr_assert(waits_for(&t, mixer, STAGE_ALL_REDUCE));
+		steps_clear(&t);
+	}
+}
+
 /* Every row of groups ends, on the simulator, whatever the nodes. */
 Test(parallel, groups_of_all_shapes_come_together)
 {
 	static const char *const rows[][5] = {
 	    {"policy.tensor_parallel=2", "policy.zero_stage=1", NULL},
-	    {"policy.tensor_parallel=4", "policy.all_to_all=dropped", "policy.zero_stage=3", "policy.expert_parallel=8", NULL},
+	    {"policy.tensor_parallel=4", "policy.all_to_all=dropped", "policy.zero_stage=3", "policy.reduction_stream=own", NULL},
 	    {"policy.tensor_parallel=8", "policy.tensor_experts=whole", "policy.zero_stage=2", NULL},
 	    {"policy.tensor_parallel=2", "policy.tensor_experts=whole", "policy.expert_home=dram", "policy.optimizer=cpu-step", NULL},
 	    {"policy.tensor_parallel=8", "policy.checkpoint=layer", "policy.dispatch=padded", "policy.capacity_factor=1", NULL},
