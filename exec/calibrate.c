@@ -5,8 +5,9 @@
  *     exchanges     two GPUs, experts at home: both compute streams wait meanwhile
  *     all-reduces   outside a run, because in one the backward goes on beside them
  *
- * Runs differ in tokens, experts and the experts' inner size, so that each kind is seen over a range of sizes. Samples whose sizes lie within half
- * an octave make one point of a table. */
+ * Runs differ in tokens, experts and the experts' inner size, so that each kind is seen over a range of sizes. They have a few of the network's
+ * layers: what a stage takes does not depend on their number. Samples whose sizes lie within half an octave make one point of a table, within an
+ * eighth where there are many. */
 #include "calibrate.h"
 
 #include "model/backend_null.h"
@@ -45,6 +46,7 @@ struct calibration {
 	GArray *samples;                        /* struct timing */
 	GArray *launch_us, *sync_us, *event_us; /* double */
 	GArray *mixer_us[2];                    /* double: backward of one GPU alone, and beside another */
+	int layers;                             /* of a run */
 	int done, total;
 };
 
@@ -86,11 +88,11 @@ static struct scenario *scenario_of(const struct calibration *c, const struct pr
 {
 	bool copies = p->serves & SERVES_COPIES;
 	g_autoptr(GStrvBuilder) set = g_strv_builder_new();
-	g_autofree char *inner = g_strdup_printf("network.d_expert=%d", p->d_expert);
+	g_autofree char *inner = g_strdup_printf("network.d_expert=%d", p->d_expert), *layers = g_strdup_printf("network.layers=%d", c->layers);
 	struct scenario_options o = *c->o;
 	if (o.set)
 		g_strv_builder_addv(set, (const char **)o.set);
-	g_strv_builder_add_many(set, inner, "policy.expert_compute=sequential", "contention.rule=max-min", NULL);
+	g_strv_builder_add_many(set, inner, layers, "policy.expert_compute=sequential", "contention.rule=max-min", NULL);
 	if (copies)
 		g_strv_builder_add_many(set, "policy.expert_home=dram", "policy.pinned_share=0", "policy.upload_ahead=0", "policy.upload_scope=layer",
 		                        "policy.optimizer=cpu-step", NULL);
@@ -309,7 +311,6 @@ static void fit_gates(struct calibration *c)
 
 static void fill_tables(struct calibration *c)
 {
-	const double width = sqrt(2);
 	g_array_sort(c->samples, by_size);
 	fit_gates(c);
 	g_array_sort(c->samples, by_size);
@@ -317,7 +318,8 @@ static void fill_tables(struct calibration *c)
 	for (guint first = 0, end; first < c->samples->len; first = end) {
 		const struct timing *s = &all[first];
 		g_autoptr(GArray) us = g_array_new(FALSE, FALSE, sizeof(double));
-		for (end = first; end < c->samples->len && all[end].kind == s->kind && all[end].pass == s->pass && all[end].size < s->size * width;
+		for (end = first; end < c->samples->len && all[end].kind == s->kind && all[end].pass == s->pass &&
+		                  all[end].size < s->size * (end - first < ENOUGH ? sqrt(2) : pow(2, 0.125));
 		     end++)
 			g_array_append_val(us, all[end].us);
 		measured_add(&c->tables->table[s->kind][s->pass], all[(first + end - 1) / 2].size, (double *)(void *)us->data, (int)us->len);
@@ -377,8 +379,12 @@ static bool measure_rates(struct calibration *c, GError **error)
 static bool measure_all(struct calibration *c, GError **error)
 {
 	for (guint i = 0; i < c->probes->len; i++) {
-		if (!measure_probe(c, &g_array_index(c->probes, struct probe, i), error))
+		g_autoptr(GError) cause = NULL;
+		/* what is too large for this machine is what its runs cannot need either */
+		if (!measure_probe(c, &g_array_index(c->probes, struct probe, i), &cause) && !g_error_matches(cause, ESMOE_ERROR, ESMOE_ERROR_FIT)) {
+			g_propagate_error(error, g_steal_pointer(&cause));
 			return false;
+		}
 		advance(c);
 	}
 	return measure_rates(c, error);
@@ -390,6 +396,15 @@ static void calibration_clear(struct calibration *c)
 	for (size_t i = 0; i < G_N_ELEMENTS(arrays); i++)
 		g_array_unref(arrays[i]);
 	measured_free(c->tables);
+}
+
+/* Up to the second MoE layer at least, so that each kind of layer is there. */
+static int few_layers(const struct network *n)
+{
+	int layers = 0, moe = 0;
+	while (layers < n->layers && (moe < 2 || layers < LAYERS_LEAST))
+		moe += n->layer[layers++].experts > 0;
+	return layers;
 }
 
 static GArray *doubles(void)
@@ -418,6 +433,7 @@ bool calibrate(const struct scenario_options *o, const struct calibrate_options 
 	c.mixer_us[1] = doubles();
 	m->cores = (int)g_get_num_processors();
 	m->adam_threads = MIN(m->adam_threads, m->cores);
+	c.layers = few_layers(base->network);
 	list_probes(&c, base);
 	c.total = (int)c.probes->len + rates_parts(m);
 	if (!measure_all(&c, error))

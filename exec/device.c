@@ -4,6 +4,7 @@
 #include "impl.h"
 #include "model/error.h"
 
+#include <gmodule.h>
 #include <string.h>
 #include <time.h>
 
@@ -29,12 +30,39 @@ nsec_t exec_now_ns(void)
 	return clock_ns() - origin;
 }
 
-/* The kinds there are. A module is opened when its device is first asked for; it stays. */
-static const struct device_impl *open_module(GError **error)
+/* Where modules lie, from the folder of the program: beside it, in a build tree, installed. */
+static const char *const module_folders[] = {".", "exec/cuda", "../exec/cuda", "../lib/esmoe", "../lib/x86_64-linux-gnu/esmoe"};
+
+static char *module_path(void)
 {
-	g_set_error(error, ESMOE_ERROR, ESMOE_ERROR_DEVICE,
-	            "device cuda: this esmoe was built without its CUDA module, which needs nvcc, cuBLAS and NCCL; the host device is there");
+	g_autofree char *program = g_file_read_link("/proc/self/exe", NULL);
+	g_autofree char *folder = g_path_get_dirname(program ? program : ".");
+	for (size_t i = 0; i < G_N_ELEMENTS(module_folders); i++) {
+		g_autofree char *path = g_build_filename(folder, module_folders[i], "esmoe-cuda.so", NULL);
+		if (g_file_test(path, G_FILE_TEST_EXISTS))
+			return g_steal_pointer(&path);
+	}
 	return NULL;
+}
+
+/* Opened when its device is first asked for; it stays. */
+static const struct device_impl *cuda(GError **error)
+{
+	const struct device_impl *(*device)(void);
+	g_autofree char *path = module_path();
+	if (!path) {
+		g_set_error(error, ESMOE_ERROR, ESMOE_ERROR_DEVICE,
+		            "device cuda: this esmoe was built without its CUDA module, which needs nvcc, cuBLAS and NCCL; the host device is there");
+		return NULL;
+	}
+	GModule *module = g_module_open(path, G_MODULE_BIND_LOCAL);
+	if (!module || !g_module_symbol(module, "esmoe_device", (gpointer *)&device)) {
+		g_set_error(error, ESMOE_ERROR, ESMOE_ERROR_DEVICE, "device cuda: %s; LD_LIBRARY_PATH may name the folder of CUDA's libraries",
+		            g_module_error());
+		return NULL;
+	}
+	g_module_make_resident(module);
+	return device();
 }
 
 static const struct device_impl *host(GError **error)
@@ -45,7 +73,7 @@ static const struct device_impl *host(GError **error)
 static const struct kind {
 	const char *name;
 	const struct device_impl *(*impl)(GError **error);
-} kinds[] = {{"host", host}, {"cuda", open_module}};
+} kinds[] = {{"host", host}, {"cuda", cuda}};
 
 static const struct device_impl *find(const char *name, GError **error)
 {

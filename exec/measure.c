@@ -132,8 +132,8 @@ static gpointer keep_updating(gpointer data)
 	                            .out = s + 4 * (size_t)ADAM_PARAMS,
 	                            .n = ADAM_PARAMS,
 	                            .scale = 1,
-	                            .gradient_format = ADAM_FP32,
-	                            .out_format = ADAM_FP32,
+	                            .gradient_format = format,
+	                            .out_format = format,
 	                            .step = {.lr = 1e-3f, .beta1 = 0.9f, .beta2 = 0.999f, .eps = 1e-8f, .t = 1}};
 	nsec_t start = exec_now_ns();
 	double params = 0;

@@ -1,0 +1,302 @@
+/* Operations: GEMMs by cuBLAS, the rest by our kernels. Row-major c (m, n) = a b is column-major c^T = b^T a^T: operands change places. Parameters
+ * and activations are bf16, products are added in fp32; gradients of parameters are fp32, or bf16 where they go down to the host. */
+#include "gpu.h"
+
+#include "exec/start.h"
+
+#include <cublas_v2.h>
+
+#define WORKSPACE_BYTES ((size_t)32 << 20) /* what cuBLAS asks for on Hopper */
+
+/* An operand: (rows, columns) with `ld` elements from row to row, or its transpose. */
+struct operand {
+	const void *at;
+	int ld;
+	bool turned;
+};
+
+static cublasHandle_t blas(struct cuda_stream *s)
+{
+	if (s->blas)
+		return s->blas;
+	g_autoptr(GError) error = NULL;
+	s->workspace = device_alloc(&s->device->base, WORKSPACE_BYTES, "cuBLAS's workspace", &error);
+	if (!s->workspace)
+		device_fail(&s->device->base, error);
+	if (!s->workspace || !cuda_blas_ok(s->device, cublasCreate(&s->blas), "cuBLAS") ||
+	    !cuda_blas_ok(s->device, cublasSetStream(s->blas, s->stream), "cuBLAS") ||
+	    !cuda_blas_ok(s->device, cublasSetWorkspace(s->blas, s->workspace, WORKSPACE_BYTES), "cuBLAS"))
+		return NULL;
+	return s->blas;
+}
+
+static cublasOperation_t turn(bool turned)
+{
+	return turned ? CUBLAS_OP_T : CUBLAS_OP_N;
+}
+
+static cudaDataType_t type_of(int bytes)
+{
+	return bytes == 4 ? CUDA_R_32F : CUDA_R_16BF;
+}
+
+/* c (m, n) = a (m, k) b (k, n), plus c when `add`; elements of c have 2 or 4 bytes. */
+static void gemm(struct cuda_stream *s, int m, int n, int k, struct operand a, struct operand b, void *c, int ldc, int bytes, bool add)
+{
+	const float one = 1, beta = add ? 1 : 0;
+	if (!m || !n || !cuda_ready(s) || !blas(s))
+		return;
+	cuda_blas_ok(s->device,
+	             cublasGemmEx(s->blas, turn(b.turned), turn(a.turned), n, m, k, &one, b.at, CUDA_R_16BF, b.ld, a.at, CUDA_R_16BF, a.ld, &beta, c,
+	                          type_of(bytes), ldc, CUBLAS_COMPUTE_32F, CUBLAS_GEMM_DEFAULT),
+	             "a GEMM");
+}
+
+static struct operand plain(const void *at, int ld)
+{
+	return (struct operand){at, ld, false};
+}
+static struct operand turned(const void *at, int ld)
+{
+	return (struct operand){at, ld, true};
+}
+
+/* ---- embedding, norms, sums ---- */
+
+static void embed(struct device_stream *s, elem *x, const int32_t *tokens, const elem *wte, const elem *wpe, int B, int T, int D)
+{
+	CUDA_LAUNCH(s, "embed", cuda_embed, x, tokens, wte, wpe, B, T, D);
+}
+
+static void embed_backward(struct device_stream *s, float *dwte, float *dwpe, const elem *dx, const int32_t *tokens, int B, int T, int D)
+{
+	CUDA_LAUNCH(s, "embed, backward", cuda_embed_backward, dwte, dwpe, dx, tokens, B, T, D);
+}
+
+static void norm(struct device_stream *s, elem *y, float *mean, float *rstd, const elem *x, const elem *gain, const elem *bias, int N, int D)
+{
+	CUDA_LAUNCH(s, "norm", cuda_norm, y, mean, rstd, x, gain, bias, N, D);
+}
+
+static void norm_backward(struct device_stream *stream, elem *dx, float *dgain, float *dbias, const elem *dy, const elem *x, const elem *gain,
+                          const float *mean, const float *rstd, int N, int D)
+{
+	struct cuda_stream *s = cuda_stream_of(stream);
+	float *scratch = cuda_ready(s) ? cuda_scratch(s, sizeof(float) * cuda_norm_scratch_floats(N, D)) : NULL;
+	if (!scratch)
+		return;
+	cuda_norm_backward(s->stream, dx, dgain, dbias, dy, x, gain, mean, rstd, scratch, N, D);
+	cuda_launched(s, "norm, backward");
+}
+
+static void add(struct device_stream *s, elem *y, const elem *a, const elem *b, size_t n)
+{
+	CUDA_LAUNCH(s, "add", cuda_add, y, a, b, n);
+}
+
+static void accumulate(struct device_stream *s, float *to, const float *from, size_t n)
+{
+	CUDA_LAUNCH(s, "accumulate", cuda_accumulate, to, from, n);
+}
+
+static void cast(struct device_stream *s, elem *to, const float *from, size_t n)
+{
+	CUDA_LAUNCH(s, "cast", cuda_cast, to, from, n);
+}
+
+static void start(struct device_stream *s, elem *param, float *master, size_t n, const struct start *how)
+{
+	CUDA_LAUNCH(s, "initial values", cuda_start, param, master, n, how->key, 0, how->deviation, how->start);
+}
+
+static void adam(struct device_stream *s, elem *param, float *master, float *m, float *v, float *gradient, size_t n, const struct adam_step *a)
+{
+	CUDA_LAUNCH(s, "adam", cuda_adam, param, master, m, v, gradient, n, a->lr, a->beta1, a->beta2, a->eps, a->decay, a->t);
+}
+
+/* ---- linear ---- */
+
+static void linear(struct device_stream *stream, elem *y, const elem *x, const elem *w, const elem *to, int N, int I, int O)
+{
+	struct cuda_stream *s = cuda_stream_of(stream);
+	if (to && to != y)
+		device_copy(stream, y, to, sizeof(bf16) * (size_t)N * (size_t)O);
+	gemm(s, N, O, I, plain(x, I), plain(w, O), y, O, 2, to != NULL);
+}
+
+static void linear_backward(struct device_stream *stream, elem *dx, float *dw, const elem *dy, const elem *x, const elem *w, int N, int I, int O,
+                            bool to)
+{
+	struct cuda_stream *s = cuda_stream_of(stream);
+	if (N && dx)
+		gemm(s, N, I, O, plain(dy, O), turned(w, O), dx, I, 2, to);
+	if (N && dw)
+		gemm(s, I, O, N, turned(x, I), plain(dy, O), dw, O, 4, true);
+}
+
+static void activation(struct device_stream *s, elem *a, const elem *h, int N, int F, int kind)
+{
+	CUDA_LAUNCH(s, "activation", cuda_activation, a, h, N, F, kind);
+}
+
+static void activation_backward(struct device_stream *s, elem *dh, const elem *da, const elem *h, int N, int F, int kind)
+{
+	CUDA_LAUNCH(s, "activation, backward", cuda_activation_backward, dh, da, h, N, F, kind);
+}
+
+/* ---- experts ---- */
+
+static bf16 *row(const void *x, size_t rows, size_t width)
+{
+	return (bf16 *)x + rows * width;
+}
+
+static int wide_of(const struct expert_shape *shape)
+{
+	return shape->F * (activation_matrices(shape->activation) - 1);
+}
+
+/* Pieces' hidden rows lie one behind the other, as the pieces themselves do when they are neighbours. */
+static int rows_of(const struct expert_rows *pieces, int n)
+{
+	int rows = 0;
+	for (int i = 0; i < n; i++)
+		rows += pieces[i].rows;
+	return rows;
+}
+
+static void hide(struct cuda_stream *s, const elem *x, const struct expert_rows *pieces, int n, const struct expert_shape *shape, elem *hidden)
+{
+	int D = shape->D, wide = wide_of(shape);
+	size_t at = 0;
+	for (int i = 0; i < n; i++) {
+		const struct expert_rows *p = &pieces[i];
+		gemm(s, p->rows, wide, D, plain(row(x, p->from, (size_t)D), D), plain(p->up, wide), row(hidden, at, (size_t)wide), wide, 2, false);
+		at += (size_t)p->rows;
+	}
+}
+
+static void experts(struct device_stream *stream, elem *y, const elem *x, const struct expert_rows *pieces, int n, const struct expert_shape *shape,
+                    const struct expert_space *space)
+{
+	struct cuda_stream *s = cuda_stream_of(stream);
+	int D = shape->D, F = shape->F;
+	size_t at = 0;
+	hide(s, x, pieces, n, shape, space->hidden);
+	activation(stream, space->active, space->hidden, rows_of(pieces, n), F, shape->activation);
+	for (int i = 0; i < n; i++) {
+		const struct expert_rows *p = &pieces[i];
+		gemm(s, p->rows, D, F, plain(row(space->active, at, (size_t)F), F), plain(p->down, D), row(y, p->from, (size_t)D), D, 2, false);
+		at += (size_t)p->rows;
+	}
+}
+
+/* Runs of pieces that are neighbours: one kernel for their activations. */
+static void weigh(struct cuda_stream *s, bf16 *rows, const struct expert_rows *pieces, int n, const struct expert_shape *shape,
+                  const struct expert_space *space)
+{
+	int D = shape->D, F = shape->F, W = D + CUDA_WEIGHT_ELEMENTS, wide = wide_of(shape);
+	size_t at = 0;
+	for (int i = 0, end; i < n; i = end) {
+		size_t count = (size_t)pieces[i].rows;
+		for (end = i + 1; end < n && pieces[end].from == pieces[i].from + count; end++)
+			count += (size_t)pieces[end].rows;
+		if (count && cuda_ready(s))
+			cuda_expert_backward(s->stream, row(space->dhidden, at, (size_t)wide), row(space->active, at, (size_t)F),
+			                     row(rows, pieces[i].from, (size_t)W), row(space->dactive, at, (size_t)F),
+			                     row(space->hidden, at, (size_t)wide), (int)count, F, W, D, shape->activation);
+		at += count;
+	}
+	cuda_launched(s, "experts, backward");
+}
+
+/* With g the rows that came in: dactive = g down^T; then what the weights scale (kernels.h); ddown += active^T g; dup += x^T dhidden; and g's place
+ * takes dx = dhidden up^T. */
+static void experts_backward(struct device_stream *stream, elem *rows, const elem *x, const struct expert_rows *pieces, int n,
+                             const struct expert_shape *shape, const struct expert_space *space)
+{
+	struct cuda_stream *s = cuda_stream_of(stream);
+	int D = shape->D, F = shape->F, W = D + CUDA_WEIGHT_ELEMENTS, wide = wide_of(shape), bytes = shape->gradient_bytes;
+	size_t at = 0;
+	hide(s, x, pieces, n, shape, space->hidden);
+	for (int i = 0; i < n; i++) {
+		const struct expert_rows *p = &pieces[i];
+		gemm(s, p->rows, F, D, plain(row(rows, p->from, (size_t)W), W), turned(p->down, D), row(space->dactive, at, (size_t)F), F, 2, false);
+		at += (size_t)p->rows;
+	}
+	weigh(s, rows, pieces, n, shape, space);
+	at = 0;
+	for (int i = 0; i < n; i++) {
+		const struct expert_rows *p = &pieces[i];
+		bf16 *g = row(rows, p->from, (size_t)W), *active = row(space->active, at, (size_t)F),
+		     *dhidden = row(space->dhidden, at, (size_t)wide);
+		if (p->rows) {
+			gemm(s, F, D, p->rows, turned(active, F), plain(g, W), p->ddown, D, bytes, !p->fresh);
+			gemm(s, D, wide, p->rows, turned(row(x, p->from, (size_t)D), D), plain(dhidden, wide), p->dup, wide, bytes, !p->fresh);
+			gemm(s, p->rows, D, wide, plain(dhidden, wide), turned(p->up, wide), g, W, 2, false);
+		}
+		at += (size_t)p->rows;
+	}
+}
+
+/* ---- head ---- */
+
+static void head(struct device_stream *stream, float *loss, elem *dx, float *dw, elem *logits, const elem *x, const elem *w, const int32_t *targets,
+                 int N, int D, int V, int chunk, double total, bool tied)
+{
+	struct cuda_stream *s = cuda_stream_of(stream);
+	for (int from = 0; from < N; from += chunk) {
+		int n = MIN(chunk, N - from);
+		const bf16 *in = row(x, (size_t)from, (size_t)D);
+		float *scratch = cuda_ready(s) ? cuda_scratch(s, sizeof(float) * (size_t)n) : NULL;
+		if (!scratch)
+			return;
+		gemm(s, n, V, D, plain(in, D), tied ? turned(w, D) : plain(w, V), logits, V, 2, false);
+		cuda_cross_entropy(s->stream, loss, logits, targets + from, scratch, n, V, total);
+		cuda_launched(s, "cross entropy");
+		gemm(s, n, D, V, plain(logits, V), tied ? plain(w, D) : turned(w, V), row(dx, (size_t)from, (size_t)D), D, 2, false);
+		if (tied)
+			gemm(s, V, D, n, turned(logits, V), plain(in, D), dw, D, 4, true);
+		else
+			gemm(s, D, V, n, turned(in, D), plain(logits, V), dw, V, 4, true);
+	}
+}
+
+const struct device_math cuda_math_table = {
+    .embed = embed,
+    .embed_backward = embed_backward,
+    .norm = norm,
+    .norm_backward = norm_backward,
+    .linear = linear,
+    .linear_backward = linear_backward,
+    .add = add,
+    .activation = activation,
+    .activation_backward = activation_backward,
+    .experts = experts,
+    .experts_backward = experts_backward,
+    .head = head,
+    .start = start,
+    .accumulate = accumulate,
+    .cast = cast,
+    .adam = adam,
+};
+
+/* ---- attention ---- */
+
+static void attention(struct device_stream *s, elem *o, float *lse, const elem *qkv, int B, int T, int H, int K, int C)
+{
+	CUDA_LAUNCH(s, "attention", cuda_attention, o, lse, qkv, B, T, H, K, C);
+}
+
+static void attention_backward(struct device_stream *stream, elem *dqkv, const elem *d_o, const elem *qkv, const elem *o, const float *lse, int B,
+                               int T, int H, int K, int C)
+{
+	struct cuda_stream *s = cuda_stream_of(stream);
+	float *scratch = cuda_ready(s) ? cuda_scratch(s, sizeof(float) * cuda_attention_scratch_floats(B, T, H, K, C)) : NULL;
+	if (!scratch)
+		return;
+	cuda_attention_backward(s->stream, dqkv, d_o, qkv, o, lse, scratch, B, T, H, K, C);
+	cuda_launched(s, "attention, backward");
+}
+
+const struct device_attention cuda_attention_table = {.attention = attention, .attention_backward = attention_backward};
