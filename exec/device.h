@@ -113,8 +113,8 @@ void op_add(struct device_stream *s, elem *y, const elem *a, const elem *b, size
 void op_activation(struct device_stream *s, elem *a, const elem *h, int N, int F, int activation);
 void op_activation_backward(struct device_stream *s, elem *dh, const elem *da, const elem *h, int N, int F, int activation);
 
-/* Experts: `n` pieces of rows that lie in one buffer, each of one expert, of N rows at most together; in grouped GEMMs where that pays. y rows (D) =
- * act(x up) down. */
+/* Experts: `n` pieces of rows that lie in one buffer, each of another expert, of N rows at most together; in grouped GEMMs where that pays. y rows
+ * (D) = act(x up) down. */
 struct expert_rows {
 	const elem *up, *down; /* (D, F or 2 F), (F, D) */
 	void *dup, *ddown;     /* their gradients, in the format asked for */

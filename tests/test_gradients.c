@@ -199,8 +199,10 @@ static void check_expert(struct device_bed *b, int N, int kind, bool fresh)
 	rest.from = (size_t)(N / 2);
 	rest.rows = N - N / 2;
 	rest.fresh = false;
-	op_experts_backward(b->stream, rows, x, (struct expert_rows[]){whole, rest}, 2, &(struct expert_shape){D, F, kind, 4},
-	                    &(struct expert_space){hidden, active, dhidden, dactive});
+	const struct expert_rows *pieces[] = {&whole, &rest};
+	for (int i = 0; i < 2; i++)
+		op_experts_backward(b->stream, rows, x, pieces[i], 1, &(struct expert_shape){D, F, kind, 4},
+		                    &(struct expert_space){hidden, active, dhidden, dactive});
 	device_bed_sync(b);
 	check("dx", column(rows, N, 0, D, W), expert_scalar, &s, s.x, in, false);
 	check("dweight", column(rows, N, D, 1, W), expert_scalar, &s, s.aux, (size_t)N, false);

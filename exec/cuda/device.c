@@ -1,33 +1,13 @@
-/* The CUDA device's memory, streams and events. Nothing here waits for the GPU but event_wait; streams wait for events, and for what host threads
- * signal by reading a counter in pinned memory (cuStreamWaitValue32):
- *
- *     launcher      arm(e) -> 7     wait(e): the stream reads flag until it is 7
- *     Adam's thread .............. flag = 7
- *
- * Times: an event's is its distance from an origin event, whose time on the host's clock is known; distances are floats, so the origin moves on
- * before they lose microseconds. */
-#define _GNU_SOURCE
+/* The CUDA device's life and its errors: the first one of a group stays, what is queued afterwards is not, and whoever waits is let go. */
 #include "gpu.h"
 
 #include "model/error.h"
 
-#include <cuda.h>
 #include <gmodule.h>
 #include <stdarg.h>
 #include <string.h>
-#include <sys/mman.h>
 
-#define ORIGIN_MS 1000.0f /* after which the next one is taken: 1e-4 us is what a float keeps then */
 #define ORIGIN_TRIES 20
-#define REGISTER_FROM ((size_t)8 << 20)
-#define HUGE_PAGE ((size_t)2 << 20)
-#define POLLS 2000 /* of an event, before the thread sleeps between them: about a millisecond */
-#define PAUSE_US 20
-
-static struct cuda_event *event_of(const struct device_event *e)
-{
-	return (struct cuda_event *)e;
-}
 
 static struct cuda_group *group_of(struct device_group *g)
 {
@@ -36,7 +16,7 @@ static struct cuda_group *group_of(struct device_group *g)
 
 /* ---- errors ---- */
 
-static void release(struct cuda_event *e)
+void cuda_event_release(struct cuda_event *e)
 {
 	pthread_mutex_lock(&e->lock);
 	__atomic_store_n(e->flag, e->armed, __ATOMIC_RELEASE);
@@ -45,14 +25,14 @@ static void release(struct cuda_event *e)
 }
 
 /* Streams that wait for a host thread are let go, so that the device can be closed. */
-static void fail(struct cuda_group *g, const GError *error)
+void cuda_group_fail(struct cuda_group *g, const GError *error)
 {
 	pthread_mutex_lock(&g->lock);
 	if (!g->error)
 		g->error = g_error_copy(error);
 	atomic_store(&g->failed, true);
 	for (GList *l = g->events.head; l; l = l->next)
-		release(l->data);
+		cuda_event_release(l->data);
 	pthread_mutex_unlock(&g->lock);
 	cuda_collectives_fail(g->collectives);
 }
@@ -63,15 +43,15 @@ void cuda_fail(struct cuda_device *d, int code, const char *format, ...)
 	va_start(args, format);
 	g_autoptr(GError) error = g_error_new_valist(ESMOE_ERROR, code, format, args);
 	va_end(args);
-	fail(d->group, error);
+	cuda_group_fail(d->group, error);
 }
 
 static void device_failed(struct device *d, const GError *error)
 {
-	fail(cuda_device_of(d)->group, error);
+	cuda_group_fail(cuda_device_of(d)->group, error);
 }
 
-static bool check(struct cuda_group *g, GError **error)
+bool cuda_group_check(struct cuda_group *g, GError **error)
 {
 	if (!atomic_load(&g->failed))
 		return true;
@@ -83,10 +63,10 @@ static bool check(struct cuda_group *g, GError **error)
 
 static bool device_checked(struct device *d, GError **error)
 {
-	return check(cuda_device_of(d)->group, error);
+	return cuda_group_check(cuda_device_of(d)->group, error);
 }
 
-static int code_of(cudaError_t status)
+int cuda_code_of(cudaError_t status)
 {
 	return status == cudaErrorMemoryAllocation ? ESMOE_ERROR_FIT : ESMOE_ERROR_DEVICE;
 }
@@ -94,7 +74,7 @@ static int code_of(cudaError_t status)
 bool cuda_ok(struct cuda_device *d, cudaError_t status, const char *what)
 {
 	if (status != cudaSuccess)
-		cuda_fail(d, code_of(status), "GPU %d: %s: %s", d->ordinal, what, cudaGetErrorString(status));
+		cuda_fail(d, cuda_code_of(status), "GPU %d: %s: %s", d->ordinal, what, cudaGetErrorString(status));
 	return status == cudaSuccess;
 }
 
@@ -125,10 +105,10 @@ void cuda_use(const struct cuda_device *d)
 }
 
 /* A status as the caller's error, before there is a group to fail. */
-static bool opened(cudaError_t status, const char *what, GError **error)
+bool cuda_opened(cudaError_t status, const char *what, GError **error)
 {
 	if (status != cudaSuccess)
-		g_set_error(error, ESMOE_ERROR, code_of(status), "device cuda: %s: %s", what, cudaGetErrorString(status));
+		g_set_error(error, ESMOE_ERROR, cuda_code_of(status), "device cuda: %s: %s", what, cudaGetErrorString(status));
 	return status == cudaSuccess;
 }
 
@@ -150,7 +130,7 @@ static bool try_origin(struct cuda_device *d, cudaEvent_t event, nsec_t *at_ns, 
 }
 
 /* The best of some tries. */
-static bool find_origin(struct cuda_device *d)
+bool cuda_find_origin(struct cuda_device *d)
 {
 	nsec_t at_ns, within_ns, least = INT64_MAX;
 	for (int i = 0; i < ORIGIN_TRIES; i++) {
@@ -209,9 +189,9 @@ static bool device_new(struct cuda_group *g, int ordinal, uint64_t capacity, str
 	d->blocks = g_ptr_array_new();
 	pthread_mutex_init(&d->lock, NULL);
 	cuda_use(d);
-	return opened(cudaFree(NULL), "cannot use the GPU", error) &&
-	       opened(cudaStreamCreateWithFlags(&d->clock, cudaStreamNonBlocking), "no stream", error) &&
-	       opened(find_origin(d) ? cudaSuccess : cudaGetLastError(), "no clock", error);
+	return cuda_opened(cudaFree(NULL), "cannot use the GPU", error) &&
+	       cuda_opened(cudaStreamCreateWithFlags(&d->clock, cudaStreamNonBlocking), "no stream", error) &&
+	       cuda_opened(cuda_find_origin(d) ? cudaSuccess : cudaGetLastError(), "no clock", error);
 }
 
 static bool enough(int count, GError **error)
@@ -227,7 +207,7 @@ static bool enough(int count, GError **error)
 		            driver / 1000, driver % 1000 / 10);
 		return false;
 	}
-	if (!opened(status, "looking for GPUs", error))
+	if (!cuda_opened(status, "looking for GPUs", error))
 		return false;
 	if (there < count)
 		g_set_error(error, ESMOE_ERROR, ESMOE_ERROR_DEVICE, "device cuda: %d GPUs asked for, %d there; expected --gpus %d or fewer", count,
@@ -260,381 +240,29 @@ static bool open_all(int count, uint64_t arena_bytes, struct device **devices, s
 	return ok;
 }
 
-/* ---- memory ---- */
-
-/* From the GPU's own memory, counted against the arena so that a smaller GPU can be emulated. */
-static void *take(struct cuda_device *d, size_t bytes, const char *what, GError **error)
-{
-	void *p = NULL;
-	size_t whole = MAX(1, (bytes + CUDA_ALIGNMENT - 1) / CUDA_ALIGNMENT) * CUDA_ALIGNMENT;
-	pthread_mutex_lock(&d->lock);
-	uint64_t room = d->capacity - d->used_bytes;
-	bool fits = bytes <= room;
-	if (fits)
-		d->used_bytes += MIN(room, whole);
-	pthread_mutex_unlock(&d->lock);
-	if (!fits) {
-		g_set_error(error, ESMOE_ERROR, ESMOE_ERROR_FIT, "hbm: %s needs %.6f GiB, but %.6f GiB of the arena's %.6f GiB are left", what,
-		            (double)bytes / GIB, (double)room / GIB, (double)d->capacity / GIB);
-		return NULL;
-	}
-	cuda_use(d);
-	cudaError_t status = cudaMalloc(&p, whole);
-	if (status == cudaSuccess)
-		status = cudaMemset(p, 0, whole);
-	if (status != cudaSuccess) {
-		size_t left = 0, all = 0;
-		(void)cudaGetLastError();
-		cudaMemGetInfo(&left, &all);
-		g_set_error(error, ESMOE_ERROR, code_of(status), "hbm: %s needs %.3f GiB, GPU %d has %.3f GiB of %.3f GiB left: %s", what,
-		            (double)bytes / GIB, d->ordinal, (double)left / GIB, (double)all / GIB, cudaGetErrorString(status));
-		return NULL;
-	}
-	pthread_mutex_lock(&d->lock);
-	g_ptr_array_add(d->blocks, p);
-	pthread_mutex_unlock(&d->lock);
-	return p;
-}
-
-static void *alloc(struct device *d, size_t bytes, const char *what, GError **error)
-{
-	return take(cuda_device_of(d), bytes, what, error);
-}
-
-static uint64_t used_bytes(const struct device *d)
-{
-	return cuda_device_of(d)->used_bytes;
-}
-
-void *cuda_scratch(struct cuda_stream *s, size_t bytes)
-{
-	if (bytes > s->scratch_bytes) {
-		g_autoptr(GError) error = NULL;
-		void *p = take(s->device, bytes, "scratch of an operation", &error);
-		if (!p) {
-			fail(s->device->group, error);
-			return NULL;
-		}
-		s->scratch = p; /* the old one stays until the device is closed: it may be in use */
-		s->scratch_bytes = bytes;
-	}
-	return s->scratch;
-}
-
-struct touching {
-	char *from;
-	size_t bytes;
-};
-
-static gpointer touch(gpointer data)
-{
-	const struct touching *t = data;
-	memset(t->from, 0, t->bytes);
-	return NULL;
-}
-
-/* Fresh pages come a few GB/s to a thread, and registering them afterwards costs a tenth of allocating them pinned. Huge ones spare Adam the walks
- * through page tables. */
-static void *map_touched(size_t bytes)
-{
-	char *p = mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-	if (p == MAP_FAILED)
-		return NULL;
-	(void)madvise(p, bytes, MADV_HUGEPAGE);
-	guint n = MIN(g_get_num_processors(), 64);
-	g_autofree struct touching *part = g_new(struct touching, n);
-	g_autofree GThread **thread = g_new(GThread *, n);
-	for (guint i = 0; i < n; i++) {
-		size_t from = bytes / n * i / HUGE_PAGE * HUGE_PAGE, to = i + 1 == n ? bytes : bytes / n * (i + 1) / HUGE_PAGE * HUGE_PAGE;
-		part[i] = (struct touching){p + from, to - from};
-		thread[i] = g_thread_new("touch", touch, &part[i]);
-	}
-	for (guint i = 0; i < n; i++)
-		g_thread_join(thread[i]);
-	return p;
-}
-
-static void *alloc_pinned(struct device *device, size_t bytes, GError **error)
-{
-	struct cuda_device *d = cuda_device_of(device);
-	void *p = NULL;
-	cuda_use(d);
-	if (bytes < REGISTER_FROM) {
-		cudaError_t status = cudaHostAlloc(&p, MAX(bytes, 1), cudaHostAllocPortable);
-		if (status == cudaSuccess)
-			return memset(p, 0, bytes);
-		g_set_error(error, ESMOE_ERROR, ESMOE_ERROR_FIT, "dram: %.3f GiB of pinned memory: %s", (double)bytes / GIB,
-		            cudaGetErrorString(status));
-		return NULL;
-	}
-	p = map_touched(bytes);
-	cudaError_t status = p ? cudaHostRegister(p, bytes, cudaHostRegisterPortable) : cudaErrorMemoryAllocation;
-	if (status != cudaSuccess) {
-		(void)cudaGetLastError();
-		g_set_error(error, ESMOE_ERROR, ESMOE_ERROR_FIT, "dram: %.3f GiB of pinned memory: %s", (double)bytes / GIB,
-		            cudaGetErrorString(status));
-		if (p)
-			munmap(p, bytes);
-		return NULL;
-	}
-	pthread_mutex_lock(&d->group->lock);
-	g_hash_table_insert(d->group->pinned, p, GSIZE_TO_POINTER(bytes));
-	pthread_mutex_unlock(&d->group->lock);
-	return p;
-}
-
-static void free_pinned(struct device *device, void *p)
-{
-	struct cuda_device *d = cuda_device_of(device);
-	cuda_use(d);
-	pthread_mutex_lock(&d->group->lock);
-	size_t bytes = GPOINTER_TO_SIZE(g_hash_table_lookup(d->group->pinned, p));
-	g_hash_table_remove(d->group->pinned, p);
-	pthread_mutex_unlock(&d->group->lock);
-	if (!bytes) {
-		cudaFreeHost(p);
-		return;
-	}
-	cudaHostUnregister(p);
-	munmap(p, bytes);
-}
-
-/* ---- streams ---- */
-
-static struct device_stream *stream_new(struct device *d, const char *name, GError **error)
-{
-	struct cuda_stream *s = g_new0(struct cuda_stream, 1);
-	s->base.device = d;
-	s->device = cuda_device_of(d);
-	s->name = g_strdup(name);
-	cuda_use(s->device);
-	if (opened(cudaStreamCreateWithFlags(&s->stream, cudaStreamNonBlocking), "no stream", error))
-		return &s->base;
-	g_free(s->name);
-	g_free(s);
-	return NULL;
-}
-
-static void stream_keep_core(struct device_stream *s, int nth) {}
-
-static void stream_free(struct device_stream *stream)
-{
-	struct cuda_stream *s = cuda_stream_of(stream);
-	cuda_use(s->device);
-	cudaStreamSynchronize(s->stream);
-	if (s->blas)
-		cublasDestroy(s->blas);
-	for (int i = 0; i < 2; i++)
-		if (s->pointers.read[i])
-			cudaEventDestroy(s->pointers.read[i]);
-	if (s->pointers.host)
-		cudaFreeHost(s->pointers.host);
-	cudaStreamDestroy(s->stream);
-	g_free(s->name);
-	g_free(s);
-}
-
-/* ---- events ---- */
-
-static struct device_event *event_new(struct device *device)
-{
-	struct cuda_device *d = cuda_device_of(device);
-	struct cuda_event *e = g_new0(struct cuda_event, 1);
-	e->base.device = device;
-	e->device = d;
-	cuda_use(d);
-	cuda_ok(d, cudaEventCreate(&e->event), "no event");
-	cuda_ok(d, cudaHostAlloc((void **)&e->flag, sizeof(*e->flag), cudaHostAllocPortable | cudaHostAllocMapped), "no event");
-	if (e->flag)
-		*e->flag = 0;
-	pthread_mutex_init(&e->lock, NULL);
-	pthread_cond_init(&e->changed, NULL);
-	e->link.data = e;
-	pthread_mutex_lock(&d->group->lock);
-	g_queue_push_tail_link(&d->group->events, &e->link);
-	pthread_mutex_unlock(&d->group->lock);
-	return &e->base;
-}
-
-static void event_free(struct device_event *event)
-{
-	struct cuda_event *e = event_of(event);
-	pthread_mutex_lock(&e->device->group->lock);
-	g_queue_unlink(&e->device->group->events, &e->link);
-	pthread_mutex_unlock(&e->device->group->lock);
-	cuda_use(e->device);
-	if (e->event)
-		cudaEventDestroy(e->event);
-	if (e->flag)
-		cudaFreeHost(e->flag);
-	pthread_cond_destroy(&e->changed);
-	pthread_mutex_destroy(&e->lock);
-	g_free(e);
-}
-
-static void event_record(struct device_stream *stream, struct device_event *event)
-{
-	struct cuda_stream *s = cuda_stream_of(stream);
-	struct cuda_event *e = event_of(event);
-	cuda_use(s->device);
-	atomic_store(&e->ns, -1);
-	atomic_store(&e->by_host, false);
-	cuda_ok(s->device, cudaEventRecord(e->event, s->stream), "recording an event");
-}
-
-/* The driver's own calls, which the runtime finds for us: no module is linked to the driver. */
-typedef CUresult (*wait_value_fn)(CUstream, CUdeviceptr, cuuint32_t, unsigned int);
-
-static wait_value_fn wait_value(void)
-{
-	static gsize found;
-	if (g_once_init_enter(&found)) {
-		void *fn = NULL;
-		enum cudaDriverEntryPointQueryResult result;
-		cudaGetDriverEntryPointByVersion("cuStreamWaitValue32", &fn, 12000, cudaEnableDefault, &result);
-		g_once_init_leave(&found, fn ? (gsize)fn : 1);
-	}
-	return found == 1 ? NULL : (wait_value_fn)found;
-}
-
-static void wait_for_host(struct cuda_stream *s, struct cuda_event *e)
-{
-	wait_value_fn fn = wait_value();
-	if (__atomic_load_n(e->flag, __ATOMIC_ACQUIRE) == e->armed)
-		return;
-	CUresult status =
-	    fn ? fn((CUstream)s->stream, (CUdeviceptr)(uintptr_t)e->flag, e->armed, CU_STREAM_WAIT_VALUE_GEQ) : CUDA_ERROR_NOT_SUPPORTED;
-	if (status != CUDA_SUCCESS)
-		cuda_fail(s->device, ESMOE_ERROR_DEVICE, "GPU %d: a stream cannot wait for a host thread: CUDA driver error %d", s->device->ordinal,
-		          (int)status);
-}
-
-static void stream_wait(struct device_stream *stream, struct device_event *event)
-{
-	struct cuda_stream *s = cuda_stream_of(stream);
-	struct cuda_event *e = event_of(event);
-	if (!cuda_ready(s))
-		return;
-	if (atomic_load(&e->by_host))
-		wait_for_host(s, e);
-	else
-		cuda_ok(s->device, cudaStreamWaitEvent(s->stream, e->event, 0), "waiting for an event");
-}
-
-static void event_arm(struct device_event *event)
-{
-	struct cuda_event *e = event_of(event);
-	atomic_store(&e->by_host, true);
-	e->armed++;
-	if (atomic_load(&e->device->group->failed))
-		release(e);
-}
-
-static void event_signal(struct device_event *event)
-{
-	struct cuda_event *e = event_of(event);
-	atomic_store(&e->ns, exec_now_ns());
-	release(e);
-}
-
-static void await_host(struct cuda_event *e)
-{
-	pthread_mutex_lock(&e->lock);
-	while (__atomic_load_n(e->flag, __ATOMIC_ACQUIRE) != e->armed && !atomic_load(&e->device->group->failed))
-		pthread_cond_wait(&e->changed, &e->lock);
-	pthread_mutex_unlock(&e->lock);
-}
-
-static void await_device(struct cuda_event *e)
-{
-	cudaError_t status;
-	cuda_use(e->device);
-	for (int i = 0; (status = cudaEventQuery(e->event)) == cudaErrorNotReady; i++)
-		if (i > POLLS)
-			g_usleep(PAUSE_US);
-	cuda_ok(e->device, status, "the device failed");
-}
-
-static bool event_wait(struct device_event *event, GError **error)
-{
-	struct cuda_event *e = event_of(event);
-	if (atomic_load(&e->by_host))
-		await_host(e);
-	else
-		await_device(e);
-	return check(e->device->group, error);
-}
-
-static nsec_t event_ns(const struct device_event *event)
-{
-	struct cuda_event *e = event_of(event);
-	struct cuda_device *d = e->device;
-	float ms = 0;
-	if (atomic_load(&e->ns) >= 0)
-		return atomic_load(&e->ns);
-	cuda_use(d);
-	pthread_mutex_lock(&d->lock);
-	if (cudaEventElapsedTime(&ms, d->origin, e->event) == cudaSuccess)
-		atomic_store(&e->ns, d->origin_ns + (nsec_t)((double)ms * 1e6));
-	if (ms > ORIGIN_MS)
-		find_origin(d);
-	pthread_mutex_unlock(&d->lock);
-	return MAX(0, atomic_load(&e->ns));
-}
-
-/* ---- copies ---- */
-
-static void copy(struct cuda_stream *s, void *to, const void *from, size_t bytes, enum cudaMemcpyKind kind, const char *what)
-{
-	if (bytes && cuda_ready(s))
-		cuda_ok(s->device, cudaMemcpyAsync(to, from, bytes, kind, s->stream), what);
-}
-
-static void upload(struct device_stream *s, void *device, const void *pinned, size_t bytes)
-{
-	copy(cuda_stream_of(s), device, pinned, bytes, cudaMemcpyHostToDevice, "upload");
-}
-
-static void download(struct device_stream *s, void *pinned, const void *device, size_t bytes)
-{
-	copy(cuda_stream_of(s), pinned, device, bytes, cudaMemcpyDeviceToHost, "download");
-}
-
-static void copy_inside(struct device_stream *s, void *to, const void *from, size_t bytes)
-{
-	copy(cuda_stream_of(s), to, from, bytes, cudaMemcpyDeviceToDevice, "copy");
-}
-
-static void zero(struct device_stream *stream, void *p, size_t bytes)
-{
-	struct cuda_stream *s = cuda_stream_of(stream);
-	if (bytes && cuda_ready(s))
-		cuda_ok(s->device, cudaMemsetAsync(p, 0, bytes, s->stream), "zero");
-}
-
 static const struct device_core core = {
     .close = close_all,
     .check = device_checked,
     .fail = device_failed,
-    .alloc = alloc,
-    .used_bytes = used_bytes,
-    .pinned_alloc = alloc_pinned,
-    .pinned_free = free_pinned,
-    .stream_new = stream_new,
-    .stream_keep_core = stream_keep_core,
-    .stream_free = stream_free,
-    .event_new = event_new,
-    .event_free = event_free,
-    .event_record = event_record,
-    .stream_wait = stream_wait,
-    .event_arm = event_arm,
-    .event_signal = event_signal,
-    .event_wait = event_wait,
-    .event_ns = event_ns,
-    .upload = upload,
-    .download = download,
-    .copy = copy_inside,
-    .zero = zero,
+    .alloc = cuda_alloc,
+    .used_bytes = cuda_used_bytes,
+    .pinned_alloc = cuda_pinned_alloc,
+    .pinned_free = cuda_pinned_free,
+    .stream_new = cuda_stream_new,
+    .stream_keep_core = cuda_stream_keep_core,
+    .stream_free = cuda_stream_free,
+    .event_new = cuda_event_new,
+    .event_free = cuda_event_free,
+    .event_record = cuda_event_record,
+    .stream_wait = cuda_stream_wait,
+    .event_arm = cuda_event_arm,
+    .event_signal = cuda_event_signal,
+    .event_wait = cuda_event_wait,
+    .event_ns = cuda_event_ns,
+    .upload = cuda_upload,
+    .download = cuda_download,
+    .copy = cuda_copy,
+    .zero = cuda_zero,
 };
 
 const struct device_impl cuda_impl = {

@@ -28,22 +28,23 @@ struct cuda_device {
 	cudaStream_t clock; /* for new origins */
 };
 
-/* Pointers of grouped GEMMs on their way to the device, in two halves: one is filled while the other is read. */
-struct cuda_pointers {
-	void **host, **device;
-	cudaEvent_t read[2];
-	size_t used;
-	int half;
+/* GEMMs of several experts run beside each other, on lanes: the stream itself and some that start after it and that it waits for. A GEMM of a few
+ * hundred rows fills a third of a large GPU. */
+#define CUDA_LANES 4
+
+struct cuda_lane {
+	cudaStream_t stream;
+	cublasHandle_t blas; /* NULL until its first GEMM */
+	cudaEvent_t done;
 };
 
 struct cuda_stream {
 	struct device_stream base;
 	struct cuda_device *device;
 	cudaStream_t stream;
-	cublasHandle_t blas; /* NULL until the first GEMM */
-	void *workspace, *scratch;
+	struct cuda_lane lane[CUDA_LANES]; /* the first is `stream`; `done` of that one: where the others start */
+	void *scratch;
 	size_t scratch_bytes;
-	struct cuda_pointers pointers;
 	char *name;
 };
 
@@ -111,6 +112,38 @@ void cuda_launched(struct cuda_stream *s, const char *what);
 	} while (0)
 /* For the operation that is queued: bytes of its own until it ends; NULL after a failure. */
 void *cuda_scratch(struct cuda_stream *s, size_t bytes);
+
+/* The group's first error stays; streams and threads that wait for the host are let go. */
+void cuda_group_fail(struct cuda_group *g, const GError *error);
+bool cuda_group_check(struct cuda_group *g, GError **error);
+/* A status as the caller's error, before there is a group to fail; and the error code it has. */
+bool cuda_opened(cudaError_t status, const char *what, GError **error);
+int cuda_code_of(cudaError_t status);
+/* A new origin of the device's times; the caller holds its lock. */
+bool cuda_find_origin(struct cuda_device *d);
+/* The host's occurrences have happened, as far as they were announced. */
+void cuda_event_release(struct cuda_event *e);
+
+/* Members of the device's table: memory.c, streams.c. */
+void *cuda_alloc(struct device *d, size_t bytes, const char *what, GError **error);
+uint64_t cuda_used_bytes(const struct device *d);
+void *cuda_pinned_alloc(struct device *device, size_t bytes, GError **error);
+void cuda_pinned_free(struct device *device, void *p);
+struct device_stream *cuda_stream_new(struct device *d, const char *name, GError **error);
+void cuda_stream_keep_core(struct device_stream *s, int nth);
+void cuda_stream_free(struct device_stream *stream);
+struct device_event *cuda_event_new(struct device *device);
+void cuda_event_free(struct device_event *event);
+void cuda_event_record(struct device_stream *stream, struct device_event *event);
+void cuda_stream_wait(struct device_stream *stream, struct device_event *event);
+void cuda_event_arm(struct device_event *event);
+void cuda_event_signal(struct device_event *event);
+bool cuda_event_wait(struct device_event *event, GError **error);
+nsec_t cuda_event_ns(const struct device_event *event);
+void cuda_upload(struct device_stream *s, void *device, const void *pinned, size_t bytes);
+void cuda_download(struct device_stream *s, void *pinned, const void *device, size_t bytes);
+void cuda_copy(struct device_stream *s, void *to, const void *from, size_t bytes);
+void cuda_zero(struct device_stream *stream, void *p, size_t bytes);
 
 /* collectives.c */
 struct cuda_collectives *cuda_collectives_new(struct cuda_group *g, GError **error);

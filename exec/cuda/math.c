@@ -15,19 +15,26 @@ struct operand {
 	bool turned;
 };
 
-static cublasHandle_t blas(struct cuda_stream *s)
+/* What a lane needs, when it is first used. */
+static bool open_lane(struct cuda_stream *s, struct cuda_lane *lane)
 {
-	if (s->blas)
-		return s->blas;
 	g_autoptr(GError) error = NULL;
-	s->workspace = device_alloc(&s->device->base, WORKSPACE_BYTES, "cuBLAS's workspace", &error);
-	if (!s->workspace)
-		device_fail(&s->device->base, error);
-	if (!s->workspace || !cuda_blas_ok(s->device, cublasCreate(&s->blas), "cuBLAS") ||
-	    !cuda_blas_ok(s->device, cublasSetStream(s->blas, s->stream), "cuBLAS") ||
-	    !cuda_blas_ok(s->device, cublasSetWorkspace(s->blas, s->workspace, WORKSPACE_BYTES), "cuBLAS"))
+	void *workspace = device_alloc(&s->device->base, WORKSPACE_BYTES, "cuBLAS's workspace", &error);
+	if (!workspace)
+		cuda_group_fail(s->device->group, error);
+	return workspace && (lane->stream || cuda_ok(s->device, cudaStreamCreateWithFlags(&lane->stream, cudaStreamNonBlocking), "a lane")) &&
+	       cuda_ok(s->device, cudaEventCreateWithFlags(&lane->done, cudaEventDisableTiming), "a lane") &&
+	       cuda_blas_ok(s->device, cublasCreate(&lane->blas), "cuBLAS") &&
+	       cuda_blas_ok(s->device, cublasSetStream(lane->blas, lane->stream), "cuBLAS") &&
+	       cuda_blas_ok(s->device, cublasSetWorkspace(lane->blas, workspace, WORKSPACE_BYTES), "cuBLAS");
+}
+
+static struct cuda_lane *lane_of(struct cuda_stream *s, int i)
+{
+	struct cuda_lane *lane = &s->lane[i % CUDA_LANES];
+	if (!cuda_ready(s) || (!lane->blas && !open_lane(s, lane)))
 		return NULL;
-	return s->blas;
+	return lane;
 }
 
 static cublasOperation_t turn(bool turned)
@@ -41,15 +48,45 @@ static cudaDataType_t type_of(int bytes)
 }
 
 /* c (m, n) = a (m, k) b (k, n), plus c when `add`; elements of c have 2 or 4 bytes. */
-static void gemm(struct cuda_stream *s, int m, int n, int k, struct operand a, struct operand b, void *c, int ldc, int bytes, bool add)
+static void gemm_on(struct cuda_stream *s, int nth_lane, int m, int n, int k, struct operand a, struct operand b, void *c, int ldc, int bytes,
+                    bool add)
 {
 	const float one = 1, beta = add ? 1 : 0;
-	if (!m || !n || !cuda_ready(s) || !blas(s))
+	struct cuda_lane *lane = m && n ? lane_of(s, nth_lane) : NULL;
+	if (!lane)
 		return;
 	cuda_blas_ok(s->device,
-	             cublasGemmEx(s->blas, turn(b.turned), turn(a.turned), n, m, k, &one, b.at, CUDA_R_16BF, b.ld, a.at, CUDA_R_16BF, a.ld, &beta, c,
-	                          type_of(bytes), ldc, CUBLAS_COMPUTE_32F, CUBLAS_GEMM_DEFAULT),
+	             cublasGemmEx(lane->blas, turn(b.turned), turn(a.turned), n, m, k, &one, b.at, CUDA_R_16BF, b.ld, a.at, CUDA_R_16BF, a.ld, &beta,
+	                          c, type_of(bytes), ldc, CUBLAS_COMPUTE_32F, CUBLAS_GEMM_DEFAULT),
 	             "a GEMM");
+}
+
+static void gemm(struct cuda_stream *s, int m, int n, int k, struct operand a, struct operand b, void *c, int ldc, int bytes, bool add)
+{
+	gemm_on(s, 0, m, n, k, a, b, c, ldc, bytes, add);
+}
+
+/* Between these, GEMMs on any lane come after what the stream had, and before what it gets next. */
+static void spread(struct cuda_stream *s, int n)
+{
+	struct cuda_lane *first = lane_of(s, 0);
+	if (n < 2 || !first || !cuda_ok(s->device, cudaEventRecord(first->done, s->stream), "lanes"))
+		return;
+	for (int i = 1; i < MIN(n, CUDA_LANES); i++) {
+		struct cuda_lane *lane = lane_of(s, i);
+		if (!lane || !cuda_ok(s->device, cudaStreamWaitEvent(lane->stream, first->done, 0), "lanes"))
+			return;
+	}
+}
+
+static void collect(struct cuda_stream *s, int n)
+{
+	for (int i = 1; i < MIN(n, CUDA_LANES); i++) {
+		struct cuda_lane *lane = lane_of(s, i);
+		if (!lane || !cuda_ok(s->device, cudaEventRecord(lane->done, lane->stream), "lanes") ||
+		    !cuda_ok(s->device, cudaStreamWaitEvent(s->stream, lane->done, 0), "lanes"))
+			return;
+	}
 }
 
 static struct operand plain(const void *at, int ld)
@@ -169,11 +206,14 @@ static void hide(struct cuda_stream *s, const elem *x, const struct expert_rows 
 {
 	int D = shape->D, wide = wide_of(shape);
 	size_t at = 0;
+	spread(s, n);
 	for (int i = 0; i < n; i++) {
 		const struct expert_rows *p = &pieces[i];
-		gemm(s, p->rows, wide, D, plain(row(x, p->from, (size_t)D), D), plain(p->up, wide), row(hidden, at, (size_t)wide), wide, 2, false);
+		gemm_on(s, i, p->rows, wide, D, plain(row(x, p->from, (size_t)D), D), plain(p->up, wide), row(hidden, at, (size_t)wide), wide, 2,
+		        false);
 		at += (size_t)p->rows;
 	}
+	collect(s, n);
 }
 
 static void experts(struct device_stream *stream, elem *y, const elem *x, const struct expert_rows *pieces, int n, const struct expert_shape *shape,
@@ -184,11 +224,13 @@ static void experts(struct device_stream *stream, elem *y, const elem *x, const 
 	size_t at = 0;
 	hide(s, x, pieces, n, shape, space->hidden);
 	activation(stream, space->active, space->hidden, rows_of(pieces, n), F, shape->activation);
+	spread(s, n);
 	for (int i = 0; i < n; i++) {
 		const struct expert_rows *p = &pieces[i];
-		gemm(s, p->rows, D, F, plain(row(space->active, at, (size_t)F), F), plain(p->down, D), row(y, p->from, (size_t)D), D, 2, false);
+		gemm_on(s, i, p->rows, D, F, plain(row(space->active, at, (size_t)F), F), plain(p->down, D), row(y, p->from, (size_t)D), D, 2, false);
 		at += (size_t)p->rows;
 	}
+	collect(s, n);
 }
 
 /* Runs of pieces that are neighbours: one kernel for their activations. */
@@ -219,24 +261,29 @@ static void experts_backward(struct device_stream *stream, elem *rows, const ele
 	int D = shape->D, F = shape->F, W = D + CUDA_WEIGHT_ELEMENTS, wide = wide_of(shape), bytes = shape->gradient_bytes;
 	size_t at = 0;
 	hide(s, x, pieces, n, shape, space->hidden);
+	spread(s, n);
 	for (int i = 0; i < n; i++) {
 		const struct expert_rows *p = &pieces[i];
-		gemm(s, p->rows, F, D, plain(row(rows, p->from, (size_t)W), W), turned(p->down, D), row(space->dactive, at, (size_t)F), F, 2, false);
+		gemm_on(s, i, p->rows, F, D, plain(row(rows, p->from, (size_t)W), W), turned(p->down, D), row(space->dactive, at, (size_t)F), F, 2,
+		        false);
 		at += (size_t)p->rows;
 	}
+	collect(s, n);
 	weigh(s, rows, pieces, n, shape, space);
 	at = 0;
+	spread(s, n);
 	for (int i = 0; i < n; i++) {
 		const struct expert_rows *p = &pieces[i];
 		bf16 *g = row(rows, p->from, (size_t)W), *active = row(space->active, at, (size_t)F),
 		     *dhidden = row(space->dhidden, at, (size_t)wide);
 		if (p->rows) {
-			gemm(s, F, D, p->rows, turned(active, F), plain(g, W), p->ddown, D, bytes, !p->fresh);
-			gemm(s, D, wide, p->rows, turned(row(x, p->from, (size_t)D), D), plain(dhidden, wide), p->dup, wide, bytes, !p->fresh);
-			gemm(s, p->rows, D, wide, plain(dhidden, wide), turned(p->up, wide), g, W, 2, false);
+			gemm_on(s, i, F, D, p->rows, turned(active, F), plain(g, W), p->ddown, D, bytes, !p->fresh);
+			gemm_on(s, i, D, wide, p->rows, turned(row(x, p->from, (size_t)D), D), plain(dhidden, wide), p->dup, wide, bytes, !p->fresh);
+			gemm_on(s, i, p->rows, D, wide, plain(dhidden, wide), turned(p->up, wide), g, W, 2, false);
 		}
 		at += (size_t)p->rows;
 	}
+	collect(s, n);
 }
 
 /* ---- head ---- */

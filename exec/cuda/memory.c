@@ -1,0 +1,180 @@
+/* The CUDA device's memory and copies: blocks of its own memory, counted against a capacity; host memory that copies reach directly. */
+#define _GNU_SOURCE
+#include "gpu.h"
+
+#include "model/error.h"
+
+#include <string.h>
+#include <sys/mman.h>
+
+#define REGISTER_FROM ((size_t)8 << 20)
+#define HUGE_PAGE ((size_t)2 << 20)
+
+/* ---- memory ---- */
+
+/* From the GPU's own memory, counted against the arena so that a smaller GPU can be emulated. */
+static void *take(struct cuda_device *d, size_t bytes, const char *what, GError **error)
+{
+	void *p = NULL;
+	size_t whole = MAX(1, (bytes + CUDA_ALIGNMENT - 1) / CUDA_ALIGNMENT) * CUDA_ALIGNMENT;
+	pthread_mutex_lock(&d->lock);
+	uint64_t room = d->capacity - d->used_bytes;
+	bool fits = bytes <= room;
+	if (fits)
+		d->used_bytes += MIN(room, whole);
+	pthread_mutex_unlock(&d->lock);
+	if (!fits) {
+		g_set_error(error, ESMOE_ERROR, ESMOE_ERROR_FIT, "hbm: %s needs %.6f GiB, but %.6f GiB of the arena's %.6f GiB are left", what,
+		            (double)bytes / GIB, (double)room / GIB, (double)d->capacity / GIB);
+		return NULL;
+	}
+	cuda_use(d);
+	cudaError_t status = cudaMalloc(&p, whole);
+	if (status == cudaSuccess)
+		status = cudaMemset(p, 0, whole);
+	if (status != cudaSuccess) {
+		size_t left = 0, all = 0;
+		(void)cudaGetLastError();
+		cudaMemGetInfo(&left, &all);
+		g_set_error(error, ESMOE_ERROR, cuda_code_of(status), "hbm: %s needs %.3f GiB, GPU %d has %.3f GiB of %.3f GiB left: %s", what,
+		            (double)bytes / GIB, d->ordinal, (double)left / GIB, (double)all / GIB, cudaGetErrorString(status));
+		return NULL;
+	}
+	pthread_mutex_lock(&d->lock);
+	g_ptr_array_add(d->blocks, p);
+	pthread_mutex_unlock(&d->lock);
+	return p;
+}
+
+void *cuda_alloc(struct device *d, size_t bytes, const char *what, GError **error)
+{
+	return take(cuda_device_of(d), bytes, what, error);
+}
+
+uint64_t cuda_used_bytes(const struct device *d)
+{
+	return cuda_device_of(d)->used_bytes;
+}
+
+void *cuda_scratch(struct cuda_stream *s, size_t bytes)
+{
+	if (bytes > s->scratch_bytes) {
+		g_autoptr(GError) error = NULL;
+		void *p = take(s->device, bytes, "scratch of an operation", &error);
+		if (!p) {
+			cuda_group_fail(s->device->group, error);
+			return NULL;
+		}
+		s->scratch = p; /* the old one stays until the device is closed: it may be in use */
+		s->scratch_bytes = bytes;
+	}
+	return s->scratch;
+}
+
+struct touching {
+	char *from;
+	size_t bytes;
+};
+
+static gpointer touch(gpointer data)
+{
+	const struct touching *t = data;
+	memset(t->from, 0, t->bytes);
+	return NULL;
+}
+
+/* Fresh pages come a few GB/s to a thread, and registering them afterwards costs a tenth of allocating them pinned. Huge ones spare Adam the walks
+ * through page tables. */
+static void *map_touched(size_t bytes)
+{
+	char *p = mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+	if (p == MAP_FAILED)
+		return NULL;
+	(void)madvise(p, bytes, MADV_HUGEPAGE);
+	guint n = MIN(g_get_num_processors(), 64);
+	g_autofree struct touching *part = g_new(struct touching, n);
+	g_autofree GThread **thread = g_new(GThread *, n);
+	for (guint i = 0; i < n; i++) {
+		size_t from = bytes / n * i / HUGE_PAGE * HUGE_PAGE, to = i + 1 == n ? bytes : bytes / n * (i + 1) / HUGE_PAGE * HUGE_PAGE;
+		part[i] = (struct touching){p + from, to - from};
+		thread[i] = g_thread_new("touch", touch, &part[i]);
+	}
+	for (guint i = 0; i < n; i++)
+		g_thread_join(thread[i]);
+	return p;
+}
+
+void *cuda_pinned_alloc(struct device *device, size_t bytes, GError **error)
+{
+	struct cuda_device *d = cuda_device_of(device);
+	void *p = NULL;
+	cuda_use(d);
+	if (bytes < REGISTER_FROM) {
+		cudaError_t status = cudaHostAlloc(&p, MAX(bytes, 1), cudaHostAllocPortable);
+		if (status == cudaSuccess)
+			return memset(p, 0, bytes);
+		g_set_error(error, ESMOE_ERROR, ESMOE_ERROR_FIT, "dram: %.3f GiB of pinned memory: %s", (double)bytes / GIB,
+		            cudaGetErrorString(status));
+		return NULL;
+	}
+	p = map_touched(bytes);
+	cudaError_t status = p ? cudaHostRegister(p, bytes, cudaHostRegisterPortable) : cudaErrorMemoryAllocation;
+	if (status != cudaSuccess) {
+		(void)cudaGetLastError();
+		g_set_error(error, ESMOE_ERROR, ESMOE_ERROR_FIT, "dram: %.3f GiB of pinned memory: %s", (double)bytes / GIB,
+		            cudaGetErrorString(status));
+		if (p)
+			munmap(p, bytes);
+		return NULL;
+	}
+	pthread_mutex_lock(&d->group->lock);
+	g_hash_table_insert(d->group->pinned, p, GSIZE_TO_POINTER(bytes));
+	pthread_mutex_unlock(&d->group->lock);
+	return p;
+}
+
+void cuda_pinned_free(struct device *device, void *p)
+{
+	struct cuda_device *d = cuda_device_of(device);
+	cuda_use(d);
+	pthread_mutex_lock(&d->group->lock);
+	size_t bytes = GPOINTER_TO_SIZE(g_hash_table_lookup(d->group->pinned, p));
+	g_hash_table_remove(d->group->pinned, p);
+	pthread_mutex_unlock(&d->group->lock);
+	if (!bytes) {
+		cudaFreeHost(p);
+		return;
+	}
+	cudaHostUnregister(p);
+	munmap(p, bytes);
+}
+
+/* ---- copies ---- */
+
+static void copy(struct cuda_stream *s, void *to, const void *from, size_t bytes, enum cudaMemcpyKind kind, const char *what)
+{
+	if (bytes && cuda_ready(s))
+		cuda_ok(s->device, cudaMemcpyAsync(to, from, bytes, kind, s->stream), what);
+}
+
+void cuda_upload(struct device_stream *s, void *device, const void *pinned, size_t bytes)
+{
+	copy(cuda_stream_of(s), device, pinned, bytes, cudaMemcpyHostToDevice, "upload");
+}
+
+void cuda_download(struct device_stream *s, void *pinned, const void *device, size_t bytes)
+{
+	copy(cuda_stream_of(s), pinned, device, bytes, cudaMemcpyDeviceToHost, "download");
+}
+
+void cuda_copy(struct device_stream *s, void *to, const void *from, size_t bytes)
+{
+	copy(cuda_stream_of(s), to, from, bytes, cudaMemcpyDeviceToDevice, "copy");
+}
+
+void cuda_zero(struct device_stream *stream, void *p, size_t bytes)
+{
+	struct cuda_stream *s = cuda_stream_of(stream);
+	if (bytes && cuda_ready(s))
+		cuda_ok(s->device, cudaMemsetAsync(p, 0, bytes, s->stream), "zero");
+}
