@@ -24,7 +24,7 @@
 
 enum { WARMUP = 2 };
 
-enum serves { SERVES_COMPUTE = 1, SERVES_COPIES = 2, SERVES_EXCHANGES = 4, SERVES_OVERHEADS = 8, SERVES_CORES = 16 };
+enum serves { SERVES_COMPUTE = 1, SERVES_COPIES = 2, SERVES_EXCHANGES = 4, SERVES_OVERHEADS = 8, SERVES_CORES = 16, SERVES_GROUPED = 32 };
 
 struct probe {
 	int serves;
@@ -73,6 +73,9 @@ static void list_probes(struct calibration *c, const struct scenario *base)
 	add_probe(c, (struct probe){SERVES_COMPUTE, 1, s, MAX(e / 4, 1), 1, d});
 	add_probe(c, (struct probe){SERVES_COMPUTE, 1, s, e * 4, 1, d});
 	add_probe(c, (struct probe){SERVES_COMPUTE, 1, MAX(s, 2), e, 2, d});
+	for (int n = s; n >= MAX(s / 16, 1); n /= 4)
+		for (int of = 1; of <= 4; of *= 2)
+			add_probe(c, (struct probe){SERVES_GROUPED, 1, n, MAX(e * of / 2, 1), 1, d});
 	add_probe(c, (struct probe){SERVES_COPIES, 1, MAX(s / 2, 2), e, 1, MAX(d / 4, 1)});
 	add_probe(c, (struct probe){SERVES_COPIES | SERVES_OVERHEADS, 1, MAX(s / 2, 2), e, 1, d});
 	add_probe(c, (struct probe){SERVES_COPIES, 1, MAX(s / 2, 2), e, 2, d});
@@ -92,7 +95,8 @@ static struct scenario *scenario_of(const struct calibration *c, const struct pr
 	struct scenario_options o = *c->o;
 	if (o.set)
 		g_strv_builder_addv(set, (const char **)o.set);
-	g_strv_builder_add_many(set, inner, layers, "policy.expert_compute=sequential", "contention.rule=max-min", NULL);
+	g_strv_builder_add_many(set, inner, layers, p->serves & SERVES_GROUPED ? "policy.expert_compute=grouped" : "policy.expert_compute=sequential",
+	                        "contention.rule=max-min", NULL);
 	if (copies)
 		g_strv_builder_add_many(set, "policy.expert_home=dram", "policy.pinned_share=0", "policy.upload_ahead=0", "policy.upload_scope=layer",
 		                        "policy.optimizer=cpu-step", NULL);
@@ -186,6 +190,15 @@ static bool serves_kind(int serves, int kind)
 	}
 }
 
+/* A grouped launch: one expert of it with the mean of their tokens. */
+static void take_group(struct calibration *c, const struct scenario *sc, const struct span *s)
+{
+	double experts = sc->network->layer[s->layer].experts, us = (double)(s->end_ns - s->start_ns) / 1e3;
+	struct timing sample = {MEASURED_GROUPED, s->pass, s->tokens / experts, us / experts, s->tokens, experts};
+	if (s->kind == STAGE_EXPERT && s->expert < 0 && s->tokens)
+		g_array_append_val(c->samples, sample);
+}
+
 static void take_samples(struct calibration *c, const struct probe *p, const struct scenario *sc, const struct trace *trace)
 {
 	for (guint i = 0; i < trace->spans->len; i++) {
@@ -193,6 +206,8 @@ static void take_samples(struct calibration *c, const struct probe *p, const str
 		double us = (double)(s->end_ns - s->start_ns) / 1e3;
 		if (s->kind == STAGE_MIXER && s->pass == PASS_BACKWARD && p->serves & SERVES_CORES)
 			g_array_append_val(c->mixer_us[p->gpus - 1], us);
+		if (p->serves & SERVES_GROUPED)
+			take_group(c, sc, s);
 		if (!measured_unit(s->kind, s->pass) || !serves_kind(p->serves, s->kind))
 			continue;
 		struct timing sample = {s->kind,   measured_pass(s->kind, s->pass),     size_of(c, sc, s), us,

@@ -146,7 +146,7 @@ static bool look_up(const struct cost *c, const struct measured *tables, int kin
 		return false;
 	pass = measured_pass(kind, pass);
 	enum measured_range range = tables ? measured_ns(&tables->table[kind][pass], size, ns) : MEASURED_NONE;
-	c->basis[kind][pass] |= bases[range];
+	c->basis[kind == MEASURED_GROUPED ? STAGE_EXPERT : kind][pass] |= bases[range];
 	return range != MEASURED_NONE;
 }
 
@@ -338,8 +338,9 @@ nsec_t cost_grouped(struct cost *c, int pass, const struct layer *l, int experts
 	double ns = grouped_once_ns(c, pass == PASS_BACKWARD, l, experts, work, n_kernels);
 	if (pass == PASS_BACKWARD && recomputes(c))
 		ns += grouped_once_ns(c, false, l, experts, work, n_kernels);
-	/* one after another: what a virtual GPU does */
-	if (look_up(c, c->own, STAGE_EXPERT, pass, work / experts, &ns))
+	/* where it was not measured: one after another, what a virtual GPU does */
+	bool grouped = c->own && c->own->table[MEASURED_GROUPED][pass].sizes.n > 0;
+	if (look_up(c, c->own, grouped ? MEASURED_GROUPED : STAGE_EXPERT, pass, work / experts, &ns))
 		ns *= experts;
 	return whole(ns);
 }

@@ -34,6 +34,8 @@ static const struct section sections[] = {
     {EACH("permute_backward"), STAGE_PERMUTE, PASS_BACKWARD, "tokens x top_k"},
     {EACH("expert_forward"), STAGE_EXPERT, PASS_FORWARD, "tokens"},
     {EACH("expert_backward"), STAGE_EXPERT, PASS_BACKWARD, "tokens"},
+    {EACH("experts_forward"), MEASURED_GROUPED, PASS_FORWARD, "tokens"},
+    {EACH("experts_backward"), MEASURED_GROUPED, PASS_BACKWARD, "tokens"},
     {EACH("combine_forward"), STAGE_COMBINE, PASS_FORWARD, "tokens x top_k"},
     {EACH("combine_backward"), STAGE_COMBINE, PASS_BACKWARD, "tokens x top_k"},
     {EACH("ffn_forward"), STAGE_FFN, PASS_FORWARD, "tokens"},

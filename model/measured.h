@@ -12,11 +12,14 @@ struct measured_table {
 	double extra_experts; /* gates: what a token costs whatever the experts, in experts */
 };
 
+/* Experts in one grouped launch have tables of their own: the time of one of them by the mean of their tokens. */
+enum { MEASURED_GROUPED = N_STAGE_KINDS, MEASURED_KINDS };
+
 struct measured {
 	char *network; /* measured_network of what was run; tables of computation hold for it alone */
 	char *device, *driver, *date;
 	int gpus; /* that took part in the collectives */
-	struct measured_table table[N_STAGE_KINDS][N_STAGE_PASSES];
+	struct measured_table table[MEASURED_KINDS][N_STAGE_PASSES];
 };
 
 /* Reads the [measured...] sections; *out stays NULL when the source has none. `overrides` as in ini_read. *out is owned by the caller. */
