@@ -217,3 +217,28 @@ void device_zero(struct device_stream *s, void *p, size_t bytes)
 {
 	s->device->impl->core->zero(s, p, bytes);
 }
+
+void device_stage_begin(struct device_stream *s, uint32_t id, const char *kind)
+{
+	s->device->impl->core->stage_begin(s, id, kind);
+}
+
+void device_stage_end(struct device_stream *s)
+{
+	s->device->impl->core->stage_end(s);
+}
+
+bool device_record_stages(struct device *d)
+{
+	return d->impl->core->record_stages(d);
+}
+
+void device_stages_ended(struct device *d)
+{
+	d->impl->core->stages_ended(d);
+}
+
+bool device_stage_times(struct device *d, uint32_t id, nsec_t *start_ns, nsec_t *end_ns)
+{
+	return d->impl->core->stage_times(d, id, start_ns, end_ns);
+}

@@ -83,6 +83,17 @@ void device_download(struct device_stream *s, void *pinned, const void *device, 
 void device_copy(struct device_stream *s, void *to, const void *from, size_t bytes);
 void device_zero(struct device_stream *s, void *p, size_t bytes);
 
+/* ---- stages, for traces and profilers ---- */
+
+/* What the calling thread queues between these belongs to the stage. */
+void device_stage_begin(struct device_stream *s, uint32_t id, const char *kind);
+void device_stage_end(struct device_stream *s);
+/* From here on the devices of this kind note when the work of each stage really ran; false: they cannot, events' times are what there is. */
+bool device_record_stages(struct device *d);
+/* When all stages so far have ended; then the times of each, once; false: not known. */
+void device_stages_ended(struct device *d);
+bool device_stage_times(struct device *d, uint32_t id, nsec_t *start_ns, nsec_t *end_ns);
+
 /* ---- operations ---- */
 
 /* x (N, D) = wte[tokens] + wpe[position in the sequence]; and its gradient into dwte (V, D), dwpe (T, D) +=. */

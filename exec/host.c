@@ -419,6 +419,23 @@ static void host_zero(struct device_stream *s, void *p, size_t bytes)
 		host_push(s, run_zero, &(struct copy){p, NULL, bytes}, sizeof(struct copy));
 }
 
+/* Events' times are exact here. */
+static bool host_record_stages(struct device *d)
+{
+	return false;
+}
+
+static void host_stage_begin(struct device_stream *s, uint32_t id, const char *kind) {}
+
+static void host_stage_end(struct device_stream *s) {}
+
+static void host_stages_ended(struct device *d) {}
+
+static bool host_stage_times(struct device *d, uint32_t id, nsec_t *start_ns, nsec_t *end_ns)
+{
+	return false;
+}
+
 static const struct device_core host_core = {
     .close = host_close,
     .check = host_check,
@@ -442,6 +459,11 @@ static const struct device_core host_core = {
     .download = host_download,
     .copy = host_copy,
     .zero = host_zero,
+    .record_stages = host_record_stages,
+    .stage_begin = host_stage_begin,
+    .stage_end = host_stage_end,
+    .stages_ended = host_stages_ended,
+    .stage_times = host_stage_times,
 };
 
 const struct device_impl host_impl = {

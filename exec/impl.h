@@ -42,6 +42,11 @@ struct device_core {
 	void (*download)(struct device_stream *s, void *pinned, const void *device, size_t bytes);
 	void (*copy)(struct device_stream *s, void *to, const void *from, size_t bytes);
 	void (*zero)(struct device_stream *s, void *p, size_t bytes);
+	bool (*record_stages)(struct device *d);
+	void (*stage_begin)(struct device_stream *s, uint32_t id, const char *kind);
+	void (*stage_end)(struct device_stream *s);
+	void (*stages_ended)(struct device *d);
+	bool (*stage_times)(struct device *d, uint32_t id, nsec_t *start_ns, nsec_t *end_ns);
 };
 
 struct device_math {

@@ -89,8 +89,10 @@ void launcher_run(void *args)
 		g_atomic_int_add(&r->after[i]->users, -1);
 	}
 	device_event_record(stream, r->start);
+	device_stage_begin(stream, r->stage.id, stage_kind_name(r->stage.kind));
 	if (run)
 		issue(x, r, stream);
+	device_stage_end(stream);
 	device_event_record(stream, r->end);
 	r->launch_end_ns = exec_now_ns();
 	set_issued(x, r);

@@ -159,6 +159,7 @@ static bool run_open(struct run *r, GError **error)
 	if (!r->schedule || !open_devices(r, error) || !open_engine(r, error) || !resume(r, error))
 		return false;
 	if (r->o->trace) {
+		(void)device_record_stages(r->devices[0]);
 		r->folder = folder_new(r->o->trace, r->sc, r->o->command, error);
 		if (!r->folder)
 			return false;

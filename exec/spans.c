@@ -76,6 +76,7 @@ void exec_trace(struct backend *b, struct trace *trace)
 	for (int i = 0; i < x->n_streams; i++)
 		if (x->last[i] != STAGE_NONE && !b->impl->wait(b, x->last[i], NULL))
 			return; /* the next call says why */
+	device_stages_ended(x->devices[0]);
 	trace->gpus = x->m->gpus;
 	trace->gpus_per_node = x->m->gpus_per_node;
 	g_free(trace->gpu_name);
@@ -84,6 +85,8 @@ void exec_trace(struct backend *b, struct trace *trace)
 	trace->sms = x->m->sms;
 	for (guint i = 0; i < x->spans->len; i++) {
 		struct traced *traced = &g_array_index(x->spans, struct traced, i);
+		if (on_gpu(x, traced->span.stream))
+			(void)device_stage_times(x->devices[traced->span.rank], traced->span.id, &traced->span.start_ns, &traced->span.end_ns);
 		if (traced->group)
 			traced->span.start_ns = traced->group->start_ns;
 		group_unref(traced->group);

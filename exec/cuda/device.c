@@ -263,6 +263,11 @@ static const struct device_core core = {
     .download = cuda_download,
     .copy = cuda_copy,
     .zero = cuda_zero,
+    .record_stages = cuda_record_stages,
+    .stage_begin = cuda_stage_begin,
+    .stage_end = cuda_stage_end,
+    .stages_ended = cuda_stages_ended,
+    .stage_times = cuda_stage_times,
 };
 
 const struct device_impl cuda_impl = {

@@ -124,7 +124,12 @@ bool cuda_find_origin(struct cuda_device *d);
 /* The host's occurrences have happened, as far as they were announced. */
 void cuda_event_release(struct cuda_event *e);
 
-/* Members of the device's table: memory.c, streams.c. */
+/* Members of the device's table: memory.c, streams.c, activity.c. */
+bool cuda_record_stages(struct device *d);
+void cuda_stage_begin(struct device_stream *s, uint32_t id, const char *kind);
+void cuda_stage_end(struct device_stream *s);
+void cuda_stages_ended(struct device *d);
+bool cuda_stage_times(struct device *d, uint32_t id, nsec_t *start_ns, nsec_t *end_ns);
 void *cuda_alloc(struct device *d, size_t bytes, const char *what, GError **error);
 uint64_t cuda_used_bytes(const struct device *d);
 void *cuda_pinned_alloc(struct device *device, size_t bytes, GError **error);
