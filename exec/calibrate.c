@@ -22,7 +22,7 @@
 #include <string.h>
 #include <sys/utsname.h>
 
-enum { WARMUP = 2 };
+enum { WARMUP = 2, ENOUGH = 24 /* samples of a point */, LAYERS_LEAST = 4 };
 
 enum serves { SERVES_COMPUTE = 1, SERVES_COPIES = 2, SERVES_EXCHANGES = 4, SERVES_OVERHEADS = 8, SERVES_CORES = 16, SERVES_GROUPED = 32 };
 
@@ -401,6 +401,10 @@ static bool measure_all(struct calibration *c, GError **error)
 			return false;
 		}
 		advance(c);
+	}
+	if (!c->samples->len) {
+		g_set_error(error, ESMOE_ERROR, ESMOE_ERROR_FIT, "%s: not even the smallest run fits this machine", c->o->model);
+		return false;
 	}
 	return measure_rates(c, error);
 }

@@ -9,53 +9,53 @@
 #include "adam.h"
 #include "device.h"
 
-enum {
-	MOST_MEMBERS = 2,
-	MIB = 1 << 20,
-	COPY_BYTES = 4 * MIB,
-	POOL_BYTES = 64 * MIB,
-	ARENA_BYTES = 160 * MIB,
-	ADAM_PARAMS = 4 * MIB,
-	TIMES = 9,
-	ADAM_BYTES = 32
-};
+enum { MOST_MEMBERS = 2, MIB = 1 << 20, ADAM_BYTES = 32 };
+
+/* Blocks beyond the caches of the machine, small enough for many of them in the time there is. */
+static const struct blocks {
+	size_t copy_bytes, pool_bytes, params;
+	int format, times;
+} small_blocks = {4 * MIB, 64 * MIB, 4 * MIB, ADAM_FP32, 9}, large_blocks = {32 * MIB, 256 * MIB, 32 * MIB, ADAM_BF16, 4};
 
 /* One GPU: `up` has the uploads and the collectives, `down` the downloads. */
 struct member {
 	struct device_stream *up, *down;
 	struct device_event *start, *up_end, *down_end;
-	char *arena, *landing; /* POOL_BYTES each; landing: of uploads */
+	char *arena, *landing; /* a pool each; landing: of uploads */
 	char *pinned_up, *pinned_down;
 };
 
 struct measure {
 	int count;
+	const struct blocks *blocks;
 	struct device *devices[MOST_MEMBERS];
 	struct device_group *group;
 	struct member member[MOST_MEMBERS];
-	float *state; /* (5, ADAM_PARAMS) */
+	float *state; /* (5, params) */
 };
 
-static bool take(struct device *d, struct member *m, GError **error)
+static bool take(struct device *d, size_t pool, struct member *m, GError **error)
 {
 	m->start = device_event_new(d);
 	m->up_end = device_event_new(d);
 	m->down_end = device_event_new(d);
 	return (m->up = device_stream_new(d, "measure up", error)) && (m->down = device_stream_new(d, "measure down", error)) &&
-	       (m->arena = device_alloc(d, POOL_BYTES, "measuring", error)) && (m->landing = device_alloc(d, POOL_BYTES, "measuring", error)) &&
-	       (m->pinned_up = pinned_alloc(d, POOL_BYTES, error)) && (m->pinned_down = pinned_alloc(d, POOL_BYTES, error));
+	       (m->arena = device_alloc(d, pool, "measuring", error)) && (m->landing = device_alloc(d, pool, "measuring", error)) &&
+	       (m->pinned_up = pinned_alloc(d, pool, error)) && (m->pinned_down = pinned_alloc(d, pool, error));
 }
 
 struct measure *measure_new(const char *device, int count, GError **error)
 {
 	g_autoptr(measure) m = g_new0(struct measure, 1);
 	g_assert(count >= 1 && count <= MOST_MEMBERS);
-	if (!device_open(device, count, ARENA_BYTES, m->devices, &m->group, error))
+	const struct device_info *info = device_find(device, error);
+	m->blocks = info && info->element_bytes == sizeof(float) ? &small_blocks : &large_blocks;
+	if (!info || !device_open(device, count, 3 * m->blocks->pool_bytes, m->devices, &m->group, error))
 		return NULL;
 	m->count = count;
-	m->state = g_new0(float, 5 * (size_t)ADAM_PARAMS);
+	m->state = g_new0(float, 5 * m->blocks->params);
 	for (int i = 0; i < count; i++)
-		if (!take(m->devices[i], &m->member[i], error))
+		if (!take(m->devices[i], m->blocks->pool_bytes, &m->member[i], error))
 			return NULL;
 	return g_steal_pointer(&m);
 }
@@ -90,6 +90,7 @@ void measure_free(struct measure *m)
 
 /* One thread's part. */
 struct busy {
+	const struct blocks *blocks;
 	const struct member *member;
 	bool up;
 	float *state;
@@ -109,13 +110,13 @@ static gpointer keep_copying(gpointer data)
 	size_t at = 0, bytes = 0;
 	while (!g_atomic_int_get(b->stop) && !b->error) {
 		if (b->up)
-			device_upload(s, m->landing + at, m->pinned_up + at, COPY_BYTES);
+			device_upload(s, m->landing + at, m->pinned_up + at, b->blocks->copy_bytes);
 		else
-			device_download(s, m->pinned_down + at, m->arena + at, COPY_BYTES);
+			device_download(s, m->pinned_down + at, m->arena + at, b->blocks->copy_bytes);
 		device_event_record(s, end);
 		if (device_event_wait(end, &b->error))
-			bytes += COPY_BYTES;
-		at = (at + COPY_BYTES) % POOL_BYTES;
+			bytes += b->blocks->copy_bytes;
+		at = (at + b->blocks->copy_bytes) % b->blocks->pool_bytes;
 	}
 	b->per_ns = (double)bytes / (double)(exec_now_ns() - start);
 	return NULL;
@@ -125,21 +126,22 @@ static gpointer keep_updating(gpointer data)
 {
 	struct busy *b = data;
 	float *s = b->state;
+	const size_t n = b->blocks->params;
 	const struct adam_args a = {.master = s,
-	                            .m = s + ADAM_PARAMS,
-	                            .v = s + 2 * (size_t)ADAM_PARAMS,
-	                            .gradient = s + 3 * (size_t)ADAM_PARAMS,
-	                            .out = s + 4 * (size_t)ADAM_PARAMS,
-	                            .n = ADAM_PARAMS,
+	                            .m = s + n,
+	                            .v = s + 2 * n,
+	                            .gradient = s + 3 * n,
+	                            .out = s + 4 * n,
+	                            .n = n,
 	                            .scale = 1,
-	                            .gradient_format = format,
-	                            .out_format = format,
+	                            .gradient_format = b->blocks->format,
+	                            .out_format = b->blocks->format,
 	                            .step = {.lr = 1e-3f, .beta1 = 0.9f, .beta2 = 0.999f, .eps = 1e-8f, .t = 1}};
 	nsec_t start = exec_now_ns();
 	double params = 0;
 	while (!g_atomic_int_get(b->stop)) {
 		adam_update(b->pool, &a);
-		params += ADAM_PARAMS;
+		params += (double)n;
 	}
 	b->per_ns = params / (double)(exec_now_ns() - start);
 	return NULL;
@@ -153,12 +155,12 @@ static int list_busy(struct measure *m, const struct together *what, struct adam
 	int n = 0;
 	for (int gpu = 0; gpu < what->gpus; gpu++) {
 		if (what->upload)
-			busy[n++] = (struct busy){.member = &m->member[gpu], .up = true, .stop = stop};
+			busy[n++] = (struct busy){.blocks = m->blocks, .member = &m->member[gpu], .up = true, .stop = stop};
 		if (what->download)
-			busy[n++] = (struct busy){.member = &m->member[gpu], .stop = stop};
+			busy[n++] = (struct busy){.blocks = m->blocks, .member = &m->member[gpu], .stop = stop};
 	}
 	if (what->threads)
-		busy[n++] = (struct busy){.state = m->state, .pool = pool, .stop = stop};
+		busy[n++] = (struct busy){.blocks = m->blocks, .state = m->state, .pool = pool, .stop = stop};
 	return n;
 }
 
@@ -197,7 +199,7 @@ bool measure_together(struct measure *m, const struct together *what, int ms, st
 	g_autoptr(adam_pool) pool = what->threads ? adam_pool_new(what->threads) : NULL;
 	g_assert(what->gpus <= m->count);
 	*out = (struct rates){0};
-	for (int i = 0; i < TIMES; i++) {
+	for (int i = 0; i < m->blocks->times; i++) {
 		struct rates once;
 		if (!together_once(m, what, pool, ms, &once, error))
 			return false;

@@ -11,10 +11,11 @@
 #include "model/error.h"
 
 #include <cuda.h>
+#include <sys/prctl.h>
 
 #define ORIGIN_MS 1000.0f /* after which the next one is taken: 1e-4 us is what a float keeps then */
-#define POLLS 2000        /* of an event, before the thread sleeps between them: about a millisecond */
-#define PAUSE_US 20
+#define LOOK_NS 50000
+#define PAUSE_US 5
 
 static struct cuda_event *event_of(const struct device_event *e)
 {
@@ -170,13 +171,21 @@ static void await_host(struct cuda_event *e)
 	pthread_mutex_unlock(&e->lock);
 }
 
+/* Looks often at first, then leaves the core to others between looks, whom the thread's timer must not delay. */
 static void await_device(struct cuda_event *e)
 {
+	static _Thread_local bool exact;
+	nsec_t until = exec_now_ns() + LOOK_NS;
 	cudaError_t status;
 	cuda_use(e->device);
-	for (int i = 0; (status = cudaEventQuery(e->event)) == cudaErrorNotReady; i++)
-		if (i > POLLS)
-			g_usleep(PAUSE_US);
+	while ((status = cudaEventQuery(e->event)) == cudaErrorNotReady) {
+		if (exec_now_ns() < until)
+			continue;
+		if (!exact)
+			prctl(PR_SET_TIMERSLACK, 1UL);
+		exact = true;
+		g_usleep(PAUSE_US);
+	}
 	cuda_ok(e->device, status, "the device failed");
 }
 
