@@ -30,16 +30,20 @@ static void fail(GError *error)
 	exit(EXIT_FAILURE);
 }
 
-static struct scenario *scenario_of(const char *model, const char *machine, int gpus, int experts, const char *routing)
+static struct scenario *scenario_made(const struct scenario_options *o)
 {
-	const char *set[] = {"policy.expert_home=dram", NULL};
-	struct scenario_options o = {
-	    .model = model, .machine = machine, .policy = "es-moe", .gpus = gpus, .experts = experts, .routing = routing, .seed = 1, .set = set};
 	GError *error = NULL;
-	struct scenario *sc = scenario_new(&o, &error);
+	struct scenario *sc = scenario_new(o, &error);
 	if (!sc)
 		fail(error);
 	return sc;
+}
+
+static struct scenario *scenario_of(const char *model, const char *machine, int gpus, int experts, const char *routing)
+{
+	const char *set[] = {"policy.expert_home=dram", NULL};
+	return scenario_made(&(struct scenario_options){
+	    .model = model, .machine = machine, .policy = "es-moe", .gpus = gpus, .experts = experts, .routing = routing, .seed = 1, .set = set});
 }
 
 static struct run run_steps(const struct scenario *sc, int steps)
@@ -111,5 +115,11 @@ int main(void)
 	printf("gpt-moe-l h200-x8      uniform  2048 GPUs 2048 experts, one step: %u stages\n", run.stages);
 	verdict("  time", run.cpu_s, "s", true, 20);
 	verdict("  memory, peak of this process", peak_gib(), "GiB", true, 8);
+	const char *hierarchical[] = {"policy.all_to_all=hierarchical", NULL};
+	g_autoptr(scenario) wide = scenario_made(&(struct scenario_options){
+	    .model = "gpt-moe-l", .machine = "a100-80g-x8", .policy = "tutel", .gpus = 4096, .experts = 4096, .sequences = 8, .set = hierarchical});
+	run = run_steps(wide, 1);
+	printf("gpt-moe-l a100-80g-x8  uniform  4096 GPUs 4096 experts, Tutel, hierarchical all-to-alls, one step: %u stages\n", run.stages);
+	verdict("  time", run.cpu_s, "s", true, 30);
 	return EXIT_SUCCESS;
 }

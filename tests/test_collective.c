@@ -96,6 +96,37 @@ Test(collective, hierarchical_messages_are_m_times_as_long)
 	}
 }
 
+static double all_to_all_us(const struct machine *m, int gpus, double bytes, bool hierarchical)
+{
+	struct ranks r = {.stride = 1, .size = gpus};
+	struct group_shape g;
+	struct crossing x, y;
+	group_shape(m, &r, &g);
+	collective_crossing(m, OP_ALL_TO_ALL, hierarchical ? ALGORITHM_GATHER : ALGORITHM_PAIRWISE, &r, bytes, &x);
+	collective_crossing(m, OP_ALL_TO_ALL, ALGORITHM_RAIL, &r, bytes, &y);
+	return (crossing_ns(m, &g, &x) + (hierarchical ? crossing_ns(m, &g, &y) : 0)) / 1e3;
+}
+
+/* Tutel, section 4.3, on nodes of eight A100: the hierarchical one wins where S / n is small and loses at 32 to 256 MiB on few GPUs. */
+Test(collective, hierarchy_wins_with_small_messages_and_loses_with_large_ones)
+{
+	g_autoptr(GError) error = NULL;
+	g_autoptr(machine) m = machine_load("a100-80g-x8", SETS("machine.gpus=4096", "nic.adapters=8"), &error);
+	const double mib = 1 << 20;
+	cr_assert(m != NULL);
+	for (double bytes = 32 * mib; bytes <= 256 * mib; bytes *= 2)
+		cr_assert_lt(all_to_all_us(m, 64, bytes, false), all_to_all_us(m, 64, bytes, true), "%g MiB", bytes / mib);
+	for (int gpus = 256; gpus <= 4096; gpus *= 2)
+		cr_assert_lt(all_to_all_us(m, gpus, mib, true), all_to_all_us(m, gpus, mib, false), "%d GPUs", gpus);
+	/* the more GPUs, the more it gains */
+	double gain = 1;
+	for (int gpus = 256; gpus <= 4096; gpus *= 2) {
+		double now = all_to_all_us(m, gpus, 32 * mib, false) / all_to_all_us(m, gpus, 32 * mib, true);
+		cr_assert_gt(now, gain);
+		gain = now;
+	}
+}
+
 Test(collective, groups_lie_where_their_ranks_do)
 {
 	static const struct {
