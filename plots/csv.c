@@ -71,7 +71,7 @@ static bool plain_field(struct reader *r, char **field_end, GError **error)
 /* Reads a field with what ends it; *last says whether it ended the line. */
 static bool field_read(struct reader *r, bool *last, GError **error)
 {
-	char *field = r->at, *field_end;
+	char *field = r->at, *field_end = field;
 	bool ok = r->at < r->end && *r->at == '"' ? quoted_field(r, &field_end, error) : plain_field(r, &field_end, error);
 	bool carriage_return;
 

@@ -1,0 +1,27 @@
+#!/usr/bin/env bash
+# Training runs that keep every kind of thread busy: two GPUs, experts in DRAM and on SSD, prefetch, several Adam threads, signals, checkpoints. In a
+# build with the thread sanitizer a race ends a run; the tests written with Criterion do not start there, so these stand for them:
+#     meson setup build-thread -Db_sanitize=thread -Doptimization=1 && meson test -C build-thread threads
+. "$(dirname "$0")/harness.sh"
+export TSAN_OPTIONS="halt_on_error=1 exitcode=66 ${TSAN_OPTIONS:-}"
+
+run="run -m tiny-moe -M host --synthetic --seq-len 16 --sequences 4 --seed 7 --set network.layers=2 --set network.d_model=16 --set network.heads=2 \
+	--set network.d_ff=32"
+
+expect 0 $run -p static --gpus 2 --steps 4 --trace static
+expect 0 $run -p es-moe --set policy.expert_home=dram --gpus 2 --steps 4 --trace dram
+expect 0 $run -p es-moe --set policy.expert_home=ssd --set host.dram_gib=4.0002 --gpus 2 --steps 4 --trace ssd
+check "SSD or DRAM, the same losses" cmp -s <(cut -d, -f1,2 dram/losses.csv) <(cut -d, -f1,2 ssd/losses.csv)
+expect 0 $run -p es-moe --set policy.expert_home=dram --set policy.upload_scope=next-layer --set policy.placement=fixed \
+	--set policy.optimizer=cpu-layer \
+	--set host.adam_threads=2 --gpus 4 --microbatches 2 --steps 3 --trace four
+expect 0 trace info four/trace
+expect 0 $run -p es-moe --set policy.expert_home=dram --gpus 2 --steps 2 --save saved
+expect 0 $run -p es-moe --set policy.expert_home=ssd --gpus 2 --steps 4 --resume saved
+for policy in fastmoe megablocks tutel; do
+	expect 0 $run -p $policy --gpus 2 --steps 2
+done
+timeout --preserve-status -s TERM 4 "$ESMOE" $run -p es-moe --gpus 2 --steps 100000 --trace stopped >.out 2>.err
+check "SIGTERM ends it cleanly" test $? -eq 143
+check "with its trace" test -s stopped/trace.rank1.json
+finish
