@@ -58,6 +58,11 @@ void record_step(struct record *r, nsec_t start_ns, nsec_t end_ns, GArray *spans
 		kept_step_free(g_queue_pop_head(&r->steps));
 }
 
+int record_steps(const struct record *r)
+{
+	return (int)r->steps.length;
+}
+
 /* Predecessors of steps that are not kept have ended before; they are left out. */
 static struct span moved(const struct span *from, uint16_t step, stage_id first, nsec_t by_ns)
 {

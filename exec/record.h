@@ -15,6 +15,8 @@ AUTOPTR(record)
  * (taken over, g_free). */
 void record_step(struct record *r, nsec_t start_ns, nsec_t end_ns, GArray *spans, uint32_t *tokens);
 
+int record_steps(const struct record *r); /* kept */
+
 /* The kept steps as one trace from time 0, step 0 and stage 0; what a run did between two steps (checkpoints) is left out. Owned by the caller. */
 struct trace *record_trace(const struct record *r);
 

@@ -274,6 +274,13 @@ static bool step(struct run *r, GError **error)
 	return !r->o->save || r->step == r->o->steps || r->step % r->o->save_every || save(r, error);
 }
 
+/* A run that fails leaves the trace of its steps before; why it failed matters more than why they could not be written. */
+static void keep_trace(struct run *r)
+{
+	if (r->folder && record_steps(r->record) && !folder_finish(r->folder, r->record, NULL))
+		return;
+}
+
 static bool train(struct run *r, GError **error)
 {
 	g_autoptr(signals) signals = signals_new();
@@ -281,8 +288,10 @@ static bool train(struct run *r, GError **error)
 	if (!run_open(r, error))
 		return false;
 	while (r->step < r->o->steps && !taken) {
-		if (!step(r, error))
+		if (!step(r, error)) {
+			keep_trace(r);
 			return false;
+		}
 		taken = signals_taken(signals);
 	}
 	/* launchers send a signal more than once: until the files are whole, the next ones change nothing */

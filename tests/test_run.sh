@@ -157,6 +157,23 @@ for signal in TERM INT; do
 	check "a checkpoint of SIG$signal" test -n "$(find stopped.save -name 'step-*.checkpoint')"
 done
 
+# a device that fails in the middle of training: reads of experts end where someone has cut the file
+"$ESMOE" $run -p es-moe --set policy.expert_home=ssd --set host.dram_gib=4.0002 --steps 100000 --trace failed --ssd failed.ssd >.out 2>.err &
+pid=$!
+for _ in $(seq 600); do
+	[ "$(grep -c '' failed/losses.csv 2>/dev/null)" -ge 4 ] 2>/dev/null && break
+	sleep 0.05
+done
+truncate -s 0 failed.ssd/experts.bin
+wait $pid
+status=$?
+last="an expert file cut short"
+check "status 5" test $status -eq 5
+says 'esmoe: ' 'failed.ssd/experts.bin' 'ended after'
+check "one line" test "$(grep -c '' .err)" -eq 1
+expect 0 trace info failed/trace
+prints 'node0 ssd read'
+
 # full disks
 if [ -e /dev/full ]; then
 	mkdir -p full && ln -sf /dev/full full/losses.csv

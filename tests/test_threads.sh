@@ -24,4 +24,13 @@ done
 timeout --preserve-status -s TERM 4 "$ESMOE" $run -p es-moe --gpus 2 --steps 100000 --trace stopped >.out 2>.err
 check "SIGTERM ends it cleanly" test $? -eq 143
 check "with its trace" test -s stopped/trace.rank1.json
+"$ESMOE" $run -p es-moe --set policy.expert_home=ssd --set host.dram_gib=4.0002 --gpus 2 --steps 100000 --ssd cut >.out 2>.err &
+pid=$!
+for _ in $(seq 600); do
+	grep -q '^ *3 ' .out && break
+	sleep 0.05
+done
+truncate -s 0 cut/experts.bin
+wait $pid
+check "a failed read ends it cleanly" test $? -eq 5
 finish

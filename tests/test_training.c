@@ -1,8 +1,10 @@
 /* The executor with the engine: whole training steps keep the backend's promises, and where experts live does not change a bit of the losses. */
 #include "exec/exec.h"
+#include "model/error.h"
 #include "steps.h"
 
 #include <glib/gstdio.h>
+#include <string.h>
 
 #define TINY                                                                                                                                         \
 	"[network]\nlayers = 3\nd_model = 16\nheads = 2\nvocab = 23\nseq_len = 8\nsequences = 4\nd_ff = 24\nexperts = 6\ntop_k = 2\nmoe_every = 2\n"
@@ -128,4 +130,66 @@ Test(training, experts_that_come_and_go_over_the_ssd_keep_their_bits)
 		for (size_t j = 0; j < G_N_ELEMENTS(sets); j++)
 			check_training(policies[i], sets[j], 2, 2, t.loss);
 	training_clear(&t);
+}
+
+struct failure {
+	struct device *device;
+	gulong after_us;
+};
+
+static gpointer fail_later(gpointer data)
+{
+	const struct failure *f = data;
+	g_autoptr(GError) why = g_error_new_literal(ESMOE_ERROR, ESMOE_ERROR_DEVICE, "gpu1 fell off the bus");
+	g_usleep(f->after_us);
+	device_fail(f->device, why);
+	return NULL;
+}
+
+/* Steps until one fails; the error that the caller gets. */
+static GError *train_until_failure(const struct scenario *sc, struct schedule *schedule, struct device **devices, struct device_group *group,
+                                   gulong after_us, const char *folder)
+{
+	g_autoptr(GError) error = NULL;
+	const struct engine_options o = {.seed = 5, .lr = 0.01f, .ssd_folder = folder};
+	g_autoptr(data) data = data_open(NULL, sc->network->vocab, 7, &error);
+	g_autoptr(engine) engine = engine_new(devices, group, sc, schedule, data, &o, &error);
+	cr_assert(engine, "%s", error ? error->message : "");
+	g_autoptr(backend) b = exec_new(devices, sc->machine->gpus, engine, sc->machine, &error);
+	cr_assert(b, "%s", error ? error->message : "");
+	struct failure f = {devices[1], after_us};
+	GThread *thread = g_thread_new("failure", fail_later, &f);
+	bool ok = true;
+	for (uint64_t i = 0; ok; i++) {
+		engine_begin(engine, i);
+		ok = schedule_step(schedule, b, &error) && schedule_wait(schedule, b, &error);
+	}
+	g_thread_join(thread);
+	return g_steal_pointer(&error);
+}
+
+/* Whatever is under way then - copies, collectives with one member there, Adam, the SSD - everybody is let go, and everything can be freed. */
+Test(training, a_device_that_fails_at_any_moment_ends_training_with_its_reason)
+{
+	static const char *const policies[] = {ON_HBM, ON_DRAM, ON_SSD};
+	for (int i = 0; i < 24; i++) {
+		GError *opened = NULL;
+		struct device *device[2];
+		struct device_group *group;
+		g_autofree char *folder = g_dir_make_tmp("esmoe-test-XXXXXX", NULL);
+		g_autoptr(scenario) sc =
+		    scenario_made(&(struct scenario_options){.model = TINY,
+		                                             .machine = "host",
+		                                             .policy = policies[i % 3],
+		                                             .gpus = 2,
+		                                             .set = SETS(i % 3 == 2 ? "host.dram_gib=4.00003" : "host.dram_gib=8")});
+		struct schedule *schedule = schedule_made(sc);
+		cr_assert(device_open("host", 2, UINT64_C(1) << 26, device, &group, &opened), "%s", opened ? opened->message : "");
+		g_autoptr(GError) error = train_until_failure(sc, schedule, device, group, (gulong)(500 + 1700 * i), folder);
+		cr_assert_eq(error->code, ESMOE_ERROR_DEVICE);
+		cr_assert(strstr(error->message, "gpu1 fell off the bus"), "%s", error->message);
+		device_close(device, 2, group);
+		schedule_free(schedule);
+		cr_assert_eq(g_rmdir(folder), 0);
+	}
 }
