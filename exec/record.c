@@ -10,6 +10,7 @@ struct kept_step {
 	nsec_t start_ns, end_ns;
 	GArray *spans;
 	uint32_t *tokens;
+	uint64_t *hbm_bytes; /* (G) */
 };
 
 struct record {
@@ -23,6 +24,7 @@ static void kept_step_free(void *step)
 	struct kept_step *s = step;
 	g_array_unref(s->spans);
 	g_free(s->tokens);
+	g_free(s->hbm_bytes);
 	g_free(s);
 }
 
@@ -48,10 +50,10 @@ static int by_id(gconstpointer a, gconstpointer b)
 	return (x->id > y->id) - (x->id < y->id);
 }
 
-void record_step(struct record *r, nsec_t start_ns, nsec_t end_ns, GArray *spans, uint32_t *tokens)
+void record_step(struct record *r, nsec_t start_ns, nsec_t end_ns, GArray *spans, uint32_t *tokens, uint64_t *hbm_bytes)
 {
 	struct kept_step *s = g_new(struct kept_step, 1);
-	*s = (struct kept_step){start_ns, end_ns, spans, tokens};
+	*s = (struct kept_step){start_ns, end_ns, spans, tokens, hbm_bytes};
 	g_array_sort(spans, by_id);
 	g_queue_push_tail(&r->steps, s);
 	while (g_queue_get_length(&r->steps) > (guint)r->keep)
@@ -82,6 +84,23 @@ static struct span moved(const struct span *from, uint16_t step, stage_id first,
 	return span;
 }
 
+/* A run takes its part of the arena once: a sample at the start and at the end of each step. */
+static void add_hbm(const struct record *r, struct trace *trace)
+{
+	for (int gpu = 0; gpu < trace->gpus && r->steps.head; gpu++) {
+		struct counter *counter = counter_new("HBM bytes", gpu, -1);
+		struct sample sample = {0, (double)((const struct kept_step *)r->steps.head->data)->hbm_bytes[gpu]};
+		g_array_append_val(counter->samples, sample);
+		guint step = 0;
+		for (const GList *item = r->steps.head; item; item = item->next, step++) {
+			sample = (struct sample){g_array_index(trace->step_end_ns, nsec_t, step),
+			                         (double)((const struct kept_step *)item->data)->hbm_bytes[gpu]};
+			g_array_append_val(counter->samples, sample);
+		}
+		g_ptr_array_add(trace->counters, counter);
+	}
+}
+
 struct trace *record_trace(const struct record *r)
 {
 	struct trace *trace = trace_new();
@@ -105,6 +124,7 @@ struct trace *record_trace(const struct record *r)
 		end_ns += s->end_ns - s->start_ns;
 		g_array_append_val(trace->step_end_ns, end_ns);
 	}
+	add_hbm(r, trace);
 	return trace;
 }
 

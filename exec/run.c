@@ -240,13 +240,19 @@ static uint64_t folder_bytes(const char *path)
 	return sum;
 }
 
-static bool note(struct run *r, const struct run_step *s, GError **error)
+static uint64_t *used_hbm(const struct run *r)
 {
-	g_autofree uint64_t *hbm = g_new(uint64_t, r->sc->machine->gpus);
-	if (!r->folder)
-		return true;
+	uint64_t *hbm = g_new(uint64_t, r->sc->machine->gpus);
 	for (int g = 0; g < r->sc->machine->gpus; g++)
 		hbm[g] = device_used_bytes(r->devices[g]);
+	return hbm;
+}
+
+static bool note(struct run *r, const struct run_step *s, GError **error)
+{
+	g_autofree uint64_t *hbm = used_hbm(r);
+	if (!r->folder)
+		return true;
 	const struct run_memory m = {hbm, process_bytes(), folder_bytes(r->ssd_made ? r->ssd_made : r->o->ssd)};
 	return folder_step(r->folder, s, &m, error);
 }
@@ -266,7 +272,7 @@ static bool step(struct run *r, GError **error)
 	struct run_step s = {.step = r->step, .loss = engine_loss(r->engine), .step_ms = seconds * 1e3};
 	s.tokens_per_s = (double)sc->machine->gpus * sc->sequences * sc->seq_len / seconds;
 	s.bound_by = bound_by(sc->machine, trace->spans);
-	record_step(r->record, start_ns, end_ns, g_array_ref(trace->spans), step_loads(r));
+	record_step(r->record, start_ns, end_ns, g_array_ref(trace->spans), step_loads(r), used_hbm(r));
 	r->step++;
 	if (!note(r, &s, error))
 		return false;

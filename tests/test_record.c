@@ -25,7 +25,7 @@ static size_t counts_of(const struct scenario *sc)
 }
 
 /* Step s lasts from s * 1000 + 100 to s * 1000 + 900; between steps there are 200 ns of something else. Each span follows the one before. Counts are
- * 100 s + their place. Spans come in no order. */
+ * 1000 s + their place; GPU 0 uses s bytes, GPU 1 ten times that. Spans come in no order. */
 static void add_step(struct record *r, const struct scenario *sc, int s)
 {
 	GArray *spans = g_array_new(FALSE, FALSE, sizeof(struct span));
@@ -43,7 +43,8 @@ static void add_step(struct record *r, const struct scenario *sc, int s)
 	}
 	for (size_t i = 0; i < counts_of(sc); i++)
 		tokens[i] = (uint32_t)(1000 * s) + (uint32_t)i;
-	record_step(r, s * 1000 + 100, s * 1000 + 900, spans, tokens);
+	const uint64_t hbm[GPUS] = {(uint64_t)s, (uint64_t)(10 * s)};
+	record_step(r, s * 1000 + 100, s * 1000 + 900, spans, tokens, g_memdup2(hbm, sizeof hbm));
 }
 
 Test(record, keeps_the_last_steps_as_a_trace_that_starts_at_zero_without_what_lay_between)
@@ -67,6 +68,19 @@ Test(record, keeps_the_last_steps_as_a_trace_that_starts_at_zero_without_what_la
 		cr_assert_eq(span->launch_ns, i % SPANS == 2 ? span->start_ns - 20 : -1);
 		cr_assert_eq(span->n_preds, i > 0);
 		cr_assert(i == 0 || span->preds[0] == i - 1);
+	}
+	cr_assert_eq(trace->counters->len, GPUS);
+	for (int gpu = 0; gpu < GPUS; gpu++) {
+		const struct counter *counter = g_ptr_array_index(trace->counters, gpu);
+		const double each = gpu ? 10 : 1;
+		const struct sample expected[] = {{0, 3 * each}, {800, 3 * each}, {1600, 4 * each}};
+		cr_assert_str_eq(counter->name, "HBM bytes");
+		cr_assert_eq(counter->gpu, gpu);
+		cr_assert_eq(counter->samples->len, G_N_ELEMENTS(expected));
+		for (guint i = 0; i < counter->samples->len; i++) {
+			cr_assert_eq(g_array_index(counter->samples, struct sample, i).ns, expected[i].ns);
+			cr_assert_eq(g_array_index(counter->samples, struct sample, i).value, expected[i].value);
+		}
 	}
 	g_autoptr(GError) error = NULL;
 	g_autoptr(scenario) again = scenario_from_ini(trace->description, "description", &error);

@@ -67,6 +67,10 @@ check "every token is routed once" awk -F, 'NR > 1 { sum[$1 "," $2] += $5 } END 
 expect 0 trace info es-moe/trace
 prints 'compute'
 expect 0 trace critical-path es-moe/trace
+expect 0 plot memory -o hbm.png es-moe/trace
+check "HBM over time" test -s hbm.png
+check "HBM as memory.csv has it" test "$(sed -n 's/.*"name":"HBM","args":{"bytes":\([0-9]*\)}.*/\1/p' es-moe/trace.rank0.json | sort -u)" = \
+	"$(tail -1 es-moe/memory.csv | cut -d, -f3)"
 expect 0 predict -m es-moe/run.ini -M es-moe/run.ini -p es-moe/run.ini --routing es-moe/loads.csv
 expect 0 plot losses -o losses.png es-moe
 check "a figure" test -s losses.png
