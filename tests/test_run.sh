@@ -168,7 +168,10 @@ for _ in $(seq 600); do
 	[ "$(grep -c '' failed/losses.csv 2>/dev/null)" -ge 4 ] 2>/dev/null && break
 	sleep 0.05
 done
-truncate -s 0 failed.ssd/experts.bin
+while kill -0 $pid 2>/dev/null; do # what is written makes it long again
+	[ -e failed.ssd/experts.bin ] && truncate -s 0 failed.ssd/experts.bin
+	sleep 0.02
+done
 wait $pid
 status=$?
 last="an expert file cut short"
