@@ -138,9 +138,10 @@ static void caches_init(struct schedule *s, int all_experts)
 /* Of the groups of a shape one that reaches over nodes, if any does. */
 static struct ranks farthest(const struct schedule *s, int stride, int size)
 {
-	for (int g = 0; g + (size - 1) * stride < s->gpus; g += size * stride)
-		if (s->node_of[g] != s->node_of[g + (size - 1) * stride])
-			return (struct ranks){g, stride, size};
+	for (int base = 0; base < s->gpus; base += size * stride)
+		for (int g = base; g < base + stride && g + (size - 1) * stride < s->gpus; g++)
+			if (s->node_of[g] != s->node_of[g + (size - 1) * stride])
+				return (struct ranks){g, stride, size};
 	return (struct ranks){0, stride, size};
 }
 

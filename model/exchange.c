@@ -10,7 +10,7 @@
 #include <string.h>
 
 struct tally {
-	bool hierarchical;           /* the policy may choose it, and each set fills its nodes */
+	bool hierarchical;           /* the policy may choose it, and each set fills its nodes with several members each */
 	int adapters, leaves;        /* of all nodes */
 	uint64_t *gathered, *railed; /* (2, G) sent, then received, by GPU */
 	uint64_t *adapter;           /* (2, adapters) linear */
@@ -24,7 +24,7 @@ static bool may_be_hierarchical(const struct schedule *s)
 {
 	int reach = s->set.size * s->set.stride;
 	return (s->p->all_to_all == ALL_TO_ALL_HIERARCHICAL || s->p->all_to_all == ALL_TO_ALL_AUTO) && reach > s->m->gpus_per_node &&
-	       reach % s->m->gpus_per_node == 0;
+	       reach % s->m->gpus_per_node == 0 && s->m->gpus_per_node % s->set.stride == 0 && s->m->gpus_per_node > s->set.stride;
 }
 
 struct tally *tally_new(const struct schedule *s)

@@ -300,6 +300,8 @@ Test(parallel, groups_of_all_shapes_come_together)
 	    {"policy.tensor_parallel=8", "policy.checkpoint=layer", "policy.dispatch=padded", "policy.capacity_factor=1", NULL},
 	    {"policy.tensor_parallel=4", "policy.dispatch=mask", "policy.checkpoint=keep-collectives", "policy.pipeline_degree=2", NULL},
 	    {"network.experts=2", "policy.tensor_parallel=2", "policy.expert_split=model", "policy.zero_stage=1", NULL},
+	    {"policy.tensor_parallel=8", "policy.all_to_all=auto", NULL},
+	    {"policy.tensor_parallel=4", "policy.all_to_all=hierarchical", "machine.gpus_per_node=6", NULL},
 	    {"network.experts=3", "policy.tensor_parallel=2", "policy.expert_split=data", "policy.zero_stage=3", NULL},
 	};
 	static const struct sim_options options = {0};
