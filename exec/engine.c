@@ -56,6 +56,8 @@ static bool can_run(const struct engine *e, GError **error)
 		return refuse(error, "policy.expert_parallel = 1 with gradients of 2 bytes; expected policy.gradient_bytes = 4");
 	if (e->p->exchange != EXCHANGE_TOKENS)
 		return refuse(error, "policy.exchange = experts or auto; expected tokens");
+	if (e->p->cache_threshold > 0)
+		return refuse(error, "policy.cache_threshold; expected 0: every block that is used has its room in DRAM");
 	if (e->p->shadowed_experts)
 		return refuse(error, "policy.shadowed_experts; expected 0");
 	for (int i = 0; i < e->n->layers; i++) {

@@ -131,8 +131,10 @@ static void caches_init(struct schedule *s, int all_experts)
 	s->cache = g_new(struct cache *, s->nodes);
 	s->n_blocks = 2 * all_experts;
 	s->block_read = new_ids((size_t)s->nodes * (size_t)s->n_blocks);
-	for (int node = 0; node < s->nodes; node++)
+	for (int node = 0; node < s->nodes; node++) {
 		s->cache[node] = cache_new(s->p->ssd_cache, 2 * all_experts, s->plan.memory.cache_bytes);
+		cache_tune(s->cache[node], &(struct cache_decay){s->p->cache_decay, s->p->cache_threshold, s->p->cache_decay_steps});
+	}
 }
 
 /* Of the groups of a shape one that reaches over nodes, if any does. */

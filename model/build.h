@@ -177,6 +177,7 @@ void route(struct schedule *s, int layer, int microbatch, stage_id counts);
  * now or when DRAM last lacked it, or STAGE_NONE; and what the coming step will ask for, told to the caches. */
 stage_id store_fetch(struct schedule *s, int pass, int layer, int e, bool state, int gpu);
 void store_foresee(struct schedule *s);
+void store_send_back(struct schedule *s, int layer, int e, int gpu); /* an updated state that DRAM does not keep */
 
 /* The experts of a layer with the all-to-alls that return their results (experts.c). */
 void experts_forward(struct schedule *s, int pass, int layer, struct batches of); /* PASS_FORWARD or PASS_RECOMPUTE */

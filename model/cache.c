@@ -2,9 +2,10 @@
  * the order of their last touch.
  *
  *     LRU     0: the touch alone decides
- *     LFU     hits, halved once per as many touches as there are blocks (MoESys, arXiv 2205.10034, multiplies by beta every K steps). Instead of
- * halving all blocks, a hit counts twice as much as in the period before, which leaves the order the same Belady  minus the position of the next use:
- * the block's k-th touch stands for its k-th place in the future, so a run that shuffles the blocks of a layer a little stays in step with it */
+ *     LFU     hits, made less by a factor once in a while: instead of all becoming less a new one counts more, which leaves the order as it is
+ *
+ *     Belady  minus the position of the next use: the block's k-th touch stands for its k-th place in the future, so that a run that shuffles the
+ *             blocks of a layer a little stays in step with it */
 #include "cache.h"
 
 #include "policy.h"
@@ -31,7 +32,9 @@ struct cache {
 	struct block *block; /* (n_blocks) */
 	int *heap;           /* (n_blocks): ids, the least worth first; n_held in use */
 	uint64_t room_bytes, used_bytes, touches;
-	double hit;    /* LFU: what a hit counts in this period */
+	double hit; /* LFU: what a hit counts in this period */
+	struct cache_decay decay;
+	int steps;     /* since the last decay */
 	int n_future;  /* Belady */
 	int *places;   /* (n_future): positions in the future, those of block 0, then of block 1, ... */
 	int *place_of; /* (n_blocks + 1): where a block's positions start */
@@ -83,12 +86,11 @@ static double lru_worth(struct cache *cache, int id)
 	return 0;
 }
 
-static double lfu_worth(struct cache *cache, int id)
+static void decay(struct cache *cache)
 {
-	if (cache->touches % (uint64_t)cache->n_blocks == 0)
-		cache->hit *= 2;
+	cache->hit /= cache->decay.decay;
 	if (cache->hit > 0x1p500) {
-		/* Exact, being powers of two; only what was forgotten long ago ends in a tie at 0. */
+		/* Exact; only what was forgotten long ago ends in a tie at 0. */
 		for (int i = 0; i < cache->n_blocks; i++) {
 			cache->block[i].hits *= 0x1p-500;
 			cache->block[i].worth.value *= 0x1p-500;
@@ -96,6 +98,12 @@ static double lfu_worth(struct cache *cache, int id)
 		cache->hit *= 0x1p-500;
 		heap_rebuild(cache);
 	}
+}
+
+static double lfu_worth(struct cache *cache, int id)
+{
+	if (!cache->decay.steps && cache->touches % (uint64_t)cache->n_blocks == 0)
+		decay(cache);
 	return cache->block[id].hits += cache->hit;
 }
 
@@ -124,6 +132,18 @@ static int evict(struct cache *cache)
 	return id;
 }
 
+static bool keeps(const struct cache *cache, int id)
+{
+	const struct cache_decay *d = &cache->decay;
+	return cache->worth == lfu_worth && d->threshold > 0 && cache->block[id].hits >= d->threshold * cache->hit;
+}
+
+static void bring_back(struct cache *cache, int id)
+{
+	cache->used_bytes += cache->block[id].bytes;
+	heap_settle(cache, cache->n_held++, id);
+}
+
 struct cache *cache_new(int rule, int blocks, uint64_t room_bytes)
 {
 	static double (*const worths[])(struct cache *,
@@ -136,9 +156,23 @@ struct cache *cache_new(int rule, int blocks, uint64_t room_bytes)
 	cache->heap = g_new(int, blocks);
 	cache->room_bytes = room_bytes;
 	cache->hit = 1;
+	cache->decay.decay = 0.5;
 	for (int id = 0; id < blocks; id++)
 		cache->block[id].at = CACHE_NONE;
 	return cache;
+}
+
+void cache_tune(struct cache *cache, const struct cache_decay *decay)
+{
+	cache->decay = *decay;
+}
+
+void cache_step(struct cache *cache)
+{
+	if (cache->worth != lfu_worth || !cache->decay.steps || ++cache->steps < cache->decay.steps)
+		return;
+	cache->steps = 0;
+	decay(cache);
 }
 
 void cache_free(struct cache *cache)
@@ -196,8 +230,13 @@ bool cache_touch(struct cache *cache, int id, uint64_t bytes, int *evicted, int 
 	}
 	if (bytes > cache->room_bytes)
 		return false;
-	while (cache->room_bytes - cache->used_bytes < bytes)
+	while (cache->room_bytes - cache->used_bytes < bytes && !keeps(cache, cache->heap[0]))
 		evicted[(*n_evicted)++] = evict(cache);
+	if (cache->room_bytes - cache->used_bytes < bytes) {
+		while (*n_evicted > 0)
+			bring_back(cache, evicted[--*n_evicted]);
+		return false;
+	}
 	block->worth = worth;
 	block->bytes = bytes;
 	cache->used_bytes += bytes;

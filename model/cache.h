@@ -14,6 +14,16 @@ struct cache *cache_new(int rule, int blocks, uint64_t room_bytes);
 void cache_free(struct cache *cache);
 AUTOPTR(cache)
 
+/* For LFU, ignored by the others (MoESys, arXiv 2205.10034, section 2.2): hits are multiplied by `decay` every `steps` steps, which cache_step
+ * counts, or, with 0, every as many touches as there are blocks; a block with `threshold` hits or more leaves for nobody, so that a newcomer that
+ * finds no room is not kept. Without it: 0.5, 0, and no threshold (0). */
+struct cache_decay {
+	double decay, threshold;
+	int steps;
+};
+void cache_tune(struct cache *cache, const struct cache_decay *decay);
+void cache_step(struct cache *cache);
+
 /* For Belady, ignored by the others: the ids in the order they will be asked for from now on, over and over. Copied. What is held stays and is
  * weighed anew. Touches in a slightly other order are fine: the k-th touch of a block takes its k-th place. */
 void cache_future(struct cache *cache, const int *ids, int n);

@@ -100,6 +100,7 @@ static void update(struct schedule *s, const struct late *u)
 	struct expert_state *x = &s->moe[u->layer].expert[u->expert];
 	x->updated = host_work(s, STAGE_ADAM, u->layer, 0, u->expert, u->gpu, u->params, u->gradient, fetched);
 	x->aside = STAGE_NONE;
+	store_send_back(s, u->layer, u->expert, u->gpu);
 }
 
 static void update_or_defer(struct schedule *s, const struct late *u)

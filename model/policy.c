@@ -77,6 +77,9 @@ static const struct ini_key keys[] = {
     KNOB(exchange, "tokens", exchange_words, "what travels between GPUs; auto: the faster for each load"),
     WHOLE(shadowed_experts, "0", 0, 4096, "busiest experts, at most, that all GPUs copy and compute on their own tokens"),
     KNOB(ssd_cache, "lru", cache_words, "which experts leave DRAM for the SSD"),
+    NUMBER(cache_threshold, "0", 0, 1e9, "lfu-decay: hits from which an expert stays in DRAM; 0: none"),
+    NUMBER(cache_decay, "0.5", 0.001, 1, "lfu-decay: factor of all hits once in a while"),
+    COUNT(cache_decay_steps, "auto", 65536, "lfu-decay: steps until the next; auto: as many touches as there are blocks"),
     WHOLE(gradient_bytes, "2", 2, 4, "bytes of an expert gradient element on its way down, 2 or 4"),
     WHOLE(adam_threads, "0", 0, 65536, "CPU threads of one node's optimizer; 0: the machine's"),
 };

@@ -50,6 +50,8 @@ struct policy {
 	int expert_home, placement, dispatch, expert_compute, upload_scope, optimizer, all_to_all, checkpoint, expert_split, ssd_cache;
 	int tensor_experts, gradient_cast, dense_optimizer, exchange, microbatch_order;
 	int expert_rows, reduction_stream;
+	double cache_threshold, cache_decay; /* of ssd_cache = lfu-decay, see cache_tune */
+	int cache_decay_steps;
 	double pinned_share;     /* busiest experts of the last step kept in HBM, 0..1 */
 	double capacity_factor;  /* 0: dropless (padded: to the largest load); > 0: capacity over the mean, overflow dropped */
 	int upload_ahead;        /* expert slots in HBM beyond the one in use */

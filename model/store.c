@@ -65,6 +65,21 @@ stage_id store_fetch(struct schedule *s, int pass, int layer, int e, bool state,
 	return *read = emit(s, &st);
 }
 
+/* State that DRAM did not keep goes back from the buffer that it was updated in. */
+void store_send_back(struct schedule *s, int layer, int e, int gpu)
+{
+	struct moe_layer *moe = &s->moe[layer];
+	if (s->plan.home != HOME_SSD || cache_holds(s->cache[s->node_of[gpu]], block_id(s, layer, e, true)))
+		return;
+	struct stage st = stage_on_node(s, STAGE_SSD_WRITE, PASS_UPDATE, layer, 0, gpu, STREAM_SSD_WRITE, PROFILE_WRITE);
+	st.expert = e;
+	st.bytes = moe->params * SSD_STATE_BYTES;
+	st.cost_ns = cost_ssd(s->cost, true, st.bytes);
+	st.part = 1;
+	after(&st, moe->expert[e].updated);
+	moe->expert[e].written = emit(s, &st);
+}
+
 /* The blocks of a layer that a node will be asked for, in the order of its experts. */
 static void foresee(const struct schedule *s, int node, int layer, bool state, GArray *ids)
 {
@@ -85,6 +100,8 @@ static void foresee(const struct schedule *s, int node, int layer, bool state, G
  * foreseen wrongly is forgotten with the step. */
 void store_foresee(struct schedule *s)
 {
+	for (int node = 0; s->cache && s->step > 0 && node < s->nodes; node++)
+		cache_step(s->cache[node]);
 	bool at_end = s->p->optimizer == OPTIMIZER_CPU_STEP && !inference(s);
 	for (int node = 0; s->cache && s->p->ssd_cache == CACHE_BELADY && node < s->nodes; node++) {
 		g_autoptr(GArray) ids = g_array_new(FALSE, FALSE, sizeof(int));

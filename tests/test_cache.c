@@ -17,6 +17,8 @@ struct naive {
 	const int *future; /* (n_future), position of the next touch: now */
 	int n_future;
 	uint64_t now;
+	double decay, threshold;
+	int steps; /* touches a decay, as a step a touch */
 };
 
 static int distance(const struct naive *n, int id)
@@ -48,9 +50,9 @@ static bool naive_touch(struct naive *n, int id, int *evicted, int *n_evicted)
 {
 	const bool held = n->held[id];
 	*n_evicted = 0;
-	if ((n->now + 1) % BLOCKS == 0)
+	if ((n->now + 1) % (uint64_t)n->steps == 0)
 		for (int i = 0; i < BLOCKS; i++)
-			n->hits[i] *= 0.5;
+			n->hits[i] *= n->decay;
 	n->hits[id]++;
 	n->last[id] = n->now + 1;
 	while (!held && n->bytes[id] <= n->room && naive_used(n) + n->bytes[id] > n->room) {
@@ -58,6 +60,12 @@ static bool naive_touch(struct naive *n, int id, int *evicted, int *n_evicted)
 		for (int i = 0; i < BLOCKS; i++)
 			if (n->held[i] && (victim < 0 || leaves_before(n, i, victim)))
 				victim = i;
+		if (n->threshold > 0 && n->hits[victim] >= n->threshold) {
+			while (*n_evicted > 0)
+				n->held[evicted[--*n_evicted]] = true;
+			n->now++;
+			return false;
+		}
 		n->held[victim] = false;
 		evicted[(*n_evicted)++] = victim;
 	}
@@ -75,17 +83,24 @@ static void sequence_draw(GRand *random, int *ids, int n)
 	}
 }
 
-static void compare_with_naive(int rule, uint32_t seed, bool equal_sizes)
+static void compare_with_naive(int rule, uint32_t seed, bool equal_sizes, const struct cache_decay *decay)
 {
 	g_autoptr(GRand) random = g_rand_new_with_seed(seed);
 	int ids[TOUCHES];
 	sequence_draw(random, ids, TOUCHES);
-	struct naive naive = {.rule = rule, .room = 20, .future = ids, .n_future = TOUCHES};
+	struct naive naive = {.rule = rule, .room = 20, .future = ids, .n_future = TOUCHES, .decay = 0.5, .steps = BLOCKS};
 	for (int id = 0; id < BLOCKS; id++)
 		naive.bytes[id] = equal_sizes ? 4 : (uint64_t)g_rand_int_range(random, 1, 22); /* 21 is past the room */
 	g_autoptr(cache) cache = cache_new(rule, BLOCKS, naive.room);
 	cache_future(cache, ids, TOUCHES);
+	if (decay) {
+		cache_tune(cache, decay);
+		naive.decay = decay->decay;
+		naive.threshold = decay->threshold;
+		naive.steps = decay->steps;
+	}
 	for (int i = 0; i < TOUCHES; i++) {
+		cache_step(cache); /* a touch a step */
 		int evicted[BLOCKS], n_evicted, expected[BLOCKS], n_expected;
 		const bool hit = naive_touch(&naive, ids[i], expected, &n_expected);
 		cr_assert(hit == cache_touch(cache, ids[i], naive.bytes[ids[i]], evicted, &n_evicted), "touch %d", i);
@@ -102,14 +117,23 @@ Test(cache, evicts_as_the_definitions_say)
 {
 	for (int rule = CACHE_LRU; rule <= CACHE_BELADY; rule++)
 		for (uint32_t seed = 0; seed < 10; seed++)
-			compare_with_naive(rule, seed, true);
+			compare_with_naive(rule, seed, true, NULL);
 }
 
 Test(cache, evicts_as_the_definitions_say_with_unequal_blocks)
 {
 	for (int rule = CACHE_LRU; rule <= CACHE_LFU_DECAY; rule++)
 		for (uint32_t seed = 0; seed < 10; seed++)
-			compare_with_naive(rule, seed, false);
+			compare_with_naive(rule, seed, false, NULL);
+}
+
+/* Powers of two, so that hits that became less and later ones that count more tie alike. */
+Test(cache, lfu_decays_by_steps_and_moves_no_block_past_the_threshold)
+{
+	const struct cache_decay decays[] = {{0.5, 2, 30}, {0.25, 1.5, 7}, {0.125, 0, 50}, {1, 4, 9}};
+	for (size_t i = 0; i < G_N_ELEMENTS(decays); i++)
+		for (uint32_t seed = 0; seed < 20; seed++)
+			compare_with_naive(CACHE_LFU_DECAY, seed, seed % 2, &decays[i]);
 }
 
 /* Hits of n touches with blocks of one byte. */
