@@ -30,6 +30,16 @@ static bool can_run_policy(const struct engine *e, GError **error)
 		return refuse(error, "policy.reduction_stream = own; expected shared");
 	if (p->checkpoint == CHECKPOINT_LAYER)
 		return refuse(error, "policy.checkpoint = layer; expected full, keep-collectives or none");
+	if (p->exchange != EXCHANGE_TOKENS)
+		return refuse(error, "policy.exchange = experts or auto; expected tokens");
+	if (p->cache_threshold > 0)
+		return refuse(error, "policy.cache_threshold; expected 0: every block that is used has its room in DRAM");
+	if (p->shadowed_experts)
+		return refuse(error, "policy.shadowed_experts; expected 0");
+	if (p->embedding != EMBEDDING_COPIED)
+		return refuse(error, "policy.embedding = cut; expected copied");
+	if (p->gradient_bucket_mib || !p->fused_communication)
+		return refuse(error, "policy.gradient_bucket_mib or policy.fused_communication = false; expected auto and true: a layer at a time");
 	return true;
 }
 
@@ -54,12 +64,6 @@ static bool can_run(const struct engine *e, GError **error)
 		              "policy.expert_parallel = 1 with experts beyond HBM on several nodes; expected one node, or expert_parallel = 0");
 	if (set == 1 && e->gpus > 1 && e->offloaded && e->gradient_bytes != sizeof(float))
 		return refuse(error, "policy.expert_parallel = 1 with gradients of 2 bytes; expected policy.gradient_bytes = 4");
-	if (e->p->exchange != EXCHANGE_TOKENS)
-		return refuse(error, "policy.exchange = experts or auto; expected tokens");
-	if (e->p->cache_threshold > 0)
-		return refuse(error, "policy.cache_threshold; expected 0: every block that is used has its room in DRAM");
-	if (e->p->shadowed_experts)
-		return refuse(error, "policy.shadowed_experts; expected 0");
 	for (int i = 0; i < e->n->layers; i++) {
 		const struct layer *l = &e->n->layer[i];
 		if (l->mixer != MIXER_ATTENTION)

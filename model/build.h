@@ -110,6 +110,7 @@ struct schedule {
 	uint8_t *shadow;                      /* (E) of the layer that is routed: copied to every GPU */
 	stage_id *arrived;                    /* (G) the copies of the layer under way are there */
 	stage_id *fetched, *slot_user, *sums; /* (slots, G), (slots, G), (GRADIENT_SLOTS, G) of experts that travel */
+	uint64_t pending;                     /* bytes of gradients that wait for their bucket */
 	stage_id *begun;                      /* (G) first stage of the step */
 	int travel_slot;                      /* next to be filled */
 	int ahead_layer, ahead_pass, n_ahead; /* experts fetched before their turn */
@@ -246,6 +247,7 @@ struct collective {
 	bool of_copies; /* for what data-parallel copies hold: on the stream of the policy's choice */
 	uint64_t bytes;
 	nsec_t cost_ns;
+	int messages;             /* one behind the other in cost_ns; 0: 1 */
 	const uint64_t *bytes_of; /* (G) where groups differ, instead of bytes and cost_ns; or NULL */
 	const nsec_t *cost_of;
 	const stage_id *also; /* (G) more predecessors, or NULL */
@@ -263,6 +265,8 @@ void tensor_return(struct schedule *s, int pass, int layer, int microbatch, int 
  * expert. */
 void params_gather(struct schedule *s, int pass, int layer, int microbatch);
 void params_await(struct schedule *s, int layer);
+void embedding_exchange(struct schedule *s, int pass, int microbatch); /* where it is cut: rows looked up for others, or their gradients */
+void embedding_gather(struct schedule *s, int microbatch);             /* and whole for the head */
 void gradients_ready(struct schedule *s, int layer, int microbatch);
 void gradients_end(struct schedule *s, int microbatch);
 void update_resident(struct schedule *s);

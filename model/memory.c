@@ -83,10 +83,18 @@ static int tensor_of(const struct machine *m, const struct policy *p)
 struct memory_share memory_dense_share(const struct network *n, const struct machine *m, const struct policy *p)
 {
 	int tensor = tensor_of(m, p);
-	struct memory_share share = {network_embedding_params(n) / (uint64_t)tensor, m->gpus / tensor};
+	struct memory_share share = {p->embedding == EMBEDDING_CUT ? 0 : network_embedding_params(n) / (uint64_t)tensor, m->gpus / tensor};
 	for (int i = 0; i < n->layers; i++)
 		share.params += network_dense_share(n, &n->layer[i], tensor);
 	return share;
+}
+
+/* The part of an embedding that is cut whatever ZeRO's stage. */
+static struct memory_share embedding_share(const struct network *n, const struct machine *m, const struct policy *p)
+{
+	int copies = m->gpus / tensor_of(m, p);
+	uint64_t params = network_embedding_params(n) / (uint64_t)tensor_of(m, p);
+	return (struct memory_share){p->embedding == EMBEDDING_CUT ? (params + (uint64_t)copies - 1) / (uint64_t)copies : 0, 1};
 }
 
 struct memory_share memory_expert_share(const struct network *n, const struct machine *m, const struct policy *p, const struct layer *l,
@@ -146,7 +154,9 @@ static void add_whole_layers(const struct network *n, const struct machine *m, c
 {
 	int tensor = tensor_of(m, p), copies = m->gpus / tensor;
 	uint64_t widest = 0, element = (uint64_t)m->element_bytes;
-	bool offloaded = p->dense_optimizer == DENSE_OPTIMIZER_CPU;
+	bool offloaded = p->dense_optimizer == DENSE_OPTIMIZER_CPU, cut = p->embedding == EMBEDDING_CUT;
+	if (cut && copies > 1) /* the head's, with its gradients */
+		out->bytes[TIER_HBM][CLASS_BUFFERS] += 2 * element * network_embedding_params(n) / (uint64_t)tensor;
 	if (copies == 1 || (p->zero_stage < 2 && !offloaded))
 		return;
 	for (int i = 0; i < n->layers; i++) {
@@ -158,7 +168,7 @@ static void add_whole_layers(const struct network *n, const struct machine *m, c
 	}
 	out->bytes[TIER_HBM][CLASS_BUFFERS] += 2 * element * widest;
 	if (p->zero_stage >= 3)
-		out->bytes[TIER_HBM][CLASS_BUFFERS] += 2 * element * widest + element * network_embedding_params(n) / (uint64_t)tensor;
+		out->bytes[TIER_HBM][CLASS_BUFFERS] += 2 * element * widest + (cut ? 0 : element * network_embedding_params(n) / (uint64_t)tensor);
 }
 
 int memory_pinned_experts(double share, int experts, int gpus)
@@ -305,7 +315,7 @@ void memory_plan(const struct network *n, const struct machine *m, const struct 
 	if (p->dense_optimizer == DENSE_OPTIMIZER_CPU)
 		add_dense_on_host(out, m, p, memory_dense_share(n, m, p));
 	else
-		updated = add_resident(out, m, p, memory_dense_share(n, m, p));
+		updated = add_resident(out, m, p, memory_dense_share(n, m, p)) + add_resident(out, m, p, embedding_share(n, m, p));
 	for (int i = 0; i < n->layers && k->home == HOME_HBM; i++)
 		updated += add_resident(out, m, p, memory_expert_share(n, m, p, &n->layer[i], k->expert_parallel, k->split));
 	add_whole_layers(n, m, p, k, out);

@@ -203,6 +203,10 @@ static const char *check_groups(const struct scenario *s)
 		return "policy.data_parallel times policy.tensor_parallel must be the number of GPUs, or one of them be 0";
 	if (p->dense_optimizer == DENSE_OPTIMIZER_CPU && !p->zero_stage && copies > 1)
 		return "policy.dense_optimizer = cpu needs policy.zero_stage = 1, 2 or 3: each copy brings its part down to the host";
+	if (p->dense_optimizer == DENSE_OPTIMIZER_CPU && (p->gradient_bucket_mib || p->embedding == EMBEDDING_CUT))
+		return "policy.gradient_bucket_mib and policy.embedding = cut need policy.dense_optimizer = gpu";
+	if (p->embedding == EMBEDDING_CUT && s->workload == WORKLOAD_INFERENCE)
+		return "--workload inference needs policy.embedding = copied";
 	if (tensor == 1)
 		return NULL;
 	if (cut && policy_expert_parallel(s->policy, s->machine->gpus) % tensor)

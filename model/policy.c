@@ -14,6 +14,10 @@
 	{                                                                                                                                            \
 		"policy", #field, INI_INT, FIELD(field), fallback, min, max, NULL, help                                                              \
 	}
+#define FLAG(field, fallback, help)                                                                                                                  \
+	{                                                                                                                                            \
+		"policy", #field, INI_BOOL, FIELD(field), fallback, 0, 0, NULL, help                                                                 \
+	}
 /* A number whose 0 leaves the choice to the planner. */
 #define COUNT(field, fallback, max, help)                                                                                                            \
 	{                                                                                                                                            \
@@ -40,6 +44,7 @@ static const char *const checkpoint_words[] = {
 static const char *const split_words[] = {[SPLIT_AUTO] = "auto", [SPLIT_DATA] = "data", [SPLIT_MODEL] = "model", [SPLIT_ADAPTIVE] = "adaptive", NULL};
 static const char *const tensor_words[] = {[TENSOR_EXPERTS_CUT] = "cut", [TENSOR_EXPERTS_WHOLE] = "whole", NULL};
 static const char *const cast_words[] = {[CAST_NONE] = "none", [CAST_WHOLE] = "whole", [CAST_TILED] = "tiled", NULL};
+static const char *const embedding_words[] = {[EMBEDDING_COPIED] = "copied", [EMBEDDING_CUT] = "cut", NULL};
 static const char *const dense_words[] = {[DENSE_OPTIMIZER_GPU] = "gpu", [DENSE_OPTIMIZER_CPU] = "cpu", NULL};
 static const char *const exchange_words[] = {[EXCHANGE_TOKENS] = "tokens", [EXCHANGE_EXPERTS] = "experts", [EXCHANGE_AUTO] = "auto", NULL};
 static const char *const order_words[] = {[ORDER_HORIZONTAL] = "horizontal", [ORDER_VERTICAL] = "vertical", NULL};
@@ -72,6 +77,9 @@ static const struct ini_key keys[] = {
     KNOB(tensor_experts, "cut", tensor_words, "experts in a tensor group: cut as all else, or whole, each GPU with its share of the tokens"),
     WHOLE(zero_stage, "0", 0, 3, "what copies hold one part each of: 1 optimizer state, 2 and gradients, 3 and parameters"),
     KNOB(dense_optimizer, "gpu", dense_words, "where Adam of the non-expert parameters runs, and its state lives"),
+    KNOB(embedding, "copied", embedding_words, "the embedding on data-parallel GPUs: a copy each, or a part each that all look up in"),
+    FLAG(fused_communication, "true", "one collective a layer for parameters and for gradients, not one a tensor"),
+    COUNT(gradient_bucket_mib, "auto", 65536, "MiB of gradients reduced at a time, across layers; auto: a layer's"),
     KNOB(gradient_cast, "none", cast_words, "gradients cast to fp32 before the GPU's Adam: not at all, all at once, tile by tile"),
     KNOB(reduction_stream, "shared", stream_words, "collectives of data-parallel copies in line with all others, or beside them"),
     KNOB(exchange, "tokens", exchange_words, "what travels between GPUs; auto: the faster for each load"),

@@ -37,6 +37,7 @@ enum checkpoint {
 	CHECKPOINT_LAYER
 }; /* full: what the backward needs, once more; keep-collectives: that without its collectives; layer: the whole forward, as a framework runs it */
 enum tensor_experts { TENSOR_EXPERTS_CUT, TENSOR_EXPERTS_WHOLE };
+enum embedding { EMBEDDING_COPIED, EMBEDDING_CUT };
 enum gradient_cast { CAST_NONE, CAST_WHOLE, CAST_TILED };
 enum microbatch_order { ORDER_HORIZONTAL, ORDER_VERTICAL }; /* vertical: all micro-batches of a layer before the next */
 enum dense_optimizer { DENSE_OPTIMIZER_GPU, DENSE_OPTIMIZER_CPU };
@@ -48,8 +49,10 @@ enum ssd_cache { CACHE_LRU, CACHE_LFU_DECAY, CACHE_BELADY };
 struct policy {
 	char *name;
 	int expert_home, placement, dispatch, expert_compute, upload_scope, optimizer, all_to_all, checkpoint, expert_split, ssd_cache;
-	int tensor_experts, gradient_cast, dense_optimizer, exchange, microbatch_order;
+	int tensor_experts, gradient_cast, dense_optimizer, exchange, microbatch_order, embedding;
 	int expert_rows, reduction_stream;
+	bool fused_communication;            /* one collective a layer for its parameters, and for its gradients; otherwise one a tensor */
+	int gradient_bucket_mib;             /* gradients are reduced by so many MiB, whatever layers they are of; 0: layer by layer */
 	double cache_threshold, cache_decay; /* of ssd_cache = lfu-decay, see cache_tune */
 	int cache_decay_steps;
 	double pinned_share;     /* busiest experts of the last step kept in HBM, 0..1 */

@@ -124,7 +124,7 @@ void emit_collective(struct schedule *s, const struct collective *c, const stage
 		st.group_size = (uint32_t)members;
 		st.bytes = c->bytes_of ? c->bytes_of[g] : c->bytes;
 		st.cost_ns = c->bytes_of ? c->cost_of[g] : c->cost_ns;
-		st.n_kernels = (uint32_t)s->collective_kernels;
+		st.n_kernels = (uint32_t)(s->collective_kernels * MAX(1, c->messages));
 		after(&st, preds ? preds[g] : s->gpu[g].last_compute);
 		after(&st, c->also ? c->also[g] : STAGE_NONE);
 		stage_id id = emit(s, &st);
@@ -350,6 +350,7 @@ static void begin(struct schedule *s, int microbatch)
 	for (int g = 0; g < s->gpus; g++)
 		s->begun[g] = emit_compute(s, STAGE_EMBED, PASS_FORWARD, 0, microbatch, g, waits ? s->adam_last[s->node_of[g]] : STAGE_NONE);
 	tensor_reduce(s, PASS_FORWARD, 0, microbatch, true);
+	embedding_exchange(s, PASS_FORWARD, microbatch);
 }
 
 typedef void (*through_layer)(struct schedule *s, int layer, struct batches of);
@@ -376,12 +377,14 @@ static void run_batches(struct schedule *s, struct batches of)
 		return;
 	params_gather(s, PASS_BACKWARD, s->n->layers - 1, of.from);
 	for (int mb = of.from; mb < of.to; mb++) {
+		embedding_gather(s, mb);
 		compute_everywhere(s, STAGE_HEAD, PASS_FORWARD, 0, mb, NULL);
 		tensor_reduce(s, PASS_BACKWARD, s->n->layers - 1, mb, true);
 	}
 	for (int layer = s->n->layers - 1; layer >= 0; layer--)
 		go_through(s, layer, of, backward_layer);
 	for (int mb = of.from; mb < of.to; mb++) {
+		embedding_exchange(s, PASS_BACKWARD, mb);
 		compute_everywhere(s, STAGE_EMBED, PASS_BACKWARD, 0, mb, NULL);
 		gradients_end(s, mb);
 	}

@@ -53,9 +53,28 @@ static struct memory_share expert_share(const struct schedule *s, int layer)
 	return memory_expert_share(s->n, s->m, s->p, &s->n->layer[layer], s->plan.expert_parallel, s->plan.split);
 }
 
+/* Each copy keeps a part of the embedding with all that belongs to it. */
+static bool cut(const struct schedule *s, int layer)
+{
+	return layer < 0 && s->p->embedding == EMBEDDING_CUT && copies(s) > 1;
+}
+
 static uint64_t part(const struct schedule *s, uint64_t params, int n, int from_stage)
 {
 	return s->p->zero_stage >= from_stage ? (params + (uint64_t)n - 1) / (uint64_t)n : params;
+}
+
+/* Weight tensors with their biases: projections 8, norms 4, gate 1; two a matrix of each FFN. */
+static int dense_tensors(const struct schedule *s, int layer)
+{
+	const struct layer *l = &s->n->layer[MAX(0, layer)];
+	return layer < 0 ? 1 : 13 + 2 * ((l->d_ff > 0) + l->shared) * activation_matrices(s->n->activation);
+}
+
+static int expert_tensors(const struct schedule *s, int layer)
+{
+	int units = s->plan.expert_parallel / s->plan.unit, experts = s->moe[layer].experts;
+	return experts && !offloaded(s) ? 2 * ((experts + units - 1) / units) * activation_matrices(s->n->activation) : 0;
 }
 
 static struct collective among_copies(const struct schedule *s, int kind, int pass, int layer, int microbatch, enum reduced what)
@@ -67,20 +86,24 @@ static struct collective among_copies(const struct schedule *s, int kind, int pa
 	                           .expert = -1,
 	                           .part = what,
 	                           .group = &s->copies,
-	                           .of_copies = true};
+	                           .of_copies = true,
+
+	                           .messages = s->p->fused_communication ? 1 : dense_tensors(s, layer)};
 }
 
 static struct collective among_experts(const struct schedule *s, int kind, int pass, int layer, int microbatch)
 {
 	struct collective c = among_copies(s, kind, pass, layer, microbatch, REDUCED_EXPERTS);
 	c.group = &s->moe[MAX(0, layer)].copies;
+	if (!s->p->fused_communication && layer >= 0)
+		c.messages = expert_tensors(s, layer);
 	return c;
 }
 
 static void run(struct schedule *s, struct collective *c, uint64_t params, const stage_id *preds, stage_id *out)
 {
 	c->bytes = element_bytes(s) * params;
-	c->cost_ns = cost_collective(s->cost, c->kind, &c->group->ranks, c->bytes);
+	c->cost_ns = c->messages * cost_collective(s->cost, c->kind, &c->group->ranks, c->bytes / (uint64_t)c->messages);
 	emit_collective(s, c, preds, out);
 }
 
@@ -89,7 +112,7 @@ void params_gather(struct schedule *s, int pass, int layer, int microbatch)
 	const stage_id *preds = NULL;
 	stage_id *out = s->gathered + (size_t)(layer & 1) * (size_t)s->gpus;
 	struct memory_share experts = expert_share(s, layer);
-	if (s->p->zero_stage < 3)
+	if (s->p->zero_stage < 3 || cut(s, layer))
 		return;
 	for (int g = 0; g < s->gpus && layer < 0; g++) { /* the first of all, also behind what the host updated */
 		s->round[g] = s->gpu[g].awaited == STAGE_NONE ? s->gpu[g].last_compute : s->gpu[g].awaited;
@@ -152,11 +175,28 @@ static void bring_down(struct schedule *s, int layer, int microbatch)
 	}
 }
 
+/* Gradients fill buckets, whatever layers they are of; what is left at the embedding goes as it is. */
+static void reduce_buckets(struct schedule *s, struct collective *c, int layer)
+{
+	uint64_t bucket = (uint64_t)s->p->gradient_bucket_mib << 20;
+	s->pending += cut(s, layer) ? 0 : element_bytes(s) * dense_params(s, layer);
+	c->messages = (int)(layer < 0 ? (s->pending + bucket - 1) / bucket : s->pending / bucket);
+	uint64_t bytes = layer < 0 ? s->pending : (uint64_t)c->messages * bucket;
+	s->pending -= bytes;
+	if (c->messages)
+		run(s, c, bytes / element_bytes(s), NULL, s->reduced);
+}
+
 static void reduce_dense(struct schedule *s, int layer, int microbatch)
 {
 	int kind = s->p->zero_stage ? STAGE_REDUCE_SCATTER : STAGE_ALL_REDUCE;
 	struct collective c = among_copies(s, kind, PASS_BACKWARD, layer, microbatch, layer < 0 ? REDUCED_EMBEDDING : REDUCED_DENSE);
-	if (copies(s) > 1)
+	if (s->p->gradient_bucket_mib && copies(s) > 1)
+		reduce_buckets(s, &c, layer);
+	if (cut(s, layer)) {
+		c.kind = STAGE_REDUCE_SCATTER;
+		run(s, &c, dense_params(s, layer), NULL, s->reduced);
+	} else if (copies(s) > 1 && !s->p->gradient_bucket_mib)
 		run(s, &c, dense_params(s, layer), NULL, s->reduced);
 	if (on_host(s))
 		bring_down(s, layer, microbatch);
@@ -185,7 +225,7 @@ void gradients_ready(struct schedule *s, int layer, int microbatch)
 /* Parameters that this GPU keeps gradients of. */
 static uint64_t kept(const struct schedule *s, int from_stage)
 {
-	uint64_t params = on_host(s) ? 0 : part(s, dense_params(s, -1), copies(s), from_stage);
+	uint64_t params = on_host(s) ? 0 : part(s, dense_params(s, -1), copies(s), cut(s, -1) ? 0 : from_stage);
 	for (int layer = 0; layer < s->n->layers; layer++) {
 		struct memory_share experts = expert_share(s, layer);
 		params += on_host(s) ? 0 : part(s, dense_params(s, layer), copies(s), from_stage);
@@ -196,21 +236,39 @@ static uint64_t kept(const struct schedule *s, int from_stage)
 
 void gradients_end(struct schedule *s, int microbatch)
 {
-	if (reduces_each(s) && !last(s, microbatch))
+	if ((reduces_each(s) || cut(s, -1)) && !last(s, microbatch))
 		reduce_dense(s, -1, microbatch);
 	if (microbatch > 0 && sums_parts(s))
 		accumulate(s, 0, microbatch, kept(s, 2), copies(s) > 1 ? s->reduced : NULL);
 }
 
-/* Weight tensors of a layer in HBM with their biases: projections 8, norms 4, gate 1; two a matrix of each FFN and expert. */
-static uint64_t resident_tensors(const struct schedule *s, int layer)
+/* Of two collectives on one stream the later. */
+static void await_later(struct schedule *s, const stage_id *ids)
 {
-	const struct moe_layer *moe = &s->moe[layer];
-	int units = s->plan.expert_parallel / s->plan.unit;
-	uint64_t ffns = (s->n->layer[layer].d_ff > 0) + (uint64_t)s->n->layer[layer].shared;
-	if (moe->experts && !offloaded(s))
-		ffns += (uint64_t)((moe->experts + units - 1) / units);
-	return 13 + 2 * ffns * (uint64_t)activation_matrices(s->n->activation);
+	for (int g = 0; g < s->gpus; g++) {
+		stage_id *awaited = &s->gpu[g].awaited;
+		if (*awaited == STAGE_NONE || *awaited < ids[g])
+			*awaited = ids[g];
+	}
+}
+
+/* Each GPU looks up the rows it has for the tokens of all (SE-MoE, arXiv 2205.10034, section 2.4), and gets their gradients. */
+void embedding_exchange(struct schedule *s, int pass, int microbatch)
+{
+	struct collective c = among_copies(s, STAGE_ALL_TO_ALL, pass, -1, microbatch, REDUCED_EMBEDDING);
+	if (!cut(s, -1))
+		return;
+	run(s, &c, (uint64_t)s->tokens * (uint64_t)s->n->d_model, NULL, s->round);
+	await_later(s, s->round);
+}
+
+void embedding_gather(struct schedule *s, int microbatch)
+{
+	struct collective c = among_copies(s, STAGE_ALL_GATHER, PASS_FORWARD, -1, microbatch, REDUCED_EMBEDDING);
+	if (!cut(s, -1))
+		return;
+	run(s, &c, dense_params(s, -1), s->begun, s->round);
+	await_later(s, s->round);
 }
 
 /* Adam of the non-expert parameters on the node's threads, a part a GPU, which goes up when it is done. */
@@ -240,11 +298,15 @@ static void update_on_host(struct schedule *s)
 static void gather_updated(struct schedule *s)
 {
 	uint64_t dense = 0;
-	for (int layer = -1; layer < s->n->layers; layer++)
-		dense += dense_params(s, layer);
+	int tensors = 0;
+	for (int layer = -1; layer < s->n->layers; layer++) {
+		dense += cut(s, layer) ? 0 : dense_params(s, layer);
+		tensors += dense_tensors(s, layer);
+	}
 	for (int g = 0; g < s->gpus; g++)
 		s->round[g] = on_host(s) ? s->gpu[g].awaited : s->gpu[g].last_compute;
 	struct collective c = among_copies(s, STAGE_ALL_GATHER, PASS_UPDATE, 0, 0, REDUCED_DENSE);
+	c.messages = s->p->fused_communication ? 1 : tensors;
 	if (copies(s) > 1)
 		run(s, &c, dense, s->round, s->round);
 	for (int layer = 0; layer < s->n->layers; layer++) {
@@ -262,7 +324,7 @@ void update_resident(struct schedule *s)
 	uint64_t params = kept(s, 1), tensors = 1;
 	uint32_t kernels;
 	for (int layer = 0; layer < s->n->layers; layer++)
-		tensors += resident_tensors(s, layer);
+		tensors += (uint64_t)(dense_tensors(s, layer) + expert_tensors(s, layer));
 	reduce_dense(s, -1, s->plan.microbatches - 1);
 	if (on_host(s))
 		update_on_host(s);
