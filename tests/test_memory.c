@@ -141,3 +141,37 @@ Test(memory, the_first_tier_past_its_room_is_named)
 	m.bytes[TIER_HBM][CLASS_BUFFERS] = 101;
 	cr_assert_eq(memory_overflow(&m), TIER_HBM);
 }
+
+/* SE-MoE's capacities (arXiv 2205.10034, section 2.1) for D dense and S sparse parameters in L layers on N GPUs, a share a of a layer's experts in
+ * use: GPU memory 16 D + 4 a S / L, DRAM 16 a S, SSD 12 S. Two slots here and two gradients: the experts of one GPU in one layer, all of them in use.
+ */
+Test(memory, of_experts_on_the_ssd_is_as_se_moe_counts_it)
+{
+	static const char *const set[] = {"policy.expert_home=ssd",     "policy.upload_ahead_layers=0",
+	                                  "policy.upload_ahead=1",      "policy.embedding=copied",
+	                                  "host.dram_gib=100000",       "gpu.hbm_gib=1000",
+	                                  "software.pinned_pow2=false", NULL};
+	const struct scenario_options o = {.model = "gpt-moe-m", .machine = "h200-x8", .policy = "se-moe", .gpus = 16, .experts = 32, .set = set};
+	g_autoptr(GError) error = NULL;
+	g_autoptr(scenario) s = scenario_new(&o, &error);
+	cr_assert_not_null(s, "%s", error ? error->message : "");
+	const struct network *n = s->network;
+	struct memory_case k = {.home = HOME_SSD, .expert_parallel = 16, .sequences = 1, .seq_len = s->seq_len};
+	struct memory m;
+	memory_plan(n, s->machine, s->policy, &k, &m);
+	uint64_t sparse = 24ul * 32 * 2 * 1024 * 4096, dense = 24ul * (4 * 1024 * 1024 + 1024 * 32) + 51200ul * 1024, gpus = 16, nodes = 2;
+	uint64_t state = m.bytes[TIER_HBM][CLASS_PARAMETERS] + m.bytes[TIER_HBM][CLASS_GRADIENTS] + m.bytes[TIER_HBM][CLASS_OPTIMIZER];
+	cr_assert_eq(network_params(n), sparse + dense);
+	cr_assert_eq(state * gpus, 16 * dense);
+	cr_assert_eq(m.bytes[TIER_SSD][CLASS_OPTIMIZER] * nodes, 12 * sparse);
+	/* slots and gradients, beside what the dense layers and the exchange have there */
+	k.home = HOME_HBM;
+	struct memory without;
+	memory_plan(n, s->machine, s->policy, &k, &without);
+	uint64_t slots = m.bytes[TIER_HBM][CLASS_BUFFERS] - without.bytes[TIER_HBM][CLASS_BUFFERS];
+	cr_assert_eq(slots * gpus, 4 * sparse / 24);
+	/* an expert in DRAM, without the biases that the blocks count too: 16 bytes a parameter */
+	struct expert_bytes e = memory_expert(n, s->machine, s->policy, &n->layer[0]);
+	uint64_t expert = 2ul * 1024 * 4096 + 1024 + 4096;
+	cr_assert_eq(e.parameter_block + e.state_block, 16 * expert);
+}
