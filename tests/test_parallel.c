@@ -156,6 +156,16 @@ Test(parallel, zero_keeps_the_papers_bytes_a_parameter)
 	}
 }
 
+/* From stage 2 on two layers' gradients are whole until they are reduced, in stage 3 two layers' parameters and the embedding while they are used. */
+Test(parallel, what_is_cut_is_whole_while_it_is_used)
+{
+	uint64_t layer = DENSE_OF_LAYER + GATE;
+	struct memory none = memory_of(8, SETS("policy.zero_stage=1")), second = memory_of(8, SETS("policy.zero_stage=2")),
+	              third = memory_of(8, SETS("policy.zero_stage=3"));
+	cr_assert_eq(second.bytes[TIER_HBM][CLASS_BUFFERS] - none.bytes[TIER_HBM][CLASS_BUFFERS], 2 * BYTES * layer);
+	cr_assert_eq(third.bytes[TIER_HBM][CLASS_BUFFERS] - second.bytes[TIER_HBM][CLASS_BUFFERS], 2 * BYTES * layer + BYTES * EMBEDDING);
+}
+
 /* Sets of 2 GPUs among 8: four copies of each expert. */
 Test(parallel, zero_cuts_experts_over_their_copies)
 {
