@@ -8,21 +8,15 @@
  * once, at the end. */
 #include "cost.h"
 
+#include "cost_inside.h"
 #include "measured.h"
 #include "memory.h"
 
 #include <math.h>
 #include <string.h>
 
-/* Bytes through HBM per token where elements have two: per element of D, per element of the inner size F, per attention score of a head, per logit;
- * and launches. */
-struct traffic {
-	double d, f, score, logit;
-	int kernels;
-};
-
 /* [kernels][kind][backward] */
-static const struct traffic traffic[2][N_STAGE_KINDS][2] =
+const struct traffic cost_traffic[2][N_STAGE_KINDS][2] =
     {
         [KERNELS_FUSED] =
             {
@@ -59,34 +53,6 @@ static const struct {
 	int m, n;
 	double rate;
 } tiles[] = {{256, 128, 1.0}, {128, 128, 0.97}, {128, 64, 0.85}, {64, 64, 0.65}};
-
-#define MEMO 4096 /* costs remembered; a power of two */
-
-struct memo {
-	uint64_t key;
-	nsec_t ns;
-	uint32_t kernels;
-};
-
-struct cost {
-	const struct network *n;
-	const struct machine *m;
-	const struct policy *p;
-	int seq_len;
-	double tensor;          /* GPUs that cut every matrix among them: heads, inner sizes and vocabulary are divided by it */
-	double experts_tensor;  /* those of an expert */
-	double sources;         /* matrices that an expert's rows come as */
-	double flops_per_ns_sm; /* one SM, large tiles */
-	double hbm;             /* bytes per ns reached */
-	double halves;          /* the same in bytes counted as if elements had two */
-	double kernel_ns;
-	double adam_params_per_ns;
-	double adam_slowdown;             /* of the threads in use against all, which were measured */
-	const struct measured *own;       /* tables of computation: NULL unless of this network */
-	uint8_t (*basis)[N_STAGE_PASSES]; /* enum cost_basis */
-	int *shape;                       /* (L) the first layer of the same shape */
-	struct memo memo[MEMO];
-};
 
 struct cost *cost_new(const struct network *n, const struct machine *m, const struct policy *p, int seq_len, int adam_threads)
 {
@@ -125,18 +91,12 @@ void cost_free(struct cost *c)
 	g_free(c);
 }
 
-static nsec_t whole(double ns)
-{
-	return (nsec_t)ceil(ns);
-}
-
 int cost_basis(const struct cost *c, int kind, int pass)
 {
 	return c->basis[kind][measured_pass(kind, pass)];
 }
 
-/* The time of a stage of that size from `tables`, if there are any; notes what it stands on. */
-static bool look_up(const struct cost *c, const struct measured *tables, int kind, int pass, double size, double *ns)
+bool cost_look_up(const struct cost *c, const struct measured *tables, int kind, int pass, double size, double *ns)
 {
 	static const uint8_t bases[] = {[MEASURED_INSIDE] = COST_MEASURED,
 	                                [MEASURED_BELOW] = COST_MEASURED | COST_BELOW,
@@ -178,8 +138,7 @@ static double shared_gemm_ns(const struct cost *c, double batch, double m, doubl
 	return fmax(fmax(tiles_ns(c, batch, m, n, k), memory), c->kernel_ns);
 }
 
-/* A linear layer: forward one GEMM, backward one for the input's and one for the weight's gradient. */
-static double linear_ns(const struct cost *c, bool backward, double tokens, double in, double out)
+double cost_linear_ns(const struct cost *c, bool backward, double tokens, double in, double out)
 {
 	if (!backward)
 		return gemm_ns(c, 1, tokens, out, in);
@@ -190,7 +149,7 @@ static double ffn_ns(const struct cost *c, bool backward, double tokens, double 
 {
 	const double d = c->n->d_model;
 	int up = activation_matrices(c->n->activation) - 1;
-	return linear_ns(c, backward, tokens, d, up * inner) + linear_ns(c, backward, tokens, inner, d);
+	return cost_linear_ns(c, backward, tokens, d, up * inner) + cost_linear_ns(c, backward, tokens, inner, d);
 }
 
 /* With the rows by source a batch of small matrices takes the place of each product with the weights; the weights' gradient is one sum over all. */
@@ -210,7 +169,7 @@ static double attention_ns(const struct cost *c, bool backward, double tokens)
 	const struct network *n = c->n;
 	double heads = n->heads / c->tensor, width = heads * n->d_head;
 	double kv = 2.0 * fmax(1, n->kv_heads / c->tensor) * n->d_head; /* each GPU has one at least */
-	double ns = linear_ns(c, backward, tokens, n->d_model, width + kv) + linear_ns(c, backward, tokens, width, n->d_model);
+	double ns = cost_linear_ns(c, backward, tokens, n->d_model, width + kv) + cost_linear_ns(c, backward, tokens, width, n->d_model);
 	double batch = heads * fmax(1, tokens / c->seq_len), t = fmin(c->seq_len, tokens);
 	double scores = gemm_ns(c, batch, t, t, n->d_head) + gemm_ns(c, batch, t, n->d_head, t);
 	if (c->m->attention == ATTENTION_MATERIALISED)
@@ -225,7 +184,7 @@ static double mamba_ns(const struct cost *c, bool backward, double tokens)
 {
 	const struct network *n = c->n;
 	double inner = n->mamba_expand * n->d_model / c->tensor;
-	double ns = linear_ns(c, backward, tokens, n->d_model, 2 * inner) + linear_ns(c, backward, tokens, inner, n->d_model);
+	double ns = cost_linear_ns(c, backward, tokens, n->d_model, 2 * inner) + cost_linear_ns(c, backward, tokens, inner, n->d_model);
 	/* the selective scan streams x, dt, B, C and y once (arXiv 2312.00752, section 3.3.2); its gradient about three times that */
 	return ns + (backward ? 3 : 1) * 10.0 * tokens * inner / c->halves;
 }
@@ -239,7 +198,7 @@ static double inner_size(const struct cost *c, const struct layer *l, int kind)
 
 static double traffic_ns(const struct cost *c, int kind, bool backward, const struct layer *l, double tokens)
 {
-	const struct traffic *t = &traffic[c->m->kernels][kind][backward];
+	const struct traffic *t = &cost_traffic[c->m->kernels][kind][backward];
 	const struct network *n = c->n;
 	double bytes = t->d * n->d_model + t->logit * n->vocab / c->tensor;
 	if (l) {
@@ -257,15 +216,15 @@ static double products_ns(const struct cost *c, int kind, bool backward, const s
 	case STAGE_MIXER:
 		return l->mixer == MIXER_MAMBA ? mamba_ns(c, backward, tokens) : (1 + l->cross) * attention_ns(c, backward, tokens);
 	case STAGE_GATE:
-		return linear_ns(c, backward, tokens, c->n->d_model, l->experts);
+		return cost_linear_ns(c, backward, tokens, c->n->d_model, l->experts);
 	case STAGE_EXPERT:
 		return expert_ns(c, backward, tokens, inner_size(c, l, kind));
 	case STAGE_FFN:
 	case STAGE_SHARED:
 		return ffn_ns(c, backward, tokens, inner_size(c, l, kind));
 	case STAGE_HEAD: /* forward and backward in one, chunk by chunk */
-		return linear_ns(c, false, tokens, c->n->d_model, c->n->vocab / c->tensor) +
-		       linear_ns(c, true, tokens, c->n->d_model, c->n->vocab / c->tensor);
+		return cost_linear_ns(c, false, tokens, c->n->d_model, c->n->vocab / c->tensor) +
+		       cost_linear_ns(c, true, tokens, c->n->d_model, c->n->vocab / c->tensor);
 	default:
 		return 0;
 	}
@@ -273,7 +232,7 @@ static double products_ns(const struct cost *c, int kind, bool backward, const s
 
 static double once_ns(const struct cost *c, int kind, bool backward, const struct layer *l, uint32_t tokens, uint32_t *n_kernels)
 {
-	uint32_t kernels = (uint32_t)traffic[c->m->kernels][kind][backward].kernels;
+	uint32_t kernels = (uint32_t)cost_traffic[c->m->kernels][kind][backward].kernels;
 	*n_kernels += kernels;
 	if (!tokens)
 		return kernels * c->kernel_ns;
@@ -292,10 +251,10 @@ static nsec_t compute(const struct cost *c, int kind, int pass, const struct lay
 	if (kind == STAGE_EXPERT && pass == PASS_BACKWARD && recomputes(c))
 		ns += once_ns(c, kind, false, l, tokens, n_kernels);
 	if (c->own)
-		look_up(c, c->own, kind, pass, measured_size(&c->own->table[kind][pass], kind, l, tokens), &ns);
+		cost_look_up(c, c->own, kind, pass, measured_size(&c->own->table[kind][pass], kind, l, tokens), &ns);
 	else
-		look_up(c, NULL, kind, pass, tokens, &ns);
-	return whole(ns);
+		cost_look_up(c, NULL, kind, pass, tokens, &ns);
+	return cost_whole(ns);
 }
 
 /* Multiplicative hashing spreads the keys over the table; a key is exact, so a collision only costs time. */
@@ -324,7 +283,7 @@ static double group_gemms_ns(const struct cost *c, bool backward, const struct l
 
 static double grouped_once_ns(const struct cost *c, bool backward, const struct layer *l, int experts, double tokens, uint32_t *n_kernels)
 {
-	uint32_t kernels = (uint32_t)traffic[c->m->kernels][STAGE_EXPERT][backward].kernels;
+	uint32_t kernels = (uint32_t)cost_traffic[c->m->kernels][STAGE_EXPERT][backward].kernels;
 	*n_kernels += kernels;
 	if (tokens < 1)
 		return kernels * c->kernel_ns;
@@ -340,9 +299,9 @@ nsec_t cost_grouped(struct cost *c, int pass, const struct layer *l, int experts
 		ns += grouped_once_ns(c, false, l, experts, work, n_kernels);
 	/* where it was not measured: one after another, what a virtual GPU does */
 	bool grouped = c->own && c->own->table[MEASURED_GROUPED][pass].sizes.n > 0;
-	if (look_up(c, c->own, grouped ? MEASURED_GROUPED : STAGE_EXPERT, pass, work / experts, &ns))
+	if (cost_look_up(c, c->own, grouped ? MEASURED_GROUPED : STAGE_EXPERT, pass, work / experts, &ns))
 		ns *= experts;
-	return whole(ns);
+	return cost_whole(ns);
 }
 
 nsec_t cost_mask(struct cost *c, int pass, uint32_t tokens, uint64_t slots, uint32_t *n_kernels)
@@ -352,85 +311,45 @@ nsec_t cost_mask(struct cost *c, int pass, uint32_t tokens, uint64_t slots, uint
 	double bytes = pass == PASS_BACKWARD ? 14 : 19;
 	double ns = gemm_ns(c, 1, (double)slots, d, tokens) * (pass == PASS_BACKWARD ? 2 : 1) + elements * bytes / c->halves;
 	*n_kernels = pass == PASS_BACKWARD ? 10 : 12;
-	return whole(fmax(ns, *n_kernels * c->kernel_ns));
-}
-
-/* Every token's keys and values so far are read once. */
-static double decode_attention_ns(const struct cost *c, double sequences, double cached)
-{
-	const struct network *n = c->n;
-	double heads = n->heads / c->tensor, width = heads * n->d_head, kv = 2.0 * fmax(1, n->kv_heads / c->tensor) * n->d_head;
-	double ns = linear_ns(c, false, sequences, n->d_model, width + kv) + linear_ns(c, false, sequences, width, n->d_model);
-	double bytes = sequences * cached * kv * c->m->element_bytes, flops = 4.0 * sequences * cached * width;
-	if (c->m->attention == ATTENTION_MATERIALISED)
-		bytes += sequences * cached * heads * traffic[c->m->kernels][STAGE_MIXER][false].score;
-	return ns + fmax(fmax(bytes / c->hbm, flops / (c->flops_per_ns_sm * c->m->sms * 0.6)), c->kernel_ns);
-}
-
-/* The state of every channel, fp32, is read and written. */
-static double decode_mamba_ns(const struct cost *c, double sequences)
-{
-	const struct network *n = c->n;
-	double inner = n->mamba_expand * n->d_model / c->tensor;
-	return linear_ns(c, false, sequences, n->d_model, 2 * inner) + linear_ns(c, false, sequences, inner, n->d_model) +
-	       fmax(sequences * inner * n->mamba_state * 8 / c->hbm, c->kernel_ns);
-}
-
-nsec_t cost_decode_mixer(const struct cost *c, const struct layer *l, uint32_t sequences, int cached, uint32_t *n_kernels)
-{
-	const struct traffic *t = &traffic[c->m->kernels][STAGE_MIXER][false];
-	double ns = l->mixer == MIXER_MAMBA ? decode_mamba_ns(c, sequences) : decode_attention_ns(c, sequences, cached);
-	*n_kernels = (uint32_t)t->kernels;
-	look_up(c, NULL, STAGE_MIXER, PASS_FORWARD, sequences, &ns);
-	return whole(fmax(ns + t->d * c->n->d_model * sequences / c->halves, t->kernels * c->kernel_ns));
-}
-
-/* Logits, and a softmax over them in fp32 (eager: cast, softmax, draw; fused: one pass). */
-nsec_t cost_next_token(const struct cost *c, uint32_t sequences, uint32_t *n_kernels)
-{
-	bool eager = c->m->kernels == KERNELS_EAGER;
-	double vocab = c->n->vocab / c->tensor, logits = sequences * vocab, ns = linear_ns(c, false, sequences, c->n->d_model, vocab);
-	*n_kernels = eager ? 8 : 3;
-	look_up(c, NULL, STAGE_HEAD, PASS_FORWARD, sequences, &ns);
-	return whole(fmax(ns + logits * (eager ? 18 : 4) / c->halves, *n_kernels * c->kernel_ns));
+	return cost_whole(fmax(ns, *n_kernels * c->kernel_ns));
 }
 
 nsec_t cost_upload(const struct cost *c, uint64_t bytes)
 {
 	double ns = c->m->pcie_latency_us * 1e3 + (double)bytes / c->m->h2d_gbps;
-	look_up(c, c->m->measured, STAGE_UPLOAD, PASS_FORWARD, (double)bytes, &ns);
-	return whole(ns);
+	cost_look_up(c, c->m->measured, STAGE_UPLOAD, PASS_FORWARD, (double)bytes, &ns);
+	return cost_whole(ns);
 }
 
 nsec_t cost_download(const struct cost *c, uint64_t bytes)
 {
 	double ns = c->m->pcie_latency_us * 1e3 + (double)bytes / c->m->d2h_gbps;
-	look_up(c, c->m->measured, STAGE_DOWNLOAD, PASS_FORWARD, (double)bytes, &ns);
-	return whole(ns);
+	cost_look_up(c, c->m->measured, STAGE_DOWNLOAD, PASS_FORWARD, (double)bytes, &ns);
+	return cost_whole(ns);
 }
 
 nsec_t cost_ssd(const struct cost *c, bool write, uint64_t bytes)
 {
 	double ns = c->m->ssd_latency_us * 1e3 + (double)bytes / (write ? c->m->ssd_write_gbps : c->m->ssd_read_gbps);
-	look_up(c, c->m->measured, write ? STAGE_SSD_WRITE : STAGE_SSD_READ, PASS_FORWARD, (double)bytes, &ns);
-	return whole(ns);
+	cost_look_up(c, c->m->measured, write ? STAGE_SSD_WRITE : STAGE_SSD_READ, PASS_FORWARD, (double)bytes, &ns);
+	return cost_whole(ns);
 }
 
 nsec_t cost_adam(const struct cost *c, uint64_t params)
 {
 	double ns = (double)params / c->adam_params_per_ns;
-	if (look_up(c, c->m->measured, STAGE_ADAM, PASS_UPDATE, (double)params, &ns))
+	if (cost_look_up(c, c->m->measured, STAGE_ADAM, PASS_UPDATE, (double)params, &ns))
 		ns *= c->adam_slowdown;
-	return whole(ns);
+	return cost_whole(ns);
 }
 
 /* Reads the 2-byte gradient, reads and writes the fp32 sum: 10 bytes a parameter at the same DRAM rate as Adam. */
 nsec_t cost_accumulate(const struct cost *c, uint64_t params)
 {
 	double ns = (double)params / c->adam_params_per_ns * 10.0 / c->m->adam_bytes_per_param;
-	if (look_up(c, c->m->measured, STAGE_ACCUMULATE, PASS_BACKWARD, (double)params, &ns))
+	if (cost_look_up(c, c->m->measured, STAGE_ACCUMULATE, PASS_BACKWARD, (double)params, &ns))
 		ns *= c->adam_slowdown;
-	return whole(ns);
+	return cost_whole(ns);
 }
 
 /* Fused: reads gradient, master, both moments; writes master, moments and the half copy: 28 bytes. Eager, counted from FairSeq's FP16Optimizer and
@@ -449,15 +368,15 @@ nsec_t cost_adam_gpu(const struct cost *c, uint64_t params, uint64_t tensors, ui
 		*n_kernels = (uint32_t)(2 * ((params + cast - 1) / cast));
 	}
 	double ns = fmax((double)params * bytes / c->hbm, *n_kernels * c->kernel_ns);
-	look_up(c, c->m->measured, STAGE_ADAM_GPU, PASS_UPDATE, (double)params, &ns);
-	return whole(ns);
+	cost_look_up(c, c->m->measured, STAGE_ADAM_GPU, PASS_UPDATE, (double)params, &ns);
+	return cost_whole(ns);
 }
 
 nsec_t cost_accumulate_gpu(const struct cost *c, uint64_t params)
 {
 	double ns = (double)params * (c->m->state_bytes_gpu >= 20 ? 10.0 : 6.0) / c->hbm + c->kernel_ns;
-	look_up(c, c->m->measured, STAGE_ACCUMULATE_GPU, PASS_BACKWARD, (double)params, &ns);
-	return whole(ns);
+	cost_look_up(c, c->m->measured, STAGE_ACCUMULATE_GPU, PASS_BACKWARD, (double)params, &ns);
+	return cost_whole(ns);
 }
 
 static int op_of(int kind)
@@ -469,11 +388,11 @@ static int op_of(int kind)
 nsec_t cost_collective(const struct cost *c, int kind, const struct ranks *ranks, uint64_t bytes)
 {
 	double law = collective_ns(c->m, op_of(kind), ranks, (double)bytes), ns = law;
-	if (ranks->size > 1 && look_up(c, c->m->measured, kind, PASS_FORWARD, (double)bytes, &ns) && ranks->size != c->m->measured->gpus) {
+	if (ranks->size > 1 && cost_look_up(c, c->m->measured, kind, PASS_FORWARD, (double)bytes, &ns) && ranks->size != c->m->measured->gpus) {
 		struct ranks measured = {.stride = 1, .size = MAX(2, c->m->measured->gpus)};
 		ns *= law / collective_ns(c->m, op_of(kind), &measured, (double)bytes);
 	}
-	return whole(ns);
+	return cost_whole(ns);
 }
 
 nsec_t cost_all_reduce(const struct cost *c, uint64_t bytes, int gpus)
@@ -507,8 +426,8 @@ nsec_t cost_exchange(const struct cost *c, const struct exchange *x, const struc
 	way.copy_bytes = gather || rail ? 2 * (double)x->whole_bytes : 0;
 	double ns = crossing_ns(c->m, &g, &way);
 	if (g.nodes == 1)
-		look_up(c, c->m->measured, STAGE_ALL_TO_ALL, PASS_FORWARD, (double)x->intra_bytes, &ns);
-	return whole(ns);
+		cost_look_up(c, c->m->measured, STAGE_ALL_TO_ALL, PASS_FORWARD, (double)x->intra_bytes, &ns);
+	return cost_whole(ns);
 }
 
 uint64_t cost_workspace(const struct cost *c, int kind, const struct layer *l, uint32_t tokens)

@@ -85,7 +85,13 @@ static void override_int(GPtrArray *overrides, const char *key, int value)
 static bool check(const struct scenario *s, GError **error)
 {
 	uint64_t tensor = (uint64_t)policy_tensor_parallel(s->policy, s->machine->gpus); /* a group has the sequences of all its GPUs */
-	uint64_t tokens = (uint64_t)s->sequences * (uint64_t)s->seq_len * tensor;
+	uint64_t tokens = (uint64_t)s->sequences * (uint64_t)s->seq_len * tensor, kept = (uint64_t)(s->seq_len + s->generate);
+	if (s->workload == WORKLOAD_INFERENCE && (uint64_t)s->sequences * kept * tensor > G_MAXINT32) {
+		g_set_error(error, ESMOE_ERROR, ESMOE_ERROR_INPUT,
+		            "scenario.sequences %d x (scenario.seq_len %d + scenario.generate %d): a GPU keeps at most %d tokens", s->sequences,
+		            s->seq_len, s->generate, G_MAXINT32);
+		return false;
+	}
 	for (int i = 0; i < s->network->layers; i++)
 		if (tokens * (uint64_t)MAX(1, s->network->layer[i].top_k) > G_MAXINT32) {
 			g_set_error(error, ESMOE_ERROR, ESMOE_ERROR_INPUT,

@@ -42,6 +42,8 @@ expect 2 predict $good --workload inference --batch 4 --sequences 4
 says --batch --sequences
 expect 2 predict $good --workload inference --generate 0
 says --generate "'0'"
+expect 3 predict $good --workload inference --batch 100000 --generate 100000
+says scenario.generate 100000 'at most 2147483647 tokens'
 expect 2 predict $good --workload inference --steps 3
 says --steps --generate
 expect 3 predict $good --set scenario.workload=serving
