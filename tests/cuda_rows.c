@@ -167,7 +167,7 @@ static void check_cross_entropy(int n, int V)
 	while (bed_run(&b))
 		cuda_cross_entropy(NULL, loss, logits, targets, scratch, n, V, total);
 	bed_close_float(&b, loss, &loss_want, 1, 1e-5, 0);
-	bed_close_bf16(&b, logits, want, all, BED_BF16 + 1e-4, 1e-9);
+	bed_close_bf16(&b, logits, want, all, BED_BF16 + 1e-4, 2e-6 / total); /* a sure target: its share, good to a few units of fp32, less 1 */
 	bed_end(&b, "cross entropy, n = %d, V = %d", n, V);
 	free_all((void *[]){logits0, targets0, want}, 3);
 }

@@ -131,13 +131,14 @@ template <int L, int J> __global__ void __launch_bounds__(BLOCK, 2) gate(struct 
 				warp_mass[e] += x;
 			}
 		});
+		if (J) /* not a number: after all others */
+			each_expert<L, J>(c.E, [&](int j, int) { p[j] = p[j] >= 0 ? p[j] : -1; });
 		struct choice last = {INFINITY, -1};
 		for (int i = 0; i < c.k; i++) {
 			struct choice best = {-2, 0x7fffffff};
 			each_expert<L, J>(c.E, [&](int j, int e) {
-				float x = at(j, e);
-				struct choice y = {x >= 0 ? x : -1, e}; /* not a number: after all others */
-				if (better(last, y) && y.key > best.key)
+				struct choice y = {J || prob[e] >= 0 ? at(j, e) : -1, e};
+				if (y.key > best.key && (J || better(last, y)))
 					best = y;
 			});
 			last = best_of<L>(best);
@@ -145,6 +146,10 @@ template <int L, int J> __global__ void __launch_bounds__(BLOCK, 2) gate(struct 
 				c.index[n * c.k + i] = last.expert;
 				atomicAdd(J ? &chosen[last.expert] : &c.counts[last.expert], 1);
 			}
+			int gone = last.expert % L == lane ? last.expert / L : -1;
+#pragma unroll
+			for (int j = 0; j < J; j++)
+				p[j] = j == gone ? -3 : p[j];
 		}
 	}
 	if (lane == 0)
@@ -161,13 +166,26 @@ template <int L, int J> __global__ void __launch_bounds__(BLOCK, 2) gate(struct 
 	c.squares[blockIdx.x] = square;
 }
 
-/* terms (gridDim.x) = sum of count times mass over the block's 32 experts; a warp for every 32nd of the parts (parts, E). */
-__global__ void __launch_bounds__(LANES *LANES) sum_mass(double *terms, const float *mass, const uint32_t *counts, int parts, int E)
+__device__ static double sum_of_doubles(double x)
+{
+#pragma unroll
+	for (int d = LANES / 2; d; d /= 2)
+		x += __shfl_xor_sync(ALL_LANES, x, d);
+	return x;
+}
+
+/* terms: block b's is the sum of count times mass over its 32 experts, a warp for every 32nd of the parts (parts, E); the last block's is the sum of
+ * the squares (blocks). */
+__global__ void __launch_bounds__(LANES *LANES)
+    sum_mass(double *terms, const float *mass, const uint32_t *counts, int parts, int E, const double *squares, int blocks)
 {
 	__shared__ double sums[LANES][LANES + 1];
 	int warp = (int)threadIdx.x / LANES, lane = (int)threadIdx.x % LANES, e = (int)blockIdx.x * LANES + lane;
+	bool last = blockIdx.x == gridDim.x - 1;
 	double sum = 0;
-	for (int i = warp; i < parts && e < E; i += LANES)
+	for (int i = (int)threadIdx.x; last && i < blocks; i += LANES * LANES)
+		sum += squares[i];
+	for (int i = warp; !last && i < parts && e < E; i += LANES)
 		sum += (double)mass[(size_t)i * E + e];
 	sums[warp][lane] = sum;
 	__syncthreads();
@@ -176,32 +194,22 @@ __global__ void __launch_bounds__(LANES *LANES) sum_mass(double *terms, const fl
 	sum = 0;
 	for (int w = 0; w < LANES; w++)
 		sum += sums[w][lane];
-	sum *= e < E ? (double)counts[e] : 0;
-#pragma unroll
-	for (int d = LANES / 2; d; d /= 2)
-		sum += __shfl_xor_sync(ALL_LANES, sum, d);
+	sum = sum_of_doubles(last ? sum : e < E ? sum * counts[e] : 0);
 	if (lane == 0)
 		terms[blockIdx.x] = sum;
 }
 
-/* One warp. aux = the sums of squares (blocks) and of scale * terms (n). */
-__global__ void sum_aux(float *aux, const double *squares, int blocks, const double *terms, int n, double scale)
+/* One warp. aux = the sum of squares, which is behind the n terms, and that of scale * terms. */
+__global__ void sum_aux(float *aux, const double *terms, int n, double scale)
 {
-	int lane = (int)threadIdx.x;
-	double square = 0, term = 0;
-	for (int i = lane; i < blocks; i += LANES)
-		square += squares[i];
-	for (int i = lane; i < n; i += LANES)
-		term += terms[i];
-#pragma unroll
-	for (int d = LANES / 2; d; d /= 2) {
-		square += __shfl_xor_sync(ALL_LANES, square, d);
-		term += __shfl_xor_sync(ALL_LANES, term, d);
-	}
-	if (lane)
+	double sum = 0;
+	for (int i = (int)threadIdx.x; i < n; i += LANES)
+		sum += terms[i];
+	sum = sum_of_doubles(sum);
+	if (threadIdx.x)
 		return;
-	aux[0] = (float)square;
-	aux[1] = (float)(term * scale);
+	aux[0] = (float)terms[n];
+	aux[1] = (float)(sum * scale);
 }
 
 struct gate_backward {
@@ -215,12 +223,13 @@ struct gate_backward {
 	int N, E, k;
 };
 
-template <int L> __device__ static float log_sum_exp(const bf16 *x, int n)
+/* Of the logits x(j, e). */
+template <int L, int J, typename X> __device__ static float log_sum_exp(int E, X x)
 {
 	float most = -INFINITY, sum = 0;
-	each_expert<L, 0>(n, [&](int, int e) { most = fmaxf(most, widen(x[e])); });
+	each_expert<L, J>(E, [&](int j, int e) { most = fmaxf(most, x(j, e)); });
 	most = most_of<L>(most);
-	each_expert<L, 0>(n, [&](int, int e) { sum += exp_fast(widen(x[e]) - most); });
+	each_expert<L, J>(E, [&](int j, int e) { sum += exp_fast(x(j, e) - most); });
 	return most + logf(sum_of<L>(sum));
 }
 
@@ -232,15 +241,18 @@ template <int L, int J> __global__ void __launch_bounds__(BLOCK, 2) gate_backwar
 	size_t n = (size_t)min(token, c.N - 1);
 	const float *prob = c.prob + n * c.E, *dweight = c.dweight + n * c.k;
 	const int32_t *index = c.index + n * c.k;
+	const bf16 *logits = c.logits + n * c.E;
 	float p[J ? J : 1], g[J ? J : 1], along = 0, z = 0;
-	if (c.z != 0)
-		z = c.z * log_sum_exp<L>(c.logits + n * c.E, c.E);
+	bf16 logit[J ? J : 1];
 	each_expert<L, J>(c.E, [&](int j, int e) {
 		if (J) {
 			p[j] = prob[e];
+			logit[j] = c.z != 0 ? logits[e] : 0;
 			g[j] = (float)(c.push * c.counts[e]);
 		}
 	});
+	if (c.z != 0)
+		z = c.z * log_sum_exp<L, J>(c.E, [&](int j, int e) { return widen(J ? logit[j] : logits[e]); });
 	for (int i = 0; i < (J ? c.k : 0); i++) {
 		int e = index[i];
 		float d = dweight[i];
@@ -292,7 +304,7 @@ static int groups_of(int E)
 size_t cuda_gate_scratch_floats(int N, int E)
 {
 	size_t blocks = (size_t)blocks_that_stay(N), parts = blocks * (E > IN_REGISTERS ? ROWS : 1);
-	return 2 * (blocks + (size_t)groups_of(E)) + parts * (size_t)E;
+	return 2 * (blocks + (size_t)groups_of(E) + 1) + parts * (size_t)E;
 }
 
 /* Calls launch(L, J) with room for E experts. */
@@ -301,9 +313,9 @@ size_t cuda_gate_scratch_floats(int N, int E)
 		if ((E) <= 8)                                                                                                                        \
 			launch(8, 1);                                                                                                                \
 		else if ((E) <= 32)                                                                                                                  \
-			launch(32, 1);                                                                                                               \
+			launch(8, 4);                                                                                                                \
 		else if ((E) <= 64)                                                                                                                  \
-			launch(32, 2);                                                                                                               \
+			launch(8, 8);                                                                                                                \
 		else if ((E) <= 128)                                                                                                                 \
 			launch(32, 4);                                                                                                               \
 		else if ((E) <= 256)                                                                                                                 \
@@ -320,14 +332,14 @@ void cuda_gate(cuda_stream s, float *prob, int32_t *index, uint32_t *counts, flo
 {
 	int blocks = blocks_that_stay(N), parts = blocks * (E > IN_REGISTERS ? ROWS : 1);
 	double *squares = (double *)scratch, *terms = squares + blocks;
-	float *mass = (float *)(terms + groups_of(E));
+	float *mass = (float *)(terms + groups_of(E) + 1);
 	struct gate c = {prob, index, counts, squares, mass, logits, N, E, k};
 	cudaMemsetAsync(counts, 0, sizeof(*counts) * (size_t)E, s);
 #define LAUNCH(L, J) gate<L, J><<<(unsigned)blocks, BLOCK, 0, s>>>(c)
 	BY_EXPERTS(E, LAUNCH);
 #undef LAUNCH
-	sum_mass<<<(unsigned)groups_of(E), LANES * LANES, 0, s>>>(terms, mass, counts, parts, E);
-	sum_aux<<<1, LANES, 0, s>>>(aux, squares, blocks, terms, groups_of(E), N ? (double)E / ((double)N * k) / N : 0);
+	sum_mass<<<(unsigned)groups_of(E) + 1, LANES * LANES, 0, s>>>(terms, mass, counts, parts, E, squares, blocks);
+	sum_aux<<<1, LANES, 0, s>>>(aux, terms, groups_of(E), N ? (double)E / ((double)N * k) / N : 0);
 }
 
 void cuda_gate_backward(cuda_stream s, bf16 *dlogits, const float *dweight, const float *prob, const int32_t *index, const uint32_t *counts,

@@ -146,14 +146,19 @@ template <int THREADS> __global__ void __launch_bounds__(THREADS, 512 / THREADS)
 	int warp = (int)threadIdx.x / LANES, team = warp / c.warps, teams = (int)blockDim.x / LANES / c.warps;
 	int d = ((int)threadIdx.x - team * c.warps * LANES) * 8, step = teams * TURN;
 	float gain[8] = {}, dgain[8] = {}, dbias[8] = {};
+	struct part p[TURN], next[TURN];
 	if (d < c.D)
 		unpack(gain, load<8>(c.gain + d));
+#pragma unroll
+	for (int i = 0; i < TURN; i++)
+		next[i] = read_part(c, (int)blockIdx.x * step + team * TURN + i, d);
 	for (int from = (int)blockIdx.x * step, odd = 0; from < c.N; from += (int)gridDim.x * step, odd ^= 1) {
 		int n = from + team * TURN;
-		struct part p[TURN];
 #pragma unroll
-		for (int i = 0; i < TURN; i++)
-			p[i] = read_part(c, n + i, d);
+		for (int i = 0; i < TURN; i++) { /* what the next turn needs comes while this one works */
+			p[i] = next[i];
+			next[i] = read_part(c, n + (int)gridDim.x * step + i, d);
+		}
 #pragma unroll
 		for (int i = 0; i < TURN; i++) {
 			float2 sum = add_part(p[i], gain, dgain, dbias);
@@ -277,8 +282,7 @@ void cuda_norm(cuda_stream s, bf16 *y, float *mean, float *rstd, const bf16 *x, 
 		start_norm<8, 2>(s, y, mean, rstd, x, gain, bias, N, D);
 }
 
-/* The same on every GPU, so that sums are too: about 4 times the multiprocessors of a large one. */
-#define PARTS 512
+#define PARTS 512 /* at most */
 
 static int parts_of(int N)
 {
@@ -293,7 +297,11 @@ size_t cuda_norm_scratch_floats(int N, int D)
 template <int THREADS> static int start_norm_backward(cuda_stream s, struct norm_backward c)
 {
 	c.warps = (c.D / 8 + LANES - 1) / LANES;
-	int teams = THREADS / LANES / c.warps, blocks = parts_of((c.N + teams * TURN - 1) / (teams * TURN));
+	int teams = THREADS / LANES / c.warps, blocks = parts_of((c.N + teams * TURN - 1) / (teams * TURN)), device = 0, processors = 0;
+	cudaGetDevice(&device);
+	cudaDeviceGetAttribute(&processors, cudaDevAttrMultiProcessorCount, device);
+	if (blocks > processors * (512 / THREADS)) /* as many as there is room for at once */
+		blocks = processors * (512 / THREADS);
 	norm_backward<THREADS><<<(unsigned)blocks, (unsigned)(teams * c.warps * LANES), 0, s>>>(c);
 	return blocks;
 }

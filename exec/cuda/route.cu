@@ -168,9 +168,11 @@ template <int V> __global__ void __launch_bounds__(BLOCK) gather(struct rows c)
 #pragma unroll
 	for (int i = 0; i < AHEAD; i++) {
 		int d = column_of<V>(i);
-		if (d < c.W)
-			store<V>(c.to + (size_t)r * c.W + d, d < c.D ? p[i] : weight_piece<V>(c, weight, d));
+		if (d < c.D)
+			store<V>(c.to + (size_t)r * c.W + d, p[i]);
 	}
+	for (int d = c.D + (int)threadIdx.x % LANES * V; d < c.W && blockIdx.y == gridDim.y - 1; d += LANES * V)
+		store<V>(c.to + (size_t)r * c.W + d, weight_piece<V>(c, weight, d));
 }
 
 /* K choices a token, or c.k when 0; the pieces of up to 4 choices are on their way at once. */
@@ -281,9 +283,9 @@ void cuda_gather(cuda_stream s, bf16 *rows, const bf16 *x, const int32_t *order,
 	if (!R || !D)
 		return;
 	if (D % 8 == 0 && width % 8 == 0)
-		gather<8><<<grid_of(R, width, 8), BLOCK, 0, s>>>(c);
+		gather<8><<<grid_of(R, D, 8), BLOCK, 0, s>>>(c);
 	else
-		gather<1><<<grid_of(R, width, 1), BLOCK, 0, s>>>(c);
+		gather<1><<<grid_of(R, D, 1), BLOCK, 0, s>>>(c);
 }
 
 void cuda_scatter(cuda_stream s, bf16 *y, const bf16 *rows, const int32_t *row, const float *weight, int N, int D, int k, int W)
