@@ -25,7 +25,7 @@ stage_id experts_upload(struct schedule *s, int pass, int layer, int microbatch,
 		if (g->prefetched_slot[i] == *slot)
 			g->prefetched_expert[i] = -1;
 	st.expert = e;
-	st.slot = (int16_t)*slot;
+	st.slot = *slot;
 	st.bytes = element_bytes(s) * moe->params;
 	st.cost_ns = moe->upload_ns;
 	st.n_kernels = (uint32_t)s->copy_kernels;
@@ -43,8 +43,8 @@ stage_id expert_compute(struct schedule *s, int pass, int layer, int microbatch,
 	const struct layer *l = &s->n->layer[layer];
 	struct stage st = stage_on_gpu(s, STAGE_EXPERT, pass, layer, microbatch, gpu, STREAM_COMPUTE, s->cached ? PROFILE_MEMORY : PROFILE_COMPUTE);
 	st.expert = e;
-	st.slot = (int16_t)at.slot;
-	st.part = (int16_t)at.part;
+	st.slot = at.slot;
+	st.part = at.part;
 	st.block = &s->moe[layer].block[microbatch];
 	st.tokens = tokens;
 	st.cost_ns = cost_compute(s->cost, STAGE_EXPERT, pass, l, tokens, &st.n_kernels);
@@ -84,7 +84,7 @@ static void refresh(struct schedule *s, int layer, int e)
 	stage_id fetched = store_fetch(s, PASS_UPDATE, layer, e, false, x->pinned);
 	struct stage st = stage_on_gpu(s, STAGE_UPLOAD, PASS_UPDATE, layer, 0, x->pinned, STREAM_UPLOAD, PROFILE_UP);
 	st.expert = e;
-	st.slot = (int16_t)x->pinned_slot;
+	st.slot = x->pinned_slot;
 	st.bytes = element_bytes(s) * moe->params;
 	st.cost_ns = moe->upload_ns;
 	st.n_kernels = (uint32_t)s->copy_kernels;
@@ -129,7 +129,7 @@ static void retire(struct schedule *s, int layer, int microbatch, int e, int gpu
 	int shards = expert_data_parallel(s) ? machine_node_gpus(s->m, s->node_of[gpu]) : 1;
 	struct stage st = stage_on_gpu(s, STAGE_DOWNLOAD, PASS_BACKWARD, layer, microbatch, gpu, STREAM_DOWNLOAD, PROFILE_DOWN);
 	st.expert = e;
-	st.slot = (int16_t)slot;
+	st.slot = slot;
 	st.bytes = moe->params * (uint64_t)s->p->gradient_bytes / (uint64_t)shards;
 	st.cost_ns = cost_download(s->cost, st.bytes);
 	st.n_kernels = (uint32_t)s->copy_kernels;
@@ -249,7 +249,7 @@ static void resident(struct schedule *s, int pass, int layer, int microbatch, co
 	struct stage st =
 	    stage_on_gpu(s, STAGE_EXPERT, pass, layer, microbatch, t->gpu, STREAM_COMPUTE, s->cached ? PROFILE_MEMORY : PROFILE_COMPUTE);
 	st.slot = -1;
-	st.part = (int16_t)t->chunk;
+	st.part = t->chunk;
 	st.block = b;
 	st.tokens = (uint32_t)tokens;
 	st.cost_ns = cost_grouped(s->cost, pass, l, busy, tokens, most, b->capacity > 0, &st.n_kernels) / b->slices;

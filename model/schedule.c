@@ -119,7 +119,7 @@ void emit_collective(struct schedule *s, const struct collective *c, const stage
 		struct stage st = stage_on_gpu(s, c->kind, c->pass, c->layer, c->microbatch, g, stream, PROFILE_COLLECTIVE);
 		st.profile = group->profile + (uint32_t)g;
 		st.expert = c->expert;
-		st.part = (int16_t)c->part;
+		st.part = c->part;
 		st.group = s->group + 1 + (uint32_t)(g / span * stride + g % stride);
 		st.group_size = (uint32_t)members;
 		st.bytes = c->bytes_of ? c->bytes_of[g] : c->bytes;
@@ -141,7 +141,7 @@ void emit_all_to_all(struct schedule *s, int pass, int layer, int microbatch, in
 	int set = s->plan.expert_parallel, unit = s->plan.unit;
 	if (exchanges(s) && !b->travels && b->times.hierarchical) {
 		struct stage st = stage_on_gpu(s, STAGE_ALL_TO_ALL, pass, layer, microbatch, 0, STREAM_COLLECTIVE, PROFILE_COLLECTIVE);
-		st.part = (int16_t)chunk;
+		st.part = chunk;
 		st.block = b;
 		st.tokens = s->tokens / (uint32_t)b->chunks;
 		st.n_kernels = (uint32_t)s->collective_kernels;
@@ -159,7 +159,7 @@ void emit_all_to_all(struct schedule *s, int pass, int layer, int microbatch, in
 		st.group = s->group + 1 + (uint32_t)(g / set * unit + g % unit);
 		st.group_size = (uint32_t)(set / unit);
 		st.bytes = b->sent[g] / (uint64_t)b->chunks;
-		st.part = (int16_t)chunk;
+		st.part = chunk;
 		st.block = b;
 		st.tokens = s->tokens / (uint32_t)b->chunks;
 		st.cost_ns = b->times.linear_ns;

@@ -63,8 +63,8 @@ struct stage {
 	uint8_t step_parity; /* lowest bit of the step's number, so that readers can tell steps apart */
 	uint16_t layer, microbatch;
 	int32_t expert; /* -1: none, or all of the layer's on this GPU (grouped) */
-	int16_t slot;   /* experts and uploads: where in HBM the parameters are, see schedule.h; -1: at home there. Downloads: the gradient slot */
-	int16_t part;   /* backward of an uploaded expert, reduce-scatter: its gradient slot; all-to-alls and resident experts: the chunk of tokens;
+	int32_t slot;   /* experts and uploads: where in HBM the parameters are, see schedule.h; -1: at home there. Downloads: the gradient slot */
+	int32_t part;   /* backward of an uploaded expert, reduce-scatter: its gradient slot; all-to-alls and resident experts: the chunk of tokens;
 	                 * all-reduces: enum reduced; SSD: 0 parameters, 1 state; Adam: 1 when the last micro-batch brought a gradient */
 	int32_t rank;   /* GPU whose launcher thread launches it, also for stages of a node */
 	stream_id stream;

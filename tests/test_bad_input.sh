@@ -184,7 +184,8 @@ says timeline
 expect 3 predict $good --trace no/such/folder/t
 says no/such/folder
 expect 3 predict $good --memory no/such/memory.csv
-says no/such/memory.csv
+says 'no/such/memory.csv: cannot be written: No such file or directory'
+check "names only what was asked for" test "$(grep -c tmp .err)" -eq 0
 expect 3 sweep $good -o no/such/grid.csv
 says no/such/grid.csv
 expect 3 sweep $good -o folder.ini

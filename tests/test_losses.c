@@ -30,10 +30,11 @@ Test(losses, what_is_no_curve_is_refused_with_its_place)
 		g_autoptr(csv) csv = csv_of(bad[i].rows);
 		g_autoptr(GError) error = NULL;
 		const struct losses_input run = {"a", csv};
-		cr_assert_not(plot_losses(&run, 1, "bad.svg", &error), "%s", bad[i].rows);
+		g_autofree char *path = in_folder("bad.svg");
+		cr_assert_not(plot_losses(&run, 1, path, &error), "%s", bad[i].rows);
 		cr_assert(g_error_matches(error, ESMOE_ERROR, ESMOE_ERROR_INPUT));
 		cr_assert(strstr(error->message, bad[i].says), "'%s' lacks '%s'", error->message, bad[i].says);
-		cr_assert_not(g_file_test("bad.svg", G_FILE_TEST_EXISTS));
+		cr_assert_not(g_file_test(path, G_FILE_TEST_EXISTS));
 	}
 }
 
@@ -42,9 +43,9 @@ Test(losses, runs_on_top_of_each_other_are_both_named_and_the_later_is_the_narro
 	g_autoptr(csv) csv = csv_of("step,loss,step_ms\n10,4,1\n11,3,1\n12,2.5,1\n");
 	const struct losses_input runs[] = {{"es-moe", csv}, {"static", csv}};
 	g_autoptr(GError) error = NULL;
-	g_autofree char *svg = NULL;
-	cr_assert(plot_losses(runs, 2, "losses.svg", &error), "%s", error ? error->message : "");
-	cr_assert(g_file_get_contents("losses.svg", &svg, NULL, NULL));
+	g_autofree char *path = in_folder("losses.svg");
+	cr_assert(plot_losses(runs, 2, path, &error), "%s", error ? error->message : "");
+	g_autofree char *svg = contents(path);
 	cr_assert(strstr(svg, "es-moe") && strstr(svg, "static") && strstr(svg, "loss (nats)"));
 	cr_assert(strstr(svg, "stroke-width=\"3.80\"") && strstr(svg, "stroke-width=\"1.40\""));
 }

@@ -5,6 +5,7 @@
 #include "model/error.h"
 
 #include <errno.h>
+#include <fcntl.h>
 #include <glib/gstdio.h>
 #include <unistd.h>
 
@@ -21,15 +22,26 @@ static bool failed(const struct outfile *f, GError *cause, GError **error)
 	return false;
 }
 
+/* Makes the temporary file, empty. GLib's reason would name it; nobody asked for a file of that name. */
+static bool make_temporary(const struct outfile *f, GError **error)
+{
+	/* a leftover of a killed process with our number is in nobody's way */
+	g_unlink(f->temporary);
+	int fd = g_open(f->temporary, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0666);
+	if (fd < 0) {
+		g_set_error_literal(error, ESMOE_ERROR, ESMOE_ERROR_INPUT, g_strerror(errno));
+		return false;
+	}
+	close(fd);
+	return true;
+}
+
 static GOutputStream *open_stream(struct outfile *f, GError **error)
 {
 	g_autoptr(GFile) file = g_file_new_for_path(f->temporary ? f->temporary : f->path);
 
-	/* A leftover of a killed process with our number is in nobody's way. */
-	if (f->temporary)
-		g_unlink(f->temporary);
-	if (f->temporary)
-		return G_OUTPUT_STREAM(g_file_create(file, G_FILE_CREATE_NONE, NULL, error));
+	if (f->temporary && !make_temporary(f, error))
+		return NULL;
 	return G_OUTPUT_STREAM(g_file_append_to(file, G_FILE_CREATE_NONE, NULL, error));
 }
 
