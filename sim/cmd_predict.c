@@ -1,4 +1,5 @@
 /* esmoe predict: one configuration in full. What does not fit is this command's error; compare and sweep make a row of it. */
+#include "elastic.h"
 #include "figure.h"
 #include "grid.h"
 #include "model/command.h"
@@ -14,7 +15,7 @@
 struct options {
 	struct whatif whatif;
 	struct how how;
-	char *format, *trace, *plot, *memory;
+	char *format, *trace, *plot, *memory, *tasks;
 };
 
 static void options_clear(struct options *o)
@@ -25,6 +26,7 @@ static void options_clear(struct options *o)
 	g_free(o->trace);
 	g_free(o->plot);
 	g_free(o->memory);
+	g_free(o->tasks);
 }
 
 static bool parse(struct options *o, int argc, char **argv, GError **error)
@@ -33,6 +35,7 @@ static bool parse(struct options *o, int argc, char **argv, GError **error)
 	    {"format", 0, 0, G_OPTION_ARG_STRING, &o->format, "table, csv or json", "WORD"},
 	    {"trace", 0, 0, G_OPTION_ARG_FILENAME, &o->trace, "write all steps: PREFIX.rank<N>.json, .host.json", "PREFIX"},
 	    {"plot", 0, 0, G_OPTION_ARG_FILENAME, &o->plot, "draw the last step's timeline, .png, .svg or .pdf", "FILE"},
+	    {"tasks", 0, 0, G_OPTION_ARG_STRING, &o->tasks, "sequences of tasks that share the GPUs and each step", "N,N,..."},
 	    {"memory", 0, 0, G_OPTION_ARG_FILENAME, &o->memory, "write the bytes of each tier and class as CSV", "FILE"},
 	    {NULL},
 	};
@@ -196,6 +199,24 @@ static void print(enum format format, const struct scenario *s, const struct row
 	fputs(out->str, stdout);
 }
 
+/* Several tasks side by side, their GPUs shared equally and by load. */
+static bool predict_tasks(const struct options *o, const struct scenario_options *asked, enum format format, GError **error)
+{
+	g_autoptr(GString) out = g_string_new(NULL);
+	struct ini_ints sequences = {0};
+	const char *wrong = asked->sequences ? "--sequences" : o->trace ? "--trace" : o->plot ? "--plot" : o->memory ? "--memory" : NULL;
+	if (wrong || format == FORMAT_JSON) {
+		g_set_error(error, ESMOE_ERROR, ESMOE_ERROR_USAGE, "--tasks does not go with %s: it prints a table or CSV of all tasks",
+		            wrong ? wrong : "--format json");
+		return false;
+	}
+	bool ok = whatif_counts("tasks", o->tasks, &sequences, error) && elastic_report(asked, &o->how, &sequences, format == FORMAT_CSV, out, error);
+	g_free(sequences.v);
+	if (ok)
+		fputs(out->str, stdout);
+	return ok;
+}
+
 bool cmd_predict(int argc, char **argv, GError **error)
 {
 	autoclear(options) o = {0};
@@ -204,6 +225,8 @@ bool cmd_predict(int argc, char **argv, GError **error)
 	enum format format;
 	if (!parse(&o, argc, argv, error) || !format_parse(o.format, &format, error) || !whatif_scenario(&o.whatif, &asked, error))
 		return false;
+	if (o.tasks)
+		return predict_tasks(&o, &asked, format, error);
 	g_autoptr(scenario) s = scenario_new(&asked, error);
 	if (!s)
 		return false;
