@@ -142,7 +142,7 @@ static void print_markdown(const struct table *t)
 			printf("%s`%s` %s", between, policy_knob(k), t->text[i][k]);
 			between = ", ";
 		}
-		puts(" |");
+		puts(*between ? " |" : "none |");
 	}
 }
 

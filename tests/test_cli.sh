@@ -38,10 +38,12 @@ check "a row for each policy, and no others" test "$(sed 1,2d .out | cut -d'`' -
 while IFS='|' read -r _ name knobs _; do
 	name=$(echo "$name" | tr -d ' `')
 	echo "$knobs" | tr ',' '\n' | tr -d '`' | while read -r knob value; do
-		[ -z "$knob" ] || grep -q "^$knob = $value$" "$ESMOE_SOURCE/model/presets/policies/$name.ini" || echo "$name $knob $value"
+		[ "$knob" = none ] || grep -q "^$knob = $value$" "$ESMOE_SOURCE/model/presets/policies/$name.ini" || echo "$name $knob $value"
 	done
 done <<<"$(sed 1,2d .out)" >strays
 check "what the table says stands in the presets" test ! -s strays
+check "README's table of systems is what policies --markdown prints" diff .out \
+	<(sed -n '/^| system | knobs/,/^$/p' "$ESMOE_SOURCE/README.md" | sed '/^$/d')
 expect 0 machines
 prints 'RTX 4090 '
 check "the list fits 80 columns" test "$(wc -L <.out)" -le 80
