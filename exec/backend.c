@@ -300,6 +300,7 @@ struct backend *exec_new_issuing(struct device **devices, int count, const struc
 		g_autofree char *name = g_strdup_printf("gpu%d host", i);
 		x->spare[i] = g_ptr_array_new_with_free_func(event_free);
 		x->launcher[i] = worker_new(name);
+		worker_set_patience(x->launcher[i], device_info(x->devices[i])->patience_ns);
 	}
 	if (!streams_new(x, error)) {
 		exec_free(&x->base);

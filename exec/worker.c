@@ -7,9 +7,12 @@
  * (Locks are those of pthread, which the thread sanitizer can see.) */
 #include "worker.h"
 
+#include "device.h"
+
 #include <glib.h>
 #include <pthread.h>
 #include <stdalign.h>
+#include <stdatomic.h>
 #include <string.h>
 
 #define FIRST_ROOM 64 /* a power of two */
@@ -27,6 +30,8 @@ struct worker {
 	struct task *ring;
 	size_t room, head, n;
 	bool busy, ending;
+	nsec_t patience_ns;
+	atomic_uint calls; /* pushes, and the end */
 };
 
 static void task_copy(struct task *to, const struct task *from)
@@ -36,12 +41,26 @@ static void task_copy(struct task *to, const struct task *from)
 	memcpy(to->args, from->args, from->bytes);
 }
 
+/* Looks for work without the lock, which is let go meanwhile: waking a sleeping thread takes longer than launching a kernel. */
+static void look(struct worker *w)
+{
+	unsigned seen = atomic_load(&w->calls);
+	if (!w->patience_ns)
+		return;
+	pthread_mutex_unlock(&w->lock);
+	for (nsec_t until = exec_now_ns() + w->patience_ns; atomic_load(&w->calls) == seen && exec_now_ns() < until;)
+		continue;
+	pthread_mutex_lock(&w->lock);
+}
+
 static void *work(void *user)
 {
 	struct worker *w = user;
 	struct task task;
 	pthread_mutex_lock(&w->lock);
 	for (;;) {
+		if (!w->n && !w->ending)
+			look(w);
 		while (!w->n && !w->ending)
 			pthread_cond_wait(&w->pushed, &w->lock);
 		if (!w->n)
@@ -73,12 +92,20 @@ struct worker *worker_new(const char *name)
 	return w;
 }
 
+void worker_set_patience(struct worker *w, nsec_t patience_ns)
+{
+	pthread_mutex_lock(&w->lock);
+	w->patience_ns = patience_ns;
+	pthread_mutex_unlock(&w->lock);
+}
+
 void worker_free(struct worker *w)
 {
 	if (!w)
 		return;
 	pthread_mutex_lock(&w->lock);
 	w->ending = true;
+	atomic_fetch_add(&w->calls, 1);
 	pthread_cond_signal(&w->pushed);
 	pthread_mutex_unlock(&w->lock);
 	g_thread_join(w->thread);
@@ -111,6 +138,7 @@ void worker_push(struct worker *w, task_fn fn, const void *args, size_t bytes)
 	t->bytes = bytes;
 	if (bytes)
 		memcpy(t->args, args, bytes);
+	atomic_fetch_add(&w->calls, 1);
 	if (w->n == 1 && !w->busy)
 		pthread_cond_signal(&w->pushed);
 	pthread_mutex_unlock(&w->lock);

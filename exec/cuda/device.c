@@ -81,7 +81,7 @@ bool cuda_ok(struct cuda_device *d, cudaError_t status, const char *what)
 bool cuda_blas_ok(struct cuda_device *d, cublasStatus_t status, const char *what)
 {
 	if (status != CUBLAS_STATUS_SUCCESS)
-		cuda_fail(d, ESMOE_ERROR_DEVICE, "GPU %d: %s: %s", d->ordinal, what, cublasGetStatusString(status));
+		cuda_fail(d, ESMOE_ERROR_DEVICE, "GPU %d: %s: %s", d->ordinal, what, cublasLtGetStatusString(status));
 	return status == CUBLAS_STATUS_SUCCESS;
 }
 
@@ -114,8 +114,12 @@ bool cuda_opened(cudaError_t status, const char *what, GError **error)
 
 /* ---- life ---- */
 
-static const struct device_info info = {
-    .name = "cuda", .element_bytes = 2, .alignment = CUDA_ALIGNMENT, .weight_elements = CUDA_WEIGHT_ELEMENTS, .head_tokens = CUDA_HEAD_TOKENS};
+static const struct device_info info = {.name = "cuda",
+                                        .element_bytes = 2,
+                                        .alignment = CUDA_ALIGNMENT,
+                                        .weight_elements = CUDA_WEIGHT_ELEMENTS,
+                                        .head_tokens = CUDA_HEAD_TOKENS,
+                                        .patience_ns = 5000000};
 
 /* Records an event and looks until it has happened: its time on the host's clock is known to half of what that took. */
 static bool try_origin(struct cuda_device *d, cudaEvent_t event, nsec_t *at_ns, nsec_t *within_ns)

@@ -5,7 +5,7 @@
 #include "exec/impl.h"
 #include "kernels.h"
 
-#include <cublas_v2.h>
+#include <cublasLt.h>
 #include <cuda_runtime_api.h>
 #include <pthread.h>
 #include <stdatomic.h>
@@ -34,15 +34,18 @@ struct cuda_device {
 
 struct cuda_lane {
 	cudaStream_t stream;
-	cublasHandle_t blas; /* NULL until its first GEMM */
+	void *workspace; /* of its GEMMs; NULL until the first */
 	cudaEvent_t done;
 };
+
+struct cuda_gemms;
 
 struct cuda_stream {
 	struct device_stream base;
 	struct cuda_device *device;
 	cudaStream_t stream;
 	struct cuda_lane lane[CUDA_LANES]; /* the first is `stream`; `done` of that one: where the others start */
+	struct cuda_gemms *gemms;
 	void *scratch;
 	size_t scratch_bytes;
 	char *name;
@@ -123,6 +126,20 @@ int cuda_code_of(cudaError_t status);
 bool cuda_find_origin(struct cuda_device *d);
 /* The host's occurrences have happened, as far as they were announced. */
 void cuda_event_release(struct cuda_event *e);
+
+/* An operand of a GEMM: (rows, columns) with `ld` elements from row to row, or its transpose. */
+struct cuda_operand {
+	const void *at;
+	int ld;
+	bool turned;
+};
+/* gemm.c: c (m, n; 2 or 4 bytes an element) = a (m, k) b (k, n) in bf16, plus `add` (as c; NULL: nothing; may be c). Between cuda_spread and
+ * cuda_collect `n` GEMMs may run on any lane; they come after what the stream had, and before what it gets next. */
+void cuda_gemm(struct cuda_stream *s, int lane, int m, int n, int k, struct cuda_operand a, struct cuda_operand b, void *c, int ldc, int bytes,
+               const void *add);
+void cuda_spread(struct cuda_stream *s, int n);
+void cuda_collect(struct cuda_stream *s, int n);
+void cuda_gemms_free(struct cuda_gemms *g);
 
 /* Members of the device's table: memory.c, streams.c, activity.c. */
 bool cuda_record_stages(struct device *d);

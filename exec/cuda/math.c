@@ -4,98 +4,13 @@
 
 #include "exec/start.h"
 
-#include <cublas_v2.h>
-
-#define WORKSPACE_BYTES ((size_t)32 << 20) /* what cuBLAS asks for on Hopper */
-
-/* An operand: (rows, columns) with `ld` elements from row to row, or its transpose. */
-struct operand {
-	const void *at;
-	int ld;
-	bool turned;
-};
-
-/* What a lane needs, when it is first used. */
-static bool open_lane(struct cuda_stream *s, struct cuda_lane *lane)
+static struct cuda_operand plain(const void *at, int ld)
 {
-	g_autoptr(GError) error = NULL;
-	void *workspace = device_alloc(&s->device->base, WORKSPACE_BYTES, "cuBLAS's workspace", &error);
-	if (!workspace)
-		cuda_group_fail(s->device->group, error);
-	return workspace && (lane->stream || cuda_ok(s->device, cudaStreamCreateWithFlags(&lane->stream, cudaStreamNonBlocking), "a lane")) &&
-	       cuda_ok(s->device, cudaEventCreateWithFlags(&lane->done, cudaEventDisableTiming), "a lane") &&
-	       cuda_blas_ok(s->device, cublasCreate(&lane->blas), "cuBLAS") &&
-	       cuda_blas_ok(s->device, cublasSetStream(lane->blas, lane->stream), "cuBLAS") &&
-	       cuda_blas_ok(s->device, cublasSetWorkspace(lane->blas, workspace, WORKSPACE_BYTES), "cuBLAS");
+	return (struct cuda_operand){at, ld, false};
 }
-
-static struct cuda_lane *lane_of(struct cuda_stream *s, int i)
+static struct cuda_operand turned(const void *at, int ld)
 {
-	struct cuda_lane *lane = &s->lane[i % CUDA_LANES];
-	if (!cuda_ready(s) || (!lane->blas && !open_lane(s, lane)))
-		return NULL;
-	return lane;
-}
-
-static cublasOperation_t turn(bool turned)
-{
-	return turned ? CUBLAS_OP_T : CUBLAS_OP_N;
-}
-
-static cudaDataType_t type_of(int bytes)
-{
-	return bytes == 4 ? CUDA_R_32F : CUDA_R_16BF;
-}
-
-/* c (m, n) = a (m, k) b (k, n), plus c when `add`; elements of c have 2 or 4 bytes. */
-static void gemm_on(struct cuda_stream *s, int nth_lane, int m, int n, int k, struct operand a, struct operand b, void *c, int ldc, int bytes,
-                    bool add)
-{
-	const float one = 1, beta = add ? 1 : 0;
-	struct cuda_lane *lane = m && n ? lane_of(s, nth_lane) : NULL;
-	if (!lane)
-		return;
-	cuda_blas_ok(s->device,
-	             cublasGemmEx(lane->blas, turn(b.turned), turn(a.turned), n, m, k, &one, b.at, CUDA_R_16BF, b.ld, a.at, CUDA_R_16BF, a.ld, &beta,
-	                          c, type_of(bytes), ldc, CUBLAS_COMPUTE_32F, CUBLAS_GEMM_DEFAULT),
-	             "a GEMM");
-}
-
-static void gemm(struct cuda_stream *s, int m, int n, int k, struct operand a, struct operand b, void *c, int ldc, int bytes, bool add)
-{
-	gemm_on(s, 0, m, n, k, a, b, c, ldc, bytes, add);
-}
-
-/* Between these, GEMMs on any lane come after what the stream had, and before what it gets next. */
-static void spread(struct cuda_stream *s, int n)
-{
-	struct cuda_lane *first = lane_of(s, 0);
-	if (n < 2 || !first || !cuda_ok(s->device, cudaEventRecord(first->done, s->stream), "lanes"))
-		return;
-	for (int i = 1; i < MIN(n, CUDA_LANES); i++) {
-		struct cuda_lane *lane = lane_of(s, i);
-		if (!lane || !cuda_ok(s->device, cudaStreamWaitEvent(lane->stream, first->done, 0), "lanes"))
-			return;
-	}
-}
-
-static void collect(struct cuda_stream *s, int n)
-{
-	for (int i = 1; i < MIN(n, CUDA_LANES); i++) {
-		struct cuda_lane *lane = lane_of(s, i);
-		if (!lane || !cuda_ok(s->device, cudaEventRecord(lane->done, lane->stream), "lanes") ||
-		    !cuda_ok(s->device, cudaStreamWaitEvent(s->stream, lane->done, 0), "lanes"))
-			return;
-	}
-}
-
-static struct operand plain(const void *at, int ld)
-{
-	return (struct operand){at, ld, false};
-}
-static struct operand turned(const void *at, int ld)
-{
-	return (struct operand){at, ld, true};
+	return (struct cuda_operand){at, ld, true};
 }
 
 /* ---- embedding, norms, sums ---- */
@@ -156,9 +71,7 @@ static void adam(struct device_stream *s, elem *param, float *master, float *m, 
 static void linear(struct device_stream *stream, elem *y, const elem *x, const elem *w, const elem *to, int N, int I, int O)
 {
 	struct cuda_stream *s = cuda_stream_of(stream);
-	if (to && to != y)
-		device_copy(stream, y, to, sizeof(bf16) * (size_t)N * (size_t)O);
-	gemm(s, N, O, I, plain(x, I), plain(w, O), y, O, 2, to != NULL);
+	cuda_gemm(s, 0, N, O, I, plain(x, I), plain(w, O), y, O, 2, to);
 }
 
 static void linear_backward(struct device_stream *stream, elem *dx, float *dw, const elem *dy, const elem *x, const elem *w, int N, int I, int O,
@@ -166,9 +79,9 @@ static void linear_backward(struct device_stream *stream, elem *dx, float *dw, c
 {
 	struct cuda_stream *s = cuda_stream_of(stream);
 	if (N && dx)
-		gemm(s, N, I, O, plain(dy, O), turned(w, O), dx, I, 2, to);
+		cuda_gemm(s, 0, N, I, O, plain(dy, O), turned(w, O), dx, I, 2, to ? dx : NULL);
 	if (N && dw)
-		gemm(s, I, O, N, turned(x, I), plain(dy, O), dw, O, 4, true);
+		cuda_gemm(s, 0, I, O, N, turned(x, I), plain(dy, O), dw, O, 4, dw);
 }
 
 static void activation(struct device_stream *s, elem *a, const elem *h, int N, int F, int kind)
@@ -206,14 +119,14 @@ static void hide(struct cuda_stream *s, const elem *x, const struct expert_rows 
 {
 	int D = shape->D, wide = wide_of(shape);
 	size_t at = 0;
-	spread(s, n);
+	cuda_spread(s, n);
 	for (int i = 0; i < n; i++) {
 		const struct expert_rows *p = &pieces[i];
-		gemm_on(s, i, p->rows, wide, D, plain(row(x, p->from, (size_t)D), D), plain(p->up, wide), row(hidden, at, (size_t)wide), wide, 2,
-		        false);
+		cuda_gemm(s, i, p->rows, wide, D, plain(row(x, p->from, (size_t)D), D), plain(p->up, wide), row(hidden, at, (size_t)wide), wide, 2,
+		          NULL);
 		at += (size_t)p->rows;
 	}
-	collect(s, n);
+	cuda_collect(s, n);
 }
 
 static void experts(struct device_stream *stream, elem *y, const elem *x, const struct expert_rows *pieces, int n, const struct expert_shape *shape,
@@ -224,13 +137,14 @@ static void experts(struct device_stream *stream, elem *y, const elem *x, const 
 	size_t at = 0;
 	hide(s, x, pieces, n, shape, space->hidden);
 	activation(stream, space->active, space->hidden, rows_of(pieces, n), F, shape->activation);
-	spread(s, n);
+	cuda_spread(s, n);
 	for (int i = 0; i < n; i++) {
 		const struct expert_rows *p = &pieces[i];
-		gemm_on(s, i, p->rows, D, F, plain(row(space->active, at, (size_t)F), F), plain(p->down, D), row(y, p->from, (size_t)D), D, 2, false);
+		cuda_gemm(s, i, p->rows, D, F, plain(row(space->active, at, (size_t)F), F), plain(p->down, D), row(y, p->from, (size_t)D), D, 2,
+		          NULL);
 		at += (size_t)p->rows;
 	}
-	collect(s, n);
+	cuda_collect(s, n);
 }
 
 /* Runs of pieces that are neighbours: one kernel for their activations. */
@@ -261,29 +175,30 @@ static void experts_backward(struct device_stream *stream, elem *rows, const ele
 	int D = shape->D, F = shape->F, W = D + CUDA_WEIGHT_ELEMENTS, wide = wide_of(shape), bytes = shape->gradient_bytes;
 	size_t at = 0;
 	hide(s, x, pieces, n, shape, space->hidden);
-	spread(s, n);
+	cuda_spread(s, n);
 	for (int i = 0; i < n; i++) {
 		const struct expert_rows *p = &pieces[i];
-		gemm_on(s, i, p->rows, F, D, plain(row(rows, p->from, (size_t)W), W), turned(p->down, D), row(space->dactive, at, (size_t)F), F, 2,
-		        false);
+		cuda_gemm(s, i, p->rows, F, D, plain(row(rows, p->from, (size_t)W), W), turned(p->down, D), row(space->dactive, at, (size_t)F), F, 2,
+		          NULL);
 		at += (size_t)p->rows;
 	}
-	collect(s, n);
+	cuda_collect(s, n);
 	weigh(s, rows, pieces, n, shape, space);
 	at = 0;
-	spread(s, n);
+	cuda_spread(s, n);
 	for (int i = 0; i < n; i++) {
 		const struct expert_rows *p = &pieces[i];
 		bf16 *g = row(rows, p->from, (size_t)W), *active = row(space->active, at, (size_t)F),
 		     *dhidden = row(space->dhidden, at, (size_t)wide);
 		if (p->rows) {
-			gemm_on(s, i, F, D, p->rows, turned(active, F), plain(g, W), p->ddown, D, bytes, !p->fresh);
-			gemm_on(s, i, D, wide, p->rows, turned(row(x, p->from, (size_t)D), D), plain(dhidden, wide), p->dup, wide, bytes, !p->fresh);
-			gemm_on(s, i, p->rows, D, wide, plain(dhidden, wide), turned(p->up, wide), g, W, 2, false);
+			cuda_gemm(s, i, F, D, p->rows, turned(active, F), plain(g, W), p->ddown, D, bytes, p->fresh ? NULL : p->ddown);
+			cuda_gemm(s, i, D, wide, p->rows, turned(row(x, p->from, (size_t)D), D), plain(dhidden, wide), p->dup, wide, bytes,
+			          p->fresh ? NULL : p->dup);
+			cuda_gemm(s, i, p->rows, D, wide, plain(dhidden, wide), turned(p->up, wide), g, W, 2, NULL);
 		}
 		at += (size_t)p->rows;
 	}
-	collect(s, n);
+	cuda_collect(s, n);
 }
 
 /* ---- head ---- */
@@ -298,14 +213,14 @@ static void head(struct device_stream *stream, float *loss, elem *dx, float *dw,
 		float *scratch = cuda_ready(s) ? cuda_scratch(s, sizeof(float) * (size_t)n) : NULL;
 		if (!scratch)
 			return;
-		gemm(s, n, V, D, plain(in, D), tied ? turned(w, D) : plain(w, V), logits, V, 2, false);
+		cuda_gemm(s, 0, n, V, D, plain(in, D), tied ? turned(w, D) : plain(w, V), logits, V, 2, NULL);
 		cuda_cross_entropy(s->stream, loss, logits, targets + from, scratch, n, V, total);
 		cuda_launched(s, "cross entropy");
-		gemm(s, n, D, V, plain(logits, V), tied ? plain(w, D) : turned(w, V), row(dx, (size_t)from, (size_t)D), D, 2, false);
+		cuda_gemm(s, 0, n, D, V, plain(logits, V), tied ? plain(w, D) : turned(w, V), row(dx, (size_t)from, (size_t)D), D, 2, NULL);
 		if (tied)
-			gemm(s, V, D, n, turned(logits, V), plain(in, D), dw, D, 4, true);
+			cuda_gemm(s, 0, V, D, n, turned(logits, V), plain(in, D), dw, D, 4, dw);
 		else
-			gemm(s, D, V, n, turned(in, D), plain(logits, V), dw, V, 4, true);
+			cuda_gemm(s, 0, D, V, n, turned(in, D), plain(logits, V), dw, V, 4, dw);
 	}
 }
 

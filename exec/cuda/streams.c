@@ -49,13 +49,12 @@ void cuda_stream_free(struct device_stream *stream)
 	cudaStreamSynchronize(s->stream);
 	for (int i = CUDA_LANES - 1; i >= 0; i--) {
 		struct cuda_lane *lane = &s->lane[i];
-		if (lane->blas)
-			cublasDestroy(lane->blas);
 		if (lane->done)
 			cudaEventDestroy(lane->done);
 		if (lane->stream)
 			cudaStreamDestroy(lane->stream);
 	}
+	cuda_gemms_free(s->gemms);
 	g_free(s->name);
 	g_free(s);
 }
