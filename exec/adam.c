@@ -1,9 +1,10 @@
 /* Adam is bound by memory: 16 bytes read and 12 or 14 written a parameter against a dozen operations, so everything is done in one pass and every
- * core takes an equal, contiguous share of it. A pool's threads sleep on a condition until a job comes; the caller sleeps until the last is done.
+ * thread takes the next piece until there is none, so that one whose core is taken meanwhile does not keep the others waiting. A pool's threads look
+ * for the next job for a while, then sleep on a condition; so does the caller until the last is done.
  *
  *     caller  [post job]........................[go on]
- *     adam0            [    first share     ]
- *     adam1            [    second share    ]
+ *     adam0            [ 0 ][ 2 ][  4  ][ 6 ]
+ *     adam1            [ 1 ][    3   ][ 5 ]
  */
 #define _GNU_SOURCE /* CPU sets, names of threads */
 #include "adam_simd.h"
@@ -12,11 +13,15 @@
 #include <math.h>
 #include <pthread.h>
 #include <sched.h>
+#include <stdatomic.h>
 
 /* Waking the threads costs as much as passing over this many parameters. */
 #define ALONE_BELOW (1 << 15)
-/* Shares begin at multiples of it: no cache line belongs to two threads. */
-#define SHARE_STEP 64
+/* Pieces begin at multiples of it: no cache line belongs to two threads. */
+#define PIECE_STEP 64
+/* Of a thread, if they have that many parameters; the last ones to come then wait for a small part of a share. */
+#define PIECES 8
+#define PIECE_LEAST (1 << 13)
 
 struct job {
 	void (*run)(const struct job *j, const struct adam_loops *loops, size_t from, size_t to);
@@ -42,8 +47,10 @@ struct adam_pool {
 	pthread_mutex_t lock;
 	pthread_cond_t posted, done, idle;
 	const struct job *job; /* NULL: idle */
-	unsigned turn;
-	int busy;
+	atomic_int_least64_t patience_ns;
+	atomic_size_t next; /* parameter of the job that no piece has yet */
+	atomic_uint turn;   /* jobs so far, and the end */
+	atomic_int busy;
 	bool stop;
 };
 
@@ -101,35 +108,48 @@ static struct adam_factors factors(const struct adam_args *a)
 	};
 }
 
-static void share(const struct job *j, const struct adam_loops *loops, int index, int threads)
+static void take_pieces(struct adam_pool *p, const struct job *j)
 {
-	size_t each = (j->n / (size_t)threads / SHARE_STEP + 1) * SHARE_STEP;
-	size_t from = MIN(j->n, each * (size_t)index), to = index == threads - 1 ? j->n : MIN(j->n, from + each);
-	if (from < to)
-		j->run(j, loops, from, to);
+	size_t each = MAX(j->n / (size_t)(p->threads * PIECES), PIECE_LEAST) / PIECE_STEP * PIECE_STEP, from;
+	while ((from = atomic_fetch_add_explicit(&p->next, each, memory_order_relaxed)) < j->n)
+		j->run(j, p->loops, from, MIN(j->n, from + each));
+}
+
+/* True as soon as *x is no longer `now`, false when patience has run out. */
+static bool changed(const struct adam_pool *p, const atomic_uint *x, unsigned now)
+{
+	nsec_t until = p->patience_ns ? exec_now_ns() + p->patience_ns : 0;
+	while (atomic_load(x) == now)
+		if (exec_now_ns() >= until)
+			return false;
+	return true;
+}
+
+static void await_turn(struct adam_pool *p, unsigned turn)
+{
+	if (p->patience_ns && changed(p, &p->turn, turn))
+		return;
+	pthread_mutex_lock(&p->lock);
+	while (atomic_load(&p->turn) == turn)
+		pthread_cond_wait(&p->posted, &p->lock);
+	pthread_mutex_unlock(&p->lock);
 }
 
 static void *thread_main(void *user)
 {
 	const struct adam_thread *t = user;
 	struct adam_pool *p = t->pool;
-	unsigned turn = 0;
-	pthread_mutex_lock(&p->lock);
-	for (;;) {
-		while (p->turn == turn && !p->stop)
-			pthread_cond_wait(&p->posted, &p->lock);
+	for (unsigned turn = 0;; turn++) {
+		await_turn(p, turn);
 		if (p->stop)
-			break;
-		turn = p->turn;
-		const struct job *j = p->job;
-		pthread_mutex_unlock(&p->lock);
-		share(j, p->loops, t->index, p->threads);
+			return NULL;
+		take_pieces(p, p->job);
+		if (atomic_fetch_sub(&p->busy, 1) > 1)
+			continue;
 		pthread_mutex_lock(&p->lock);
-		if (--p->busy == 0)
-			pthread_cond_signal(&p->done);
+		pthread_cond_signal(&p->done);
+		pthread_mutex_unlock(&p->lock);
 	}
-	pthread_mutex_unlock(&p->lock);
-	return NULL;
 }
 
 /* Thread i on the i-th core that the process may use, when there are that many. Where the system refuses, the scheduler places it. */
@@ -170,12 +190,18 @@ struct adam_pool *adam_pool_new(int threads)
 	return p;
 }
 
+void adam_pool_set_patience(struct adam_pool *p, nsec_t patience_ns)
+{
+	atomic_store(&p->patience_ns, patience_ns);
+}
+
 void adam_pool_free(struct adam_pool *p)
 {
 	if (!p)
 		return;
 	pthread_mutex_lock(&p->lock);
 	p->stop = true;
+	atomic_fetch_add(&p->turn, 1);
 	pthread_cond_broadcast(&p->posted);
 	pthread_mutex_unlock(&p->lock);
 	for (int i = 0; p->thread && i < p->threads; i++)
@@ -188,20 +214,34 @@ void adam_pool_free(struct adam_pool *p)
 	g_free(p);
 }
 
+static bool all_done(struct adam_pool *p)
+{
+	nsec_t until = exec_now_ns() + p->patience_ns;
+	while (atomic_load(&p->busy) > 0)
+		if (exec_now_ns() >= until)
+			return false;
+	return true;
+}
+
 static void run(struct adam_pool *p, const struct job *j)
 {
 	if (!p || p->threads == 1 || j->n < ALONE_BELOW) {
-		share(j, p ? p->loops : choose(), 0, 1);
+		if (j->n)
+			j->run(j, p ? p->loops : choose(), 0, j->n);
 		return;
 	}
 	pthread_mutex_lock(&p->lock);
 	while (p->job)
 		pthread_cond_wait(&p->idle, &p->lock);
 	p->job = j;
-	p->turn++;
-	p->busy = p->threads;
+	atomic_store(&p->next, 0);
+	atomic_store(&p->busy, p->threads);
+	atomic_fetch_add(&p->turn, 1);
 	pthread_cond_broadcast(&p->posted);
-	while (p->busy > 0)
+	pthread_mutex_unlock(&p->lock);
+	bool done = all_done(p);
+	pthread_mutex_lock(&p->lock);
+	while (!done && atomic_load(&p->busy) > 0)
 		pthread_cond_wait(&p->done, &p->lock);
 	p->job = NULL;
 	pthread_cond_signal(&p->idle);

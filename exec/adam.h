@@ -23,6 +23,8 @@ struct adam_args {
 /* Calls on one pool from several threads take turns. A NULL pool: the calling thread alone, as with a pool of one. */
 struct adam_pool;
 struct adam_pool *adam_pool_new(int threads);
+/* For how long its threads look for the next job, and a caller for the end of its own, before they sleep; 0 at first. Before the first job. */
+void adam_pool_set_patience(struct adam_pool *p, nsec_t patience_ns);
 void adam_pool_free(struct adam_pool *p);
 AUTOPTR(adam_pool)
 void adam_update(struct adam_pool *p, const struct adam_args *a);

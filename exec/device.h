@@ -28,7 +28,8 @@ struct device_info {
 	size_t alignment;    /* of arena blocks */
 	int weight_elements; /* that a row's combine weight takes behind its D elements */
 	int head_tokens;     /* tokens whose logits are in memory at once */
-	nsec_t patience_ns;  /* for which a launcher thread looks for work before it sleeps: it has a core to itself, or 0 */
+	/* for how long a launcher thread, and those of the CPU optimizer, look for work before they sleep: 0 where cores are few */
+	nsec_t patience_ns, adam_patience_ns;
 };
 
 /* What a device of this name is, before any is opened; ESMOE_ERROR_DEVICE says what is missing. Borrowed. */

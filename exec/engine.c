@@ -101,8 +101,10 @@ static void open_host(struct engine *e)
 	for (int i = 0; i < e->n->layers; i++)
 		e->summed[i] = g_new0(uint8_t, MAX(1, (size_t)e->n->layer[i].experts) * (size_t)e->gpus);
 	e->pool = g_new0(struct adam_pool *, nodes + 1);
-	for (int i = 0; i < nodes && e->offloaded; i++)
+	for (int i = 0; i < nodes && e->offloaded; i++) {
 		e->pool[i] = adam_pool_new(MAX(1, threads));
+		adam_pool_set_patience(e->pool[i], e->info->adam_patience_ns);
+	}
 }
 
 static void describe(struct engine *e, const struct device_info *device, const struct scenario *sc, const struct schedule *schedule)

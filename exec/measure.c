@@ -9,18 +9,18 @@
 #include "adam.h"
 #include "device.h"
 
-enum { MOST_MEMBERS = 2, MIB = 1 << 20, ADAM_BYTES = 32 };
+enum { MOST_MEMBERS = 2, MIB = 1 << 20, ADAM_BYTES = 32, AHEAD = 8 /* copies of a stream in flight */ };
 
 /* Blocks beyond the caches of the machine, small enough for many of them in the time there is. */
 static const struct blocks {
 	size_t copy_bytes, pool_bytes, params;
-	int format, times;
-} small_blocks = {4 * MIB, 64 * MIB, 4 * MIB, ADAM_FP32, 9}, large_blocks = {32 * MIB, 256 * MIB, 32 * MIB, ADAM_BF16, 4};
+	int format, times, stretch; /* stretch: of the time they are given */
+} small_blocks = {4 * MIB, 64 * MIB, 4 * MIB, ADAM_FP32, 9, 1}, large_blocks = {32 * MIB, 256 * MIB, 32 * MIB, ADAM_BF16, 3, 4};
 
 /* One GPU: `up` has the uploads and the collectives, `down` the downloads. */
 struct member {
 	struct device_stream *up, *down;
-	struct device_event *start, *up_end, *down_end;
+	struct device_event *start, *up_end[AHEAD], *down_end[AHEAD];
 	char *arena, *landing; /* a pool each; landing: of uploads */
 	char *pinned_up, *pinned_down;
 };
@@ -37,8 +37,10 @@ struct measure {
 static bool take(struct device *d, size_t pool, struct member *m, GError **error)
 {
 	m->start = device_event_new(d);
-	m->up_end = device_event_new(d);
-	m->down_end = device_event_new(d);
+	for (int i = 0; i < AHEAD; i++) {
+		m->up_end[i] = device_event_new(d);
+		m->down_end[i] = device_event_new(d);
+	}
 	return (m->up = device_stream_new(d, "measure up", error)) && (m->down = device_stream_new(d, "measure down", error)) &&
 	       (m->arena = device_alloc(d, pool, "measuring", error)) && (m->landing = device_alloc(d, pool, "measuring", error)) &&
 	       (m->pinned_up = pinned_alloc(d, pool, error)) && (m->pinned_down = pinned_alloc(d, pool, error));
@@ -63,14 +65,15 @@ struct measure *measure_new(const char *device, int count, GError **error)
 static void give(struct device *d, const struct member *m)
 {
 	struct device_stream *const streams[] = {m->up, m->down};
-	struct device_event *const events[] = {m->start, m->up_end, m->down_end};
 	char *const pinned[] = {m->pinned_up, m->pinned_down};
 	for (size_t i = 0; i < G_N_ELEMENTS(streams); i++)
 		if (streams[i])
 			device_stream_free(streams[i]);
-	for (size_t i = 0; i < G_N_ELEMENTS(events); i++)
-		if (events[i])
-			device_event_free(events[i]);
+	device_event_free(m->start);
+	for (int i = 0; i < AHEAD; i++) {
+		device_event_free(m->up_end[i]);
+		device_event_free(m->down_end[i]);
+	}
 	for (size_t i = 0; i < G_N_ELEMENTS(pinned); i++)
 		if (pinned[i])
 			pinned_free(d, pinned[i]);
@@ -100,25 +103,33 @@ struct busy {
 	GError *error;
 };
 
+/* Some are queued ahead: on a machine whose cores are all busy this thread comes late. Counted are those between the ends of the first and of the
+ * last. */
 static gpointer keep_copying(gpointer data)
 {
 	struct busy *b = data;
 	const struct member *m = b->member;
 	struct device_stream *s = b->up ? m->up : m->down;
-	struct device_event *end = b->up ? m->up_end : m->down_end;
-	nsec_t start = exec_now_ns();
+	struct device_event *const *end = b->up ? m->up_end : m->down_end;
+	nsec_t first_ns = -1, last_ns = 0;
 	size_t at = 0, bytes = 0;
-	while (!g_atomic_int_get(b->stop) && !b->error) {
+	for (int turn = 0; !g_atomic_int_get(b->stop) && !b->error; turn++) {
+		if (turn >= AHEAD && device_event_wait(end[turn % AHEAD], &b->error)) {
+			last_ns = device_event_ns(end[turn % AHEAD]);
+			bytes += first_ns < 0 ? 0 : b->blocks->copy_bytes;
+			first_ns = first_ns < 0 ? last_ns : first_ns;
+		}
 		if (b->up)
 			device_upload(s, m->landing + at, m->pinned_up + at, b->blocks->copy_bytes);
 		else
 			device_download(s, m->pinned_down + at, m->arena + at, b->blocks->copy_bytes);
-		device_event_record(s, end);
-		if (device_event_wait(end, &b->error))
-			bytes += b->blocks->copy_bytes;
+		device_event_record(s, end[turn % AHEAD]);
 		at = (at + b->blocks->copy_bytes) % b->blocks->pool_bytes;
 	}
-	b->per_ns = (double)bytes / (double)(exec_now_ns() - start);
+	b->per_ns = bytes ? (double)bytes / (double)(last_ns - first_ns) : 0;
+	for (int i = 0; i < AHEAD && !b->error; i++)
+		if (!device_event_wait(end[i], &b->error))
+			break;
 	return NULL;
 }
 
@@ -198,10 +209,12 @@ bool measure_together(struct measure *m, const struct together *what, int ms, st
 {
 	g_autoptr(adam_pool) pool = what->threads ? adam_pool_new(what->threads) : NULL;
 	g_assert(what->gpus <= m->count);
+	if (pool)
+		adam_pool_set_patience(pool, device_info(m->devices[0])->adam_patience_ns);
 	*out = (struct rates){0};
 	for (int i = 0; i < m->blocks->times; i++) {
 		struct rates once;
-		if (!together_once(m, what, pool, ms, &once, error))
+		if (!together_once(m, what, pool, ms * m->blocks->stretch, &once, error))
 			return false;
 		*out = traffic(&once) > traffic(out) ? once : *out;
 	}
@@ -220,14 +233,14 @@ static bool collective_once(struct measure *m, int kind, size_t n, double *us, G
 			group_all_reduce(x->up, m->group, i, (float *)(void *)x->arena, n);
 		else
 			group_reduce_scatter(x->up, m->group, i, (float *)(void *)x->arena, n);
-		device_event_record(x->up, x->up_end);
+		device_event_record(x->up, x->up_end[0]);
 	}
 	for (int i = 0; i < m->count; i++) {
 		const struct member *x = &m->member[i];
-		if (!device_event_wait(x->up_end, error))
+		if (!device_event_wait(x->up_end[0], error))
 			return false;
 		start = MAX(start, device_event_ns(x->start));
-		end = MAX(end, device_event_ns(x->up_end));
+		end = MAX(end, device_event_ns(x->up_end[0]));
 	}
 	*us = (double)(end - start) / 1e3;
 	return true;

@@ -119,7 +119,8 @@ static const struct device_info info = {.name = "cuda",
                                         .alignment = CUDA_ALIGNMENT,
                                         .weight_elements = CUDA_WEIGHT_ELEMENTS,
                                         .head_tokens = CUDA_HEAD_TOKENS,
-                                        .patience_ns = 5000000};
+                                        .patience_ns = 5000000,
+                                        .adam_patience_ns = 100000};
 
 /* Records an event and looks until it has happened: its time on the host's clock is known to half of what that took. */
 static bool try_origin(struct cuda_device *d, cudaEvent_t event, nsec_t *at_ns, nsec_t *within_ns)
