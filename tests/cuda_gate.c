@@ -79,6 +79,31 @@ static void check_gate_forward(int N, int E, int k, bool tied)
 	free_all((void *[]){logits0, prob_want, mass, counts_want}, 4);
 }
 
+/* What a run that diverged does must not reach beyond its buffers: of probabilities that are no numbers the first experts are chosen. */
+static void check_not_numbers(int E, int k)
+{
+	struct bed b = {0};
+	size_t x = (size_t)E;
+	bf16 *logits0 = bed_zeros(x * sizeof(bf16));
+	int32_t *first = bed_zeros((size_t)k * sizeof(int32_t));
+	for (size_t e = 0; e < x; e++)
+		logits0[e] = 0x7fc0;
+	for (int i = 0; i < k; i++)
+		first[i] = i;
+	float *prob = bed_block(&b, "prob", NULL, x * sizeof(float)), *aux = bed_block(&b, "aux", NULL, 2 * sizeof(float));
+	int32_t *index = bed_block(&b, "index", NULL, (size_t)k * sizeof(int32_t));
+	uint32_t *counts = bed_block(&b, "counts", NULL, x * sizeof(uint32_t));
+	const bf16 *logits = bed_block(&b, "logits", logits0, x * sizeof(bf16));
+	float *scratch = bed_block(&b, "(scratch)", NULL, cuda_gate_scratch_floats(1, E) * sizeof(float));
+	while (bed_run(&b))
+		cuda_gate(NULL, prob, index, counts, aux, logits, scratch, 1, E, k);
+	bed_equal(&b, index, first, (size_t)k * sizeof(int32_t));
+	if (!isnan(((const float *)bed_result(&b, aux))[0]))
+		bed_fail(&b, "the z-loss hides it");
+	bed_end(&b, "gate, logits that are no numbers, E = %d, k = %d", E, k);
+	free_all((void *[]){logits0, first}, 2);
+}
+
 /* k different experts of E for each token. */
 static int32_t *different(size_t N, int E, int k)
 {
@@ -161,6 +186,8 @@ void check_gate(int rows)
 		check_gate_forward(20011, 8, 2, false); /* more tokens than blocks that stay take at once */
 		check_gate_forward(20011, 64, 2, false);
 	}
+	for (size_t j = 0; j < COUNT(experts_of); j++)
+		check_not_numbers(experts_of[j], experts_of[j] < 8 ? 1 : 8);
 	check_sum_counts(1, 3);
 	check_sum_counts(8, 300);
 }

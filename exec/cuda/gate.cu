@@ -99,6 +99,23 @@ template <int L, int J> __device__ static void write_mass(float *to, int E, cons
 	}
 }
 
+/* The best after `last`: of p, from which it is taken, or of prob when J = 0. */
+template <int L, int J> __device__ static struct choice next_choice(float (&p)[J ? J : 1], const float *prob, int E, struct choice last)
+{
+	struct choice best = {-2, 0x7fffffff};
+	each_expert<L, J>(E, [&](int j, int e) {
+		struct choice y = {J ? p[j] : prob[e] >= 0 ? prob[e] : -1, e};
+		if (y.key > best.key && (J || better(last, y)))
+			best = y;
+	});
+	best = best_of<L>(best);
+	int gone = best.expert % L == (int)threadIdx.x % L ? best.expert / L : -1;
+#pragma unroll
+	for (int j = 0; j < J; j++)
+		p[j] = j == gone ? -3 : p[j];
+	return best;
+}
+
 template <int L, int J> __global__ void __launch_bounds__(BLOCK, 2) gate(struct gate c)
 {
 	constexpr int TOKENS = BLOCK / L; /* at a time */
@@ -135,21 +152,11 @@ template <int L, int J> __global__ void __launch_bounds__(BLOCK, 2) gate(struct 
 			each_expert<L, J>(c.E, [&](int j, int) { p[j] = p[j] >= 0 ? p[j] : -1; });
 		struct choice last = {INFINITY, -1};
 		for (int i = 0; i < c.k; i++) {
-			struct choice best = {-2, 0x7fffffff};
-			each_expert<L, J>(c.E, [&](int j, int e) {
-				struct choice y = {J || prob[e] >= 0 ? at(j, e) : -1, e};
-				if (y.key > best.key && (J || better(last, y)))
-					best = y;
-			});
-			last = best_of<L>(best);
+			last = next_choice<L, J>(p, prob, c.E, last);
 			if (lane == 0 && there) {
 				c.index[n * c.k + i] = last.expert;
 				atomicAdd(J ? &chosen[last.expert] : &c.counts[last.expert], 1);
 			}
-			int gone = last.expert % L == lane ? last.expert / L : -1;
-#pragma unroll
-			for (int j = 0; j < J; j++)
-				p[j] = j == gone ? -3 : p[j];
 		}
 	}
 	if (lane == 0)

@@ -6,8 +6,8 @@
  *      block 0    | . | . | . |  rows 0 .. , rows 0 + blocks ..        | dgain, dbias of block 0 |
  *      block 1    | . | . | . |  rows 1 .. , rows 1 + blocks ..        | dgain, dbias of block 1 | -> += in order
  *
- * Napkin, N = 32768, D = 1024: forward N D 2 = 67 MB read and as much written; backward reads dy, x, dx and writes dx, 268 MB, and 2 blocks D 4 = 4
- * MB of scratch twice. */
+ * Napkin, N = 32768, D = 1024: forward N D 2 = 67 MB read and as much written; backward reads dy, x, dx and writes dx, 268 MB, and two blocks a
+ * multiprocessor have 2 D 4 bytes of scratch, 2 MB, twice. */
 #include "rows.h"
 
 #define NORM_EPS 1e-5f /* as exec/host_ops.c */
