@@ -87,6 +87,7 @@ static void enter(struct best_cell *cell, const struct sweep_row *r)
 		cell->next_tokens_per_s = cell->tokens_per_s;
 		cell->policy = r->policy;
 		cell->tokens_per_s = r->tokens_per_s;
+		cell->dropped = r->dropped;
 	} else if (!cell->next || r->tokens_per_s > cell->next_tokens_per_s) {
 		cell->next = r->policy;
 		cell->next_tokens_per_s = r->tokens_per_s;
@@ -235,7 +236,9 @@ static char *second_line(const struct best_cell *cell, double width)
 
 static void draw_text(struct drawing *d, const struct best_cell *cell, double x, double y, double width, uint32_t ink)
 {
-	g_autofree char *name = text_fit(cell->policy, TEXT_SMALL, width - 4), *second = second_line(cell, width - 4);
+	g_autofree char *drops = cell->dropped >= BEST_DROPPED ? g_strdup_printf(" −%.0f %%", 100 * cell->dropped) : g_strdup("");
+	g_autofree char *policy = text_fit(cell->policy, TEXT_SMALL, width - 4 - text_width(drops, TEXT_SMALL));
+	g_autofree char *name = g_strconcat(policy, drops, NULL), *second = second_line(cell, width - 4);
 
 	figure_text(d->figure, x, y + LINE_PITCH / 2, TEXT_CENTRE, TEXT_SMALL, ink, name);
 	figure_text(d->figure, x, y - LINE_PITCH / 2, TEXT_CENTRE, TEXT_SMALL, ink, second);
@@ -294,7 +297,15 @@ static struct legend *legend_of(const struct best *b)
 	}
 	legend_add(legend, "any colour: ahead by more than 5 %, or less", grey, 2);
 	rgb = NOTHING;
-	legend_add(legend, "OOM: fits no system; –: has no meaning in any", &rgb, 1);
+	bool drops = false;
+
+	for (guint i = 0; i < b->panels->len * b->gpus->len * b->experts->len; i++)
+		drops |= b->cell[i].dropped >= BEST_DROPPED;
+	rgb = NOTHING;
+	legend_add(legend,
+	           drops ? "OOM: fits no system; –: has no meaning in any; −7 %: drops 7 % of its tokens"
+	                 : "OOM: fits no system; –: has no meaning in any",
+	           &rgb, 1);
 	return legend;
 }
 

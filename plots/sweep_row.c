@@ -28,6 +28,7 @@ bool sweep_rows_read(const struct csv *csv, GArray *rows, GError **error)
 		if (column[i] < 0)
 			return false;
 	}
+	int dropped = csv_column(csv, "dropped_share", NULL);
 	for (int row = 0; row < csv_rows(csv); row++) {
 		struct sweep_row r = {0};
 
@@ -41,6 +42,8 @@ bool sweep_rows_read(const struct csv *csv, GArray *rows, GError **error)
 		    !csv_whole(csv, row, column[4], 1, G_MAXINT32, &r.experts, error) || !status_read(csv, row, column[6], &r.status, error))
 			return false;
 		if (r.status == SWEEP_OK && !csv_number(csv, row, column[5], 0, 1e15, &r.tokens_per_s, error))
+			return false;
+		if (r.status == SWEEP_OK && dropped >= 0 && !csv_number(csv, row, dropped, 0, 1, &r.dropped, error))
 			return false;
 		g_array_append_val(rows, r);
 	}

@@ -11,6 +11,7 @@ struct sweep_row {
 	guint64 gpus, experts;
 	double tokens_per_s; /* SWEEP_OK only */
 	enum sweep_status status;
+	double dropped; /* share of routed tokens that no expert saw; 0 where the file does not say */
 };
 
 /* Appends a file's rows (struct sweep_row), by the names of its columns; others are not looked at. */

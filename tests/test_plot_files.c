@@ -153,6 +153,21 @@ Test(best, each_place_has_the_fastest_of_those_that_run_and_the_next)
 	cr_expect(best_at(best, 1, 1, 0).invalid);
 }
 
+Test(files, best_says_who_drops_tokens)
+{
+	g_autoptr(csv) csv = csv_of("policy,model,machine,gpus,experts,tokens_per_s,status,dropped_share\nhasty,m,x,8,16,90000,ok,0.25\n"
+	                            "whole,m,x,8,16,60000,ok,0\nwhole,m,x,4,16,50000,ok,0\nhasty,m,x,4,16,,oom_hbm,\n");
+	g_autofree char *path = in_folder("b.svg"), *svg = NULL;
+	g_autoptr(GArray) words = NULL;
+
+	cr_assert(plot_best(&csv, 1, path, NULL));
+	svg = contents(path);
+	words = words_of(svg);
+	cr_expect(says(words, "hasty −25 %") && says(words, "90k  1.5×") && says(words, "whole") &&
+	          says(words, "OOM: fits no system; –: has no meaning in any; −7 %: drops 7 % of its tokens"));
+	check_no_overlap(words, "best of droppers");
+}
+
 static int count(const char *text, const char *what)
 {
 	g_auto(GStrv) pieces = g_strsplit(text, what, -1);
