@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Every preset policy on every preset network and machine, 1 to 64 GPUs: a prediction, a named memory that is too small, or a named reason why the
 # combination has no meaning; never a crash. Each pair of policy and network sees every number of GPUs, on two of the seven a machine; with
-# PRODUCT=whole on all (some minutes).
+# PRODUCT=whole on all (some minutes). Inference is asked for on one machine.
 . "$(dirname "$0")/harness.sh"
 
 names() {
@@ -15,6 +15,8 @@ for machine in $(names machines | tr , ' '); do
 	mv .out "$machine.json"
 	nth=$((nth + 1))
 done
+expect 0 compare -m "$(names models)" -M gh200 -p "$(names policies)" --gpus 8 --workload inference --batch 2 --generate 3 --format json
+mv .out inference.json
 check "each row is a prediction or says why not" python3 - *.json <<'PYTHON'
 import collections, json, re, sys
 status, wrong = collections.Counter(), []
