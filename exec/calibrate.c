@@ -10,6 +10,7 @@
  * eighth where there are many. */
 #include "calibrate.h"
 
+#include "engine.h"
 #include "model/backend_null.h"
 #include "model/error.h"
 #include "model/schedule.h"
@@ -391,8 +392,11 @@ static bool measure_rates(struct calibration *c, GError **error)
 	return ok;
 }
 
+/* Rates first: it takes them no time to find out that a device or a folder is not there. */
 static bool measure_all(struct calibration *c, GError **error)
 {
+	if (!measure_rates(c, error))
+		return false;
 	for (guint i = 0; i < c->probes->len; i++) {
 		g_autoptr(GError) cause = NULL;
 		/* what is too large for this machine is what its runs cannot need either */
@@ -406,7 +410,7 @@ static bool measure_all(struct calibration *c, GError **error)
 		g_set_error(error, ESMOE_ERROR, ESMOE_ERROR_FIT, "%s: not even the smallest run fits this machine", c->o->model);
 		return false;
 	}
-	return measure_rates(c, error);
+	return true;
 }
 
 static void calibration_clear(struct calibration *c)
@@ -436,7 +440,7 @@ bool calibrate(const struct scenario_options *o, const struct calibrate_options 
 	struct scenario_options plain = *o;
 	plain.policy = "static";
 	g_autoptr(scenario) base = scenario_new(&plain, error);
-	if (!base)
+	if (!base || !engine_knows(base, error))
 		return false;
 	if (!network_experts(base->network)) {
 		g_set_error(error, ESMOE_ERROR, ESMOE_ERROR_INPUT, "%s has no experts: expected a network with some", base->network->name);

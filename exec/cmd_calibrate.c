@@ -73,15 +73,15 @@ static void show(int done, int total, void *user)
 	progress_step(p);
 }
 
-static bool deliver(const struct options *o, const struct machine *m, GError **error)
+/* NULL: printed. */
+static bool deliver(const struct machine *m, struct outfile *file, GError **error)
 {
 	g_autofree char *text = machine_ini(m);
-	if (!o->output) {
+	if (!file) {
 		fputs(text, stdout);
 		return true;
 	}
-	g_autoptr(outfile) file = outfile_new(o->output, false, error);
-	return file && outfile_write(file, text, strlen(text), error) && outfile_finish(file, error) && outfile_commit(file, error);
+	return outfile_write(file, text, strlen(text), error) && outfile_finish(file, error) && outfile_commit(file, error);
 }
 
 bool cmd_calibrate(int argc, char **argv, GError **error)
@@ -97,7 +97,9 @@ bool cmd_calibrate(int argc, char **argv, GError **error)
 	g_autoptr(machine) m = machine_load(asked.machine, asked.set, error);
 	how.device = o.device;
 	how.ssd = o.ssd;
-	bool ok = m && calibrate(&asked, &how, m, error);
+	/* opened before the work, so that it is not in vain */
+	g_autoptr(outfile) file = m && o.output ? outfile_new(o.output, false, error) : NULL;
+	bool ok = m && (file || !o.output) && calibrate(&asked, &how, m, error);
 	progress_clear(&progress);
-	return ok && deliver(&o, m, error);
+	return ok && deliver(m, file, error);
 }

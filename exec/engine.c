@@ -43,11 +43,25 @@ static bool can_run_policy(const struct engine *e, GError **error)
 	return true;
 }
 
+bool engine_knows(const struct scenario *sc, GError **error)
+{
+	if (sc->workload != WORKLOAD_TRAINING)
+		return refuse(error, "scenario.workload = inference; expected training: predict, compare and sweep know inference");
+	for (int i = 0; i < sc->network->layers; i++) {
+		const struct layer *l = &sc->network->layer[i];
+		if (l->mixer != MIXER_ATTENTION)
+			return refuse(error, "Mamba layers; expected a network with network.attention_every = 1");
+		if (l->cross)
+			return refuse(error, "an encoder-decoder; expected a network with network.encoder_decoder = false");
+	}
+	return true;
+}
+
 static bool can_run(const struct engine *e, GError **error)
 {
 	int set = e->plan->expert_parallel;
-	if (e->sc->workload != WORKLOAD_TRAINING)
-		return refuse(error, "scenario.workload = inference; expected training: predict, compare and sweep know inference");
+	if (!engine_knows(e->sc, error))
+		return false;
 	if (e->sc->machine->element_bytes != (int)e->element) {
 		g_set_error(error, ESMOE_ERROR, ESMOE_ERROR_INPUT, "software.element_bytes = %d; expected %d, what the device computes in",
 		            e->sc->machine->element_bytes, (int)e->element);
@@ -66,10 +80,6 @@ static bool can_run(const struct engine *e, GError **error)
 		return refuse(error, "policy.expert_parallel = 1 with gradients of 2 bytes; expected policy.gradient_bytes = 4");
 	for (int i = 0; i < e->n->layers; i++) {
 		const struct layer *l = &e->n->layer[i];
-		if (l->mixer != MIXER_ATTENTION)
-			return refuse(error, "Mamba layers; expected a network with network.attention_every = 1");
-		if (l->cross)
-			return refuse(error, "an encoder-decoder; expected a network with network.encoder_decoder = false");
 		if (l->experts && l->experts < set && !e->offloaded)
 			return refuse(error,
 			              "a layer with fewer experts than GPUs; expected at least one expert a GPU, or policy.expert_home = dram");

@@ -22,6 +22,9 @@ struct engine *engine_new(struct device **devices, struct device_group *group, c
 void engine_free(struct engine *e);
 AUTOPTR(engine)
 
+/* Whether it is training, of a network that the engine knows, whatever the policy; ESMOE_ERROR_INPUT says what it is instead. */
+bool engine_knows(const struct scenario *sc, GError **error) G_GNUC_WARN_UNUSED_RESULT;
+
 /* Bytes of each GPU's arena that the engine would take on such a device under this schedule's plan. The plan counts less: this engine keeps whole
  * layers in fp32, and room for the worst routing. */
 uint64_t engine_bytes(const struct device_info *device, const struct scenario *sc, const struct schedule *schedule);

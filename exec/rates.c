@@ -144,11 +144,11 @@ bool rates_measure(const struct machine_rates *r, GError **error)
 	unknown(&r->m->table);
 	g_autoptr(measure) one = measure_new(r->device, 1, error);
 	g_autoptr(measure) two = one && several ? measure_new(r->device, 2, error) : NULL;
-	if (!one || (several && !two) || !fill_contention(r, one, two, error))
+	if (!one || (several && !two) || !fill_ssd(r, error) || !fill_contention(r, one, two, error))
 		return false;
 	fill_rates(r->m);
 	for (size_t i = 0; two && i < G_N_ELEMENTS(kinds); i++)
 		if (!measure_collective(two, kinds[i], COLLECTIVE_REPEATS, &r->tables->table[kinds[i]][PASS_FORWARD], error))
 			return false;
-	return fill_ssd(r, error);
+	return true;
 }

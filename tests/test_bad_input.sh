@@ -206,6 +206,20 @@ if [ -e /dev/full ]; then
 	says /dev/full
 fi
 
+# what cannot be calibrated is said before anything is measured
+expect 2 calibrate -m tiny-moe -M host -p es-moe
+says 'chooses its own policies'
+expect 3 calibrate -m jamba -M host
+says Mamba
+expect 3 calibrate -m tiny-moe -M host --workload inference
+says inference
+expect 3 calibrate -m tiny-moe -M host -o no/such/here.ini
+says 'no/such/here.ini: cannot be written: No such file or directory'
+expect 3 calibrate -m tiny-moe -M host --ssd no/such
+says no/such
+expect 5 calibrate -m tiny-moe -M host --device abacus
+says abacus
+
 # a disk that fills up: the rows that fit stay whole, and the sweep goes on when there is room
 grid="sweep -m gpt-moe-s -M a100-40g-x4 -p es-moe --gpus 1,2,4 --experts 8:64:x2 --sequences 4"
 expect 0 $grid -o reference.csv
