@@ -104,7 +104,7 @@ struct busy {
 };
 
 /* Some are queued ahead: on a machine whose cores are all busy this thread comes late. Counted are those between the ends of the first and of the
- * last. */
+ * last; at least one, however late. */
 static gpointer keep_copying(gpointer data)
 {
 	struct busy *b = data;
@@ -113,7 +113,7 @@ static gpointer keep_copying(gpointer data)
 	struct device_event *const *end = b->up ? m->up_end : m->down_end;
 	nsec_t first_ns = -1, last_ns = 0;
 	size_t at = 0, bytes = 0;
-	for (int turn = 0; !g_atomic_int_get(b->stop) && !b->error; turn++) {
+	for (int turn = 0; (!bytes || !g_atomic_int_get(b->stop)) && !b->error; turn++) {
 		if (turn >= AHEAD && device_event_wait(end[turn % AHEAD], &b->error)) {
 			last_ns = device_event_ns(end[turn % AHEAD]);
 			bytes += first_ns < 0 ? 0 : b->blocks->copy_bytes;
@@ -150,10 +150,10 @@ static gpointer keep_updating(gpointer data)
 	                            .step = {.lr = 1e-3f, .beta1 = 0.9f, .beta2 = 0.999f, .eps = 1e-8f, .t = 1}};
 	nsec_t start = exec_now_ns();
 	double params = 0;
-	while (!g_atomic_int_get(b->stop)) {
+	do {
 		adam_update(b->pool, &a);
 		params += (double)n;
-	}
+	} while (!g_atomic_int_get(b->stop));
 	b->per_ns = params / (double)(exec_now_ns() - start);
 	return NULL;
 }
