@@ -141,12 +141,15 @@ void collective_crossing(const struct machine *m, int op, int algorithm, const s
 	x->root_bytes = crossing_roots(m, algorithm, &g, x->near_bytes);
 }
 
-/* The links carry their bytes at once. */
-static double links_ns(const struct group_shape *g, const struct crossing *x)
+/* The links carry their bytes at once; members behind one root complex, and all of a node in its DRAM, are in each other's way. */
+static double links_ns(const struct machine *m, const struct group_shape *g, const struct crossing *x)
 {
+	int behind = MIN(m->gpus_per_root, g->local);
+	double root = m->root_gbps > 0 ? x->root_bytes * behind / m->root_gbps : 0;
+	double dram = m->nvlink_gbps > 0 || m->pcie_peer ? 0 : 2 * x->near_bytes * g->local / m->dram_gbps;
 	double near = x->near_bytes > 0 ? x->near_bytes / g->near_gbps : 0, far = x->far_bytes > 0 ? x->far_bytes * g->local / g->far_gbps : 0;
 	double leaf = g->leaf_gbps > 0 ? x->leaf_bytes * g->local * g->leaf_nodes / g->leaf_gbps : 0;
-	return fmax(near, fmax(far, leaf));
+	return fmax(fmax(near, root), fmax(dram, fmax(far, leaf)));
 }
 
 double crossing_ns(const struct machine *m, const struct group_shape *g, const struct crossing *x)
@@ -154,7 +157,7 @@ double crossing_ns(const struct machine *m, const struct group_shape *g, const s
 	if (g->size <= 1)
 		return 0;
 	double latency_us = m->nvlink_latency_us + x->near_steps * m->nvlink_hop_us + x->far_steps * m->nic_latency_us;
-	return latency_us * 1e3 + x->copy_bytes / (m->hbm_gbps * m->hbm_efficiency) + links_ns(g, x);
+	return latency_us * 1e3 + x->copy_bytes / (m->hbm_gbps * m->hbm_efficiency) + links_ns(m, g, x);
 }
 
 static double algorithm_ns(const struct machine *m, int op, int algorithm, const struct ranks *ranks, double bytes)
@@ -188,7 +191,7 @@ void collective_rates(const struct machine *m, int op, int algorithm, const stru
 	struct crossing x;
 	group_shape(m, ranks, &shape);
 	collective_crossing(m, op, algorithm, ranks, 1, &x);
-	double ns = links_ns(&shape, &x);
+	double ns = links_ns(m, &shape, &x);
 	*out = (struct link_rates){0};
 	if (ns > 0)
 		*out = (struct link_rates){x.near_bytes / ns, x.far_bytes / ns, shape.leaf_gbps > 0 ? x.leaf_bytes / ns : 0, x.root_bytes / ns};

@@ -196,13 +196,12 @@ static double demand_of(const struct profile *p, const struct resources *r, cons
 	return 0;
 }
 
+#define PCIE "machine.gpus=8", "machine.gpus_per_node=8", "nvlink.gbps=0", "pcie.gpus_per_root=2"
+
 /* Without NVLink: through host memory all bytes cross the root complex and twice the DRAM; directly, a ring's one edge in two. */
 Test(collective, pcie_alone_goes_through_the_host_or_straight)
 {
-	const char *const through[] = {"machine.gpus=8",    "machine.gpus_per_node=8", "nvlink.gbps=0",
-	                               "pcie.root_gbps=16", "pcie.gpus_per_root=2",    NULL};
-	const char *const straight[] = {
-	    "machine.gpus=8", "machine.gpus_per_node=8", "nvlink.gbps=0", "pcie.root_gbps=16", "pcie.gpus_per_root=2", "pcie.peer=true", NULL};
+	const char *const through[] = {PCIE, "pcie.root_gbps=32", NULL}, *const straight[] = {PCIE, "pcie.root_gbps=32", "pcie.peer=true", NULL};
 	struct ranks r = {.stride = 1, .size = 8};
 	for (int peer = 0; peer < 2; peer++) {
 		g_autoptr(machine) m = machine_with(peer ? straight : through);
@@ -215,6 +214,20 @@ Test(collective, pcie_alone_goes_through_the_host_or_straight)
 		cr_assert_eq(demand_of(p, resources, m, "dram of node 0"), peer ? 0 : 32);
 		cr_assert_float_eq(demand_of(q, resources, m, "root up 2"), peer ? 16.0 * 6 / 7 : 16, 1e-9);
 	}
+}
+
+/* A root complex of 16 GB/s for two GPUs, or a DRAM of 64 GB/s for all, written and read: 8 and 4 GB/s a GPU. */
+Test(collective, members_behind_one_root_complex_are_in_each_others_way)
+{
+	g_autoptr(machine) root = machine_with(SETS(PCIE, "pcie.root_gbps=16", "nvlink.latency_us=4"));
+	g_autoptr(machine) dram = machine_with(SETS(PCIE, "pcie.root_gbps=16", "nvlink.latency_us=4", "host.dram_gbps=64"));
+	g_autoptr(machine) peer = machine_with(SETS(PCIE, "pcie.root_gbps=16", "nvlink.latency_us=4", "host.dram_gbps=64", "pcie.peer=true"));
+	struct ranks r = {.stride = 1, .size = 8};
+	root->all_reduce = dram->all_reduce = peer->all_reduce = REDUCE_RING;
+	expect_near(collective_ns(root, OP_ALL_REDUCE, &r, 1e9), 4000 + 1.75e9 / 8, "through the root", 8, 1e9);
+	expect_near(collective_ns(dram, OP_ALL_REDUCE, &r, 1e9), 4000 + 1.75e9 / 4, "through the DRAM", 8, 1e9);
+	expect_near(collective_ns(peer, OP_ALL_REDUCE, &r, 1e9), 4000 + 1.75e9 / 16, "straight", 8, 1e9);
+	expect_near(collective_ns(peer, OP_ALL_TO_ALL, &r, 1e9), 4000 + 0.75e9 / 8, "pairs, six of seven behind other roots", 8, 1e9);
 }
 
 /* The simulator's time of a whole group at once is the closed form: its members do not slow each other. Two groups that meet on a link do. */
@@ -260,7 +273,10 @@ Test(collective, simulated_alone_it_takes_its_closed_form)
 	g_autoptr(machine) fabric = machine_with(SETS(NET, "machine.gpus=64", "nic.adapters=4", "fabric.leaf_nodes=2", "fabric.oversubscription=3"));
 	g_autoptr(machine) rails =
 	    machine_with(SETS(NET, "machine.gpus=64", "nic.adapters=8", "fabric.leaf_nodes=4", "fabric.oversubscription=2", "fabric.rails=true"));
-	const struct machine *machines[] = {pool, fabric, rails};
+	g_autoptr(machine) pcie =
+	    machine_with(SETS(NET, "machine.gpus=64", "nvlink.gbps=0", "pcie.gpus_per_root=2", "pcie.root_gbps=900", "pcie.peer=true"));
+	g_autoptr(machine) host = machine_with(SETS(NET, "machine.gpus=64", "nvlink.gbps=0", "host.dram_gbps=700"));
+	const struct machine *machines[] = {pool, fabric, rails, pcie, host};
 	for (size_t i = 0; i < G_N_ELEMENTS(machines); i++)
 		for (size_t s = 0; s < G_N_ELEMENTS(shapes); s++)
 			for (size_t w = 0; w < G_N_ELEMENTS(ways); w++) {

@@ -186,3 +186,11 @@ Test(machine, absurd_sizes_are_refused)
 	refused("host.adam_gparams_per_s=nan", "--set host.adam_gparams_per_s: 'nan'; expected a number from 1e-06 to 100000");
 	refused("gpu.gemm_efficiency=1.2", "--set gpu.gemm_efficiency: '1.2'; expected a number from 0.001 to 1");
 }
+
+Test(machine, a_fabric_that_does_not_fit_its_nodes_is_refused)
+{
+	refused("nic.adapters=3", "--set nic.adapters: 3; expected a divisor of machine.gpus_per_node = 2");
+	refused("fabric.rails=true", "--set fabric.rails: true; expected nic.adapters > 1 and fabric.leaf_nodes > 0 with it");
+	refused("fabric.oversubscription=0.5", "--set fabric.oversubscription: '0.5'; expected a number from 1 to 1000");
+	refused("software.all_reduce=butterfly", "--set software.all_reduce: 'butterfly'; expected auto | ring | tree");
+}
