@@ -80,26 +80,33 @@ void tally_begin(const struct schedule *s, struct tally *t)
 	t->whole = 0;
 }
 
-static void add_leaves(struct tally *t, int g, int from, int to, uint64_t bytes)
+static void add_leaves(const struct tally *t, uint64_t *leaf, int from, int to, uint64_t bytes)
 {
-	const int *leaf = t->leaf_of;
-	if (leaf[g] != leaf[to]) {
-		t->leaf[leaf[g]] += bytes;
-		t->leaf[t->leaves + leaf[to]] += bytes;
-	}
-	if (leaf[from] != leaf[to]) {
-		t->rail_leaf[leaf[from]] += bytes;
-		t->rail_leaf[t->leaves + leaf[to]] += bytes;
+	if (t->leaf_of[from] == t->leaf_of[to])
+		return;
+	leaf[t->leaf_of[from]] += bytes;
+	leaf[t->leaves + t->leaf_of[to]] += bytes;
+}
+
+/* What GPU g sends straight to the members of its set on another node, of which the first is `to`; rows of each. */
+static void add_straight(const struct schedule *s, struct tally *t, int g, int to, int members, uint64_t row, const uint64_t *rows)
+{
+	uint64_t *sent = &t->adapter[t->adapter_of[g]], *received = t->adapter + t->adapters;
+	for (int i = 0; i < members; i++, to += s->set.stride) {
+		uint64_t bytes = row * rows[i];
+		*sent += bytes;
+		received[t->adapter_of[to]] += bytes;
+		if (t->leaves)
+			add_leaves(t, t->leaf, g, to, bytes);
 	}
 }
 
-/* What GPU g sends to the members of its set on one node, of which the first is `to`; rows of each. */
-static void add_node(const struct schedule *s, struct tally *t, int g, int to, int members, uint64_t row, const uint64_t *rows)
+/* The same on any node, by way of the GPUs of its own node that have the members' places: `from` gathers for the first. All nodes are full. */
+static void add_halves(const struct schedule *s, struct tally *t, int g, int to, int members, uint64_t row, const uint64_t *rows)
 {
-	const struct machine *m = s->m;
-	int stride = s->set.stride, from = s->node_of[g] * m->gpus_per_node + to % m->gpus_per_node; /* who gathers for the first */
+	int stride = s->set.stride, gpn = s->m->gpus_per_node, from = s->node_of[g] * gpn + to % gpn;
 	bool far = s->node_of[g] != s->node_of[to];
-	uint64_t gathered = 0, *received = t->gathered + s->gpus, *railed = t->railed + s->gpus, *adapter = t->adapter + t->adapters;
+	uint64_t gathered = 0, *received = t->gathered + s->gpus, *railed = t->railed + s->gpus;
 	for (int i = 0; i < members; i++, to += stride, from += stride) {
 		uint64_t bytes = row * rows[i];
 		if (from != g) {
@@ -110,10 +117,8 @@ static void add_node(const struct schedule *s, struct tally *t, int g, int to, i
 			continue;
 		t->railed[from] += bytes;
 		railed[to] += bytes;
-		t->adapter[t->adapter_of[g]] += bytes;
-		adapter[t->adapter_of[to]] += bytes;
 		if (t->leaves)
-			add_leaves(t, g, from, to, bytes);
+			add_leaves(t, t->rail_leaf, from, to, bytes);
 	}
 	t->gathered[g] += gathered;
 }
@@ -128,7 +133,10 @@ void tally_add(const struct schedule *s, struct tally *t, int g, uint64_t row, c
 	for (int i = 0; i < s->set.size;) {
 		int to = first + i * stride, members = stride < gpn ? (gpn - to % gpn + stride - 1) / stride : 1;
 		members = MIN(members, s->set.size - i);
-		add_node(s, t, g, to, members, row, rows + i);
+		if (s->node_of[g] != s->node_of[to])
+			add_straight(s, t, g, to, members, row, rows + i);
+		if (t->hierarchical)
+			add_halves(s, t, g, to, members, row, rows + i);
 		i += members;
 	}
 }

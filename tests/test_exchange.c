@@ -200,10 +200,11 @@ Test(exchange, auto_takes_the_faster)
 
 Test(exchange, sets_that_do_not_fill_their_nodes_exchange_straight)
 {
-	static const int gpus[] = {8, 12, 20};
+	static const int gpus[] = {8, 12, 20, 12, 20};
 	for (size_t i = 0; i < G_N_ELEMENTS(gpus); i++) {
 		struct steps t;
-		struct scenario_options o = four_nodes("uniform", SETS(HIERARCHICAL));
+		const char *const pool[] = {HIERARCHICAL, NULL}, *const adapters[] = {HIERARCHICAL, FABRIC, NULL};
+		struct scenario_options o = four_nodes("uniform", i < 3 ? pool : adapters);
 		o.gpus = gpus[i];
 		o.experts = 60;
 		steps_record(&t, &o, 1);
