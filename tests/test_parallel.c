@@ -200,6 +200,36 @@ Test(parallel, the_tiled_optimizer_bounds_the_spike)
 	cr_assert_gt(4 * updated, activations + none.bytes[TIER_HBM][CLASS_WORKSPACE]);
 }
 
+static const struct stage *reduction_of(const struct steps *t, enum reduced what, int gpu)
+{
+	EACH_STAGE(t, 0, st)
+	if (st->kind == STAGE_REDUCE_SCATTER && st->part == (int)what && st->rank == gpu)
+		return st;
+	cr_assert_fail("no reduction of GPU %d", gpu);
+	return NULL;
+}
+
+/* arXiv 2303.06318, section 4: copies of all else are as many as expert-parallel ranks times copies of an expert. Members of a group hold the same
+ * parameters: GPUs of equal place in their tensor groups, and of equal expert. */
+Test(parallel, copies_of_the_rest_are_expert_ranks_times_copies_of_experts)
+{
+	static const char *const ways[] = {"policy.expert_parallel=0", "policy.expert_parallel=8"}; /* spread in one set, or in two sets */
+	for (int i = 0; i < 2; i++) {
+		struct steps t;
+		const int gpus = 16, tensor = 2, experts = 4;
+		record(&t, gpus, SETS("network.experts=4", "policy.tensor_parallel=2", "policy.zero_stage=1", "policy.expert_split=data", ways[i]));
+		const struct stage *dense = reduction_of(&t, REDUCED_DENSE, 5), *expert = reduction_of(&t, REDUCED_EXPERTS, 5);
+		cr_assert_eq(dense->group_size, gpus / tensor);
+		cr_assert_eq(dense->group_size, experts * expert->group_size);
+		int peer = i == 0 ? 7 : 13; /* the next unit, which has the other half of the expert's tokens; the same unit of the other set */
+		for (int g = 0; g < gpus; g++) {
+			cr_assert_eq(reduction_of(&t, REDUCED_DENSE, g)->group == dense->group, g % tensor == 1);
+			cr_assert_eq(reduction_of(&t, REDUCED_EXPERTS, g)->group == expert->group, g == 5 || g == peer, "GPU %d", g);
+		}
+		steps_clear(&t);
+	}
+}
+
 /* Gradients of GPU 0's collectives among copies, and the parameters gathered. */
 static struct sum among_copies(const struct steps *t, int kind)
 {
