@@ -147,9 +147,19 @@ static bool simulate(struct simulation *r, const struct scenario *s, const struc
 	return true;
 }
 
+/* The last step, unless so much of the one before ran under it that it seems shorter than its own work: nothing comes behind the last to run under,
+ * so the one before it is then what steps are like. */
+static int typical_step(const struct simulation *r)
+{
+	int last = r->steps - 1;
+	bool tail = r->ends[last + 1] - r->ends[last] < schedule_light_ns(r->schedule);
+	return tail && last > 0 ? last - 1 : last;
+}
+
 static void fill_training(const struct simulation *r, const struct scenario *s, struct prediction *out)
 {
-	nsec_t from = r->ends[r->steps - 1], to = r->ends[r->steps];
+	int step = typical_step(r);
+	nsec_t from = r->ends[step], to = r->ends[step + 1];
 	out->step_ms = (double)(to - from) / 1e6;
 	out->tokens_per_s = (double)s->machine->gpus * s->sequences * s->seq_len / ((double)(to - from) / 1e9);
 	out->speed_of_light_ms = (double)schedule_light_ns(r->schedule) / 1e6;

@@ -252,3 +252,19 @@ Test(predict, a_step_ends_with_its_last_write_to_the_ssd)
 	cr_assert(predict(s, &(struct sim_options){0}, 0, &p, NULL, &error), "%s", error ? error->message : "");
 	cr_assert_eq(p.expert_home, HOME_SSD);
 }
+
+/* State that DRAM does not keep is written back under the next step; the last step has none behind it. */
+Test(predict, no_step_is_shorter_than_its_work)
+{
+	static const char *const set[] = {"policy.expert_home=ssd", "host.dram_gib=120", NULL};
+	for (int warmup = 1; warmup < 7; warmup++) {
+		g_autoptr(GError) error = NULL;
+		struct prediction p;
+		struct scenario_options o = {
+		    .model = "gpt-moe-l", .machine = "a100-80g-x8", .policy = "se-moe", .experts = 32, .routing = "zipf:1", .set = set};
+		g_autoptr(scenario) s = scenario_new(&o, &error);
+		cr_assert(s && predict(s, &(struct sim_options){0}, warmup, &p, NULL, &error), "%s", error ? error->message : "");
+		cr_assert_geq(p.step_ms, p.speed_of_light_ms * (1 - 1e-9), "%d steps before: %.3f ms, %.3f of work", warmup, p.step_ms,
+		              p.speed_of_light_ms);
+	}
+}
