@@ -62,6 +62,10 @@ stage_id store_fetch(struct schedule *s, int pass, int layer, int e, bool state,
 	after(&st, freed);
 	after(&st, moe->expert[e].written);
 	after(&st, moe->expert[e].updated);
+	if (!cache_holds(s->cache[node], id)) { /* not kept: through a buffer, once its last upload has left it */
+		after(&st, state ? STAGE_NONE : moe->expert[e].uploaded);
+		after(&st, state ? STAGE_NONE : moe->expert[e].aside);
+	}
 	return *read = emit(s, &st);
 }
 

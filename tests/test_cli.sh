@@ -70,6 +70,17 @@ check "an edited copy that is not edited predicts the same" cmp mine theirs
 expect 0 predict $small -p es-moe
 prints 'tokens/s' 'speed of light' 'bound by' 'memory GiB' 'roofline'
 check "the table fits 80 columns" awk 'length($0) > 80 { exit 1 }' .out
+expect 0 predict $small -p tutel --experts 2
+prints '^pipeline degree +[1248] in ' '^all-to-all +hierarchical in ' '^each expert in +[12] to [12] slices|^experts travel +in '
+check "what loads chose fits 80 columns" awk 'length($0) > 80 { exit 1 }' .out
+expect 0 predict $small -p fastermoe --routing zipf:1.2
+prints '^experts shadowed +[0-9.]+ of a layer'
+expect 0 predict $small -p se-moe --tasks 8,4,2,2 --gpus 4 --format csv
+prints '^share,task,sequences,gpus,step_ms' '^equal,1,8,1,' '^by load,4,2,1,'
+expect 2 predict $small -p se-moe --tasks 8,4 --sequences 3
+says '--tasks does not go with --sequences'
+expect 2 predict $small -p se-moe --tasks 8,x
+says '--tasks'
 expect 0 predict $small -p es-moe --format csv
 prints "^$header" '^es-moe,gpt-moe-s,a100-40g-x4,4,8,.*,ok,'
 expect 0 predict $small -p es-moe --format json

@@ -116,3 +116,28 @@ Test(slices, state_is_cut_whatever_the_split)
 		cr_assert_eq(optimizer, 12 * (dense + 24ul * 2 * 1536 * 6144 / SPREAD));
 	}
 }
+
+/* Without a fixed factor the capacity is the largest load of the layer and micro-batch, so that nobody's tokens are dropped and no more are padded.
+ */
+Test(slices, capacity_follows_the_load)
+{
+	struct steps t;
+	struct scenario_options o = {.model = "gpt-moe-m", .machine = "h200-x8", .policy = "tutel", .experts = 16, .routing = "zipf:0.8"};
+	o.microbatches = 2;
+	steps_record(&t, &o, 2);
+	uint32_t loads[8 * 16], least = UINT32_MAX, most = 0;
+	EACH_STAGE(&t, 1, st)
+	{
+		if (st->kind != STAGE_EXPERT || st->pass != PASS_FORWARD || st->rank || st->part)
+			continue;
+		uint32_t largest = 0;
+		cr_assert(routing_loads(t.s->routing, 1, st->microbatch, st->layer, 8, 16, 1, schedule_plan(t.schedule)->tokens, loads, NULL));
+		for (size_t i = 0; i < G_N_ELEMENTS(loads); i++)
+			largest = MAX(largest, loads[i]);
+		cr_assert_eq(st->block->capacity, largest);
+		least = MIN(least, largest);
+		most = MAX(most, largest);
+	}
+	cr_assert_lt(least, most);
+	steps_clear(&t);
+}
