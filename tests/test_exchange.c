@@ -246,3 +246,46 @@ Test(exchange, reductions_of_their_own_share_the_adapters_with_exchanges)
 	}
 	cr_assert_gt(exchange[1], exchange[0]);
 }
+
+#define PICK(r, ...) ((const char *const[]){__VA_ARGS__})[g_rand_int_range(r, 0, (gint32)G_N_ELEMENTS(((const char *const[]){__VA_ARGS__})))]
+
+/* Whatever lies between the GPUs, full nodes or not: every stage ends, no step is shorter than its busiest stream or link, and what is sent is what
+ * goes from one GPU to another, twice over its way where a GPU of the own node gathers it. */
+Test(exchange, any_fabric_carries_any_exchange)
+{
+	for (uint32_t seed = 0; seed < 150; seed++) {
+		g_autoptr(GRand) r = g_rand_new_with_seed(seed);
+		const char *adapters = PICK(r, "1", "2", "4", "8"), *leaf = PICK(r, "0", "1", "2", "3");
+		bool rails = *adapters != '1' && *leaf != '0' && g_rand_boolean(r);
+		g_autofree char *nic = g_strdup_printf("nic.adapters=%s", adapters), *leaves = g_strdup_printf("fabric.leaf_nodes=%s", leaf);
+		struct scenario_options o = four_nodes(PICK(r, "uniform", "zipf:0.8", "hash"), NULL);
+		o.set = SETS(nic, leaves, rails ? "fabric.rails=true" : "fabric.rails=false",
+		             PICK(r, "fabric.oversubscription=1", "fabric.oversubscription=3"),
+		             PICK(r, "policy.all_to_all=linear", HIERARCHICAL, "policy.all_to_all=auto"),
+		             PICK(r, "policy.reduction_stream=own", "policy.reduction_stream=shared"), PICK(r, "nvlink.gbps=0", "nvlink.mesh=true"),
+		             PICK(r, "pcie.peer=true", "pcie.peer=false"), PICK(r, "software.all_reduce=ring", "software.all_reduce=tree"),
+		             "network.layers=2");
+		o.gpus = 4 * g_rand_int_range(r, 2, 9);
+		o.experts = 2 * o.gpus;
+		struct steps t;
+		steps_simulate(&t, &o, 1, &(struct sim_options){0});
+		cr_assert_geq(sim_now_ns(t.b), schedule_light_ns(t.schedule), "seed %u", seed);
+		uint64_t straight = 0, halves = 0, sent = 0;
+		EACH_STAGE(&t, 0, st)
+		if (st->kind == STAGE_ALL_TO_ALL && st->pass == PASS_FORWARD) {
+			sent += st->bytes;
+			halves += (int)st->group_size < o.gpus;
+		}
+		for (int layer = 0; layer < 2; layer++) {
+			g_autofree uint64_t *pairs = pairs_of(&t, layer);
+			for (int from = 0; from < o.gpus; from++)
+				for (int to = 0; to < o.gpus; to++) {
+					int between = from / 8 * 8 + to % 8;
+					uint64_t times = halves ? (between != from) + (between != to) : from != to;
+					straight += 2 * times * pairs[from * o.gpus + to];
+				}
+		}
+		cr_assert(sent > 0 && sent == straight, "seed %u: %lu bytes, expected %lu", seed, sent, straight);
+		steps_clear(&t);
+	}
+}
