@@ -129,8 +129,9 @@ static void append_inference(GString *out, const struct scenario *s, const struc
 }
 
 /* What the policy leaves open and each load decides. */
-static void append_choices(GString *out, const struct policy *p, const struct choices *c)
+static void append_choices(GString *out, const struct scenario *s, const struct choices *c)
 {
+	const struct policy *p = s->policy;
 	const char *between = "";
 	if (!p->pipeline_degree && c->layers > c->travel) {
 		g_string_append_printf(out, "%-17s ", "pipeline degree");
@@ -143,7 +144,7 @@ static void append_choices(GString *out, const struct policy *p, const struct ch
 	}
 	if (p->all_to_all == ALL_TO_ALL_AUTO && c->layers > c->travel)
 		g_string_append_printf(out, "%-17s hierarchical in %d of %d routed layers\n", "all-to-all", c->hierarchical, c->layers);
-	if (p->expert_split == SPLIT_ADAPTIVE && c->most_slices)
+	if (p->expert_split == SPLIT_ADAPTIVE && c->most_slices && network_experts(s->network) < s->machine->gpus)
 		g_string_append_printf(out, "%-17s %d to %d slices\n", "each expert in", c->least_slices, c->most_slices);
 	if (c->travel)
 		g_string_append_printf(out, "%-17s in %d of %d routed layers\n", "experts travel", c->travel, c->layers);
@@ -161,7 +162,7 @@ static void append_table(GString *out, const struct scenario *s, const struct ro
 	g_string_append_printf(out, "%-17s %d %s\n", "micro-batches", p->microbatches, inference ? "in the prefill" : "a step");
 	g_string_append_printf(out, "%-17s %.2f %%\n", "dropped tokens", 100 * p->dropped_share);
 	if (s->machine->gpus > 1)
-		append_choices(out, s->policy, &p->choices);
+		append_choices(out, s, &p->choices);
 	append_costs(out, s->machine, p);
 	append_memory(out, &p->memory);
 }
