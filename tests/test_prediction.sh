@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
 # The machine that runs the tests, calibrated just before: step time of configurations that calibration did not run - two policies, two numbers of
-# experts, one and two virtual GPUs - against their prediction, each within 15 %. A machine on which others work meanwhile tells nothing: the figures
-# are printed and the test is skipped. Where the system allows, what is timed goes before others.
+# experts, one and two virtual GPUs - against their prediction, each within 15 %. A moment in which others work tells nothing: a run is made again
+# until it had the cores to itself, and a machine that is never quiet has its figures printed and the test skipped. Where the system allows, what is
+# timed goes before others.
 set -u
 dir=$(mktemp -d) && trap 'rm -rf "$dir"' EXIT
 
@@ -13,11 +14,6 @@ fail() {
 first="nice -n -19"
 [ "$($first nice 2>/dev/null)" = -19 ] || first=
 
-train() { # POLICY HOME GPUS EXPERTS
-	$first "$ESMOE" run -m tiny-moe -M "$dir/here.ini" -p "$1" --set policy.expert_home="$2" --gpus "$3" --experts "$4" --sequences 12 --synthetic \
-		--steps 18 --trace-steps 16 --trace "$dir/$1-$3-gpus-$4-experts" >/dev/null || fail "the run of $1 with $4 experts on $3 GPUs"
-}
-
 # Seconds of all cores, and of this script's children.
 all_s() {
 	awk '/^cpu / { print ($2 + $3 + $4 + $7 + $8 + $9) / 100 }' /proc/stat
@@ -27,11 +23,29 @@ own_s() {
 	awk '{ print ($16 + $17) / 100 }' /proc/$$/stat
 }
 
+# quietly TRIES COMMAND...: again until others had less than 5 % of the cores meanwhile. Leaves what they had in $others, the most of all in $worst.
+quietly() {
+	local tries=$1 all own wall
+	shift
+	for _ in $(seq "$tries"); do
+		all=$(all_s) own=$(own_s) wall=$(date +%s.%N)
+		$first "$@" >"$dir/out" 2>&1 || fail "$* says: $(tail -1 "$dir/out")"
+		others=$(echo "$all $(all_s) $own $(own_s) $wall $(date +%s.%N) $(nproc)" | awk '{ printf "%.0f", 100 * ($2 - $1 - $4 + $3) / ($6 - $5) / $7 }')
+		[ "$others" -ge 5 ] || break
+		sleep 0.2
+	done
+	[ "$others" -le "$worst" ] || worst=$others
+}
+
+train() { # POLICY HOME GPUS EXPERTS
+	quietly 5 "$ESMOE" run -m tiny-moe -M "$dir/here.ini" -p "$1" --set policy.expert_home="$2" --gpus "$3" --experts "$4" --sequences 12 \
+		--synthetic --steps 18 --trace-steps 16 --trace "$dir/$1-$3-gpus-$4-experts"
+}
+
 attempt() {
-	local all own wall
-	rm -rf "$dir"/*
-	all=$(all_s) own=$(own_s) wall=$(date +%s.%N)
-	$first "$ESMOE" calibrate -m tiny-moe -M host -o "$dir/here.ini" || fail "calibrate"
+	rm -rf "${dir:?}"/*
+	worst=0
+	quietly 1 "$ESMOE" calibrate -m tiny-moe -M host -o "$dir/here.ini"
 	for gpus in 1 2; do
 		for experts in 6 12; do
 			train static hbm $gpus $experts
@@ -39,16 +53,15 @@ attempt() {
 		done
 	done
 	"$ESMOE" validate --format csv "$dir"/*-experts >"$dir/all.csv" 2>"$dir/notes" || fail "validate: $(cat "$dir/notes")"
-	others=$(echo "$all $(all_s) $own $(own_s) $wall $(date +%s.%N) $(nproc)" | awk '{ print 100 * ($2 - $1 - $4 + $3) / ($6 - $5) / $7 }')
-	awk -F, -v others="$others" '$2 == "step" {
+	awk -F, -v others="$worst" '$2 == "step" {
 		printf "%-24s measured %9.3f ms +- %5.1f %%, predicted %9.3f ms, error %6.1f %%\n", $1, $4, $5, $6, $7
 		error = $7 < 0 ? -$7 : $7
 		n++; spread += $5; sum += error
 		if (error > most) most = error
 	} END {
-		printf "mean error %.1f %%, largest %.1f %% over %d runs; their steps vary by %.1f %%; others had %.0f %% of the cores\n", sum / n, most,
-			n, spread / n, others
-		exit n != 8 ? 1 : most <= 15 ? 0 : others > 5 ? 77 : 1
+		printf "mean error %.1f %%, largest %.1f %% over %d runs; their steps vary by %.1f %%; others had up to %.0f %% of the cores\n", sum / n,
+			most, n, spread / n, others
+		exit n != 8 ? 1 : most <= 15 ? 0 : others >= 5 ? 77 : 1
 	}' "$dir/all.csv"
 }
 
@@ -57,7 +70,7 @@ for _ in 1 2 3; do
 	cat /proc/loadavg
 	attempt
 	status=$?
-	[ $status -eq 0 ] && break
+	[ $status -eq 0 ] || [ $SECONDS -gt 100 ] && break
 done
 "$ESMOE" predict -m tiny-moe -M "$dir/here.ini" -p es-moe >"$dir/predicted" || fail "predict with the calibrated machine"
 grep -q '^costs *measured' "$dir/predicted" || fail "a calibrated machine does not say that its costs are measured"
@@ -65,5 +78,5 @@ grep -q '^costs *measured' "$dir/predicted" || fail "a calibrated machine does n
 	fail "sizes past the tables are not flagged"
 "$ESMOE" predict -m gpt-moe-s -M "$dir/here.ini" -p es-moe --set gpu.hbm_gib=64 --set host.dram_gib=64 | grep -q 'by roofline .*mixer forward' ||
 	fail "another network's computation is not said to be the roofline's"
-[ $status -eq 77 ] && echo "skipped: this machine is too busy to time"
-exit $status
+[ "$status" -eq 77 ] && echo "skipped: this machine is too busy to time"
+exit "$status"
