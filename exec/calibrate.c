@@ -1,6 +1,6 @@
 /* A stage is measured where it will run, in a training step with its caches as they are then, but without company:
  *
- *     computation   one GPU, experts at home: only the compute stream works
+ *     computation   one GPU, experts at home: only the compute stream works, long enough for the GPU to be as hot as it gets
  *     copies, Adam  one GPU, one slot: an upload waits for the computation before it, Adam for the end of the backward
  *     exchanges     two GPUs, experts at home: both compute streams wait meanwhile
  *     all-reduces   outside a run, because in one the backward goes on beside them
@@ -23,7 +23,12 @@
 #include <string.h>
 #include <sys/utsname.h>
 
-enum { WARMUP = 2, ENOUGH = 24 /* samples of a point */, LAYERS_LEAST = 4 };
+enum {
+	WARMUP = 2,
+	ENOUGH = 24 /* samples of a point */,
+	LAYERS_LEAST = 4,
+	HOT_LAYERS = 12 /* steps long beside what lies between them, and more state than caches of any kind hold */
+};
 
 enum serves { SERVES_COMPUTE = 1, SERVES_COPIES = 2, SERVES_EXCHANGES = 4, SERVES_OVERHEADS = 8, SERVES_CORES = 16, SERVES_GROUPED = 32 };
 
@@ -47,7 +52,11 @@ struct calibration {
 	GArray *samples;                        /* struct timing */
 	GArray *launch_us, *sync_us, *event_us; /* double */
 	GArray *mixer_us[2];                    /* double: backward of one GPU alone, and beside another */
+	GArray *heat_us[2];                     /* double: the same on a busy GPU, and on one that mostly waits */
 	int layers;                             /* of a run */
+	int d_expert;                           /* of the network */
+	uint32_t heat_tokens;
+	int heating; /* steps until a GPU is as hot as it gets */
 	int done, total;
 };
 
@@ -67,6 +76,7 @@ static void list_probes(struct calibration *c, const struct scenario *base)
 	int d = 0;
 	for (int i = 0; i < base->network->layers; i++)
 		d = base->network->layer[i].experts ? base->network->layer[i].d_expert : d;
+	c->d_expert = d;
 	for (int n = 1; n < s; n *= 2)
 		add_probe(c, (struct probe){SERVES_COMPUTE, 1, n, e, 1, d});
 	add_probe(c, (struct probe){SERVES_COMPUTE | SERVES_OVERHEADS | SERVES_CORES, 1, s, e, 1, d});
@@ -92,7 +102,9 @@ static struct scenario *scenario_of(const struct calibration *c, const struct pr
 {
 	bool copies = p->serves & SERVES_COPIES;
 	g_autoptr(GStrvBuilder) set = g_strv_builder_new();
-	g_autofree char *inner = g_strdup_printf("network.d_expert=%d", p->d_expert), *layers = g_strdup_printf("network.layers=%d", c->layers);
+	g_autofree char *inner = g_strdup_printf("network.d_expert=%d", p->d_expert),
+	                *layers = g_strdup_printf("network.layers=%d",
+	                                          MAX(1, p->d_expert > c->d_expert ? c->layers * c->d_expert / p->d_expert : c->layers));
 	struct scenario_options o = *c->o;
 	if (o.set)
 		g_strv_builder_addv(set, (const char **)o.set);
@@ -132,13 +144,13 @@ static char *make_folder(GError **error)
 	return folder;
 }
 
-static struct trace *run(const struct calibration *c, const struct scenario *sc, GError **error)
+static struct trace *run(const struct calibration *c, const struct scenario *sc, bool copies, GError **error)
 {
 	g_autofree char *folder = make_folder(error);
 	if (!folder)
 		return NULL;
 	const struct run_options o = {.device = c->how->device,
-	                              .steps = (uint64_t)(WARMUP + c->how->steps),
+	                              .steps = (uint64_t)(WARMUP + (copies ? 0 : c->heating) + c->how->steps),
 	                              .lr = 1e-3f,
 	                              .balance = 1e-2f,
 	                              .z = 1e-3f,
@@ -207,6 +219,8 @@ static void take_samples(struct calibration *c, const struct probe *p, const str
 		double us = (double)(s->end_ns - s->start_ns) / 1e3;
 		if (s->kind == STAGE_MIXER && s->pass == PASS_BACKWARD && p->serves & SERVES_CORES)
 			g_array_append_val(c->mixer_us[p->gpus - 1], us);
+		if (s->kind == STAGE_MIXER && s->pass == PASS_BACKWARD && p->gpus == 1 && s->tokens == c->heat_tokens)
+			g_array_append_val(c->heat_us[p->serves & SERVES_COPIES ? 1 : 0], us);
 		if (p->serves & SERVES_GROUPED)
 			take_group(c, sc, s);
 		if (!measured_unit(s->kind, s->pass) || !serves_kind(p->serves, s->kind))
@@ -275,7 +289,7 @@ static void take_waits(struct calibration *c, const struct trace *trace)
 static bool measure_probe(struct calibration *c, const struct probe *p, GError **error)
 {
 	g_autoptr(scenario) sc = scenario_of(c, p, error);
-	g_autoptr(trace) trace = sc ? run(c, sc, error) : NULL;
+	g_autoptr(trace) trace = sc ? run(c, sc, p->serves & SERVES_COPIES, error) : NULL;
 	if (!trace)
 		return false;
 	take_samples(c, p, sc, trace);
@@ -415,17 +429,18 @@ static bool measure_all(struct calibration *c, GError **error)
 
 static void calibration_clear(struct calibration *c)
 {
-	GArray *arrays[] = {c->probes, c->samples, c->launch_us, c->sync_us, c->event_us, c->mixer_us[0], c->mixer_us[1]};
+	GArray *arrays[] = {c->probes,      c->samples,     c->launch_us,  c->sync_us,   c->event_us,
+	                    c->mixer_us[0], c->mixer_us[1], c->heat_us[0], c->heat_us[1]};
 	for (size_t i = 0; i < G_N_ELEMENTS(arrays); i++)
 		g_array_unref(arrays[i]);
 	measured_free(c->tables);
 }
 
 /* Up to the second MoE layer at least, so that each kind of layer is there. */
-static int few_layers(const struct network *n)
+static int few_layers(const struct network *n, int least)
 {
 	int layers = 0, moe = 0;
-	while (layers < n->layers && (moe < 2 || layers < LAYERS_LEAST))
+	while (layers < n->layers && (moe < 2 || layers < least))
 		moe += n->layer[layers++].experts > 0;
 	return layers;
 }
@@ -446,6 +461,9 @@ bool calibrate(const struct scenario_options *o, const struct calibrate_options 
 		g_set_error(error, ESMOE_ERROR, ESMOE_ERROR_INPUT, "%s has no experts: expected a network with some", base->network->name);
 		return false;
 	}
+	const struct device_info *info = device_find(how->device, error);
+	if (!info)
+		return false;
 	autoclear(calibration) c = {.o = o, .how = how, .m = m, .tables = measured_new()};
 	c.probes = g_array_new(FALSE, FALSE, sizeof(struct probe));
 	c.samples = g_array_new(FALSE, FALSE, sizeof(struct timing));
@@ -454,9 +472,13 @@ bool calibrate(const struct scenario_options *o, const struct calibrate_options 
 	c.event_us = doubles();
 	c.mixer_us[0] = doubles();
 	c.mixer_us[1] = doubles();
+	c.heat_us[0] = doubles();
+	c.heat_us[1] = doubles();
+	c.heat_tokens = (uint32_t)(MAX(base->sequences / 2, 2) * base->seq_len);
+	c.heating = info->hot_after_steps;
 	m->cores = (int)g_get_num_processors();
 	m->adam_threads = MIN(m->adam_threads, m->cores);
-	c.layers = few_layers(base->network);
+	c.layers = few_layers(base->network, c.heating ? HOT_LAYERS : LAYERS_LEAST);
 	list_probes(&c, base);
 	c.total = (int)c.probes->len + rates_parts(m);
 	if (!measure_all(&c, error))
@@ -464,6 +486,7 @@ bool calibrate(const struct scenario_options *o, const struct calibrate_options 
 	fill_tables(&c);
 	fill_cores(&c);
 	fill_identity(&c, base);
+	m->cool_speedup = c.heating ? fmin(fmax(1, median(c.heat_us[0], 1) / median(c.heat_us[1], median(c.heat_us[0], 1))), 2) : 1;
 	m->launch_us = median(c.launch_us, m->launch_us);
 	m->sync_us = median(c.sync_us, m->sync_us);
 	m->event_us = median(c.event_us, m->event_us);

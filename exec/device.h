@@ -28,6 +28,7 @@ struct device_info {
 	size_t alignment;    /* of arena blocks */
 	int weight_elements; /* that a row's combine weight takes behind its D elements */
 	int head_tokens;     /* tokens whose logits are in memory at once */
+	int hot_after_steps; /* of training, after which its clock has come down to what its power limit allows; 0: no such thing */
 	/* for how long a launcher thread, and those of the CPU optimizer, look for work before they sleep: 0 where cores are few */
 	nsec_t patience_ns, adam_patience_ns;
 };

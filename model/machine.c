@@ -55,6 +55,7 @@ static const struct ini_key keys[] = {
     NUMBER("gpu", "hbm_efficiency", hbm_efficiency, "0.85", 0.001, 1, "share of hbm_gbps a streaming kernel reaches"),
     NUMBER("gpu", "kernel_us", kernel_us, "4", 0, 1e4, "shortest time of one kernel on the device, us"),
     NUMBER("gpu", "nccl_sm_share", nccl_sm_share, "0.12", 0, 1, "share of the SMs a running collective takes"),
+    NUMBER("gpu", "cool_speedup", cool_speedup, "1", 1, 2, "speed of matrix products on a GPU that mostly waits over that on a busy one"),
     NUMBER("gpu", "copy_gemm_slowdown", copy_gemm_slowdown, "1.03", 1, 2, "time of a GEMM under copies both ways over its time alone"),
     NUMBER("pcie", "h2d_gbps", h2d_gbps, NULL, 0.01, 1e5, "upload alone, GB/s"),
     NUMBER("pcie", "d2h_gbps", d2h_gbps, NULL, 0.01, 1e5, "download alone, GB/s"),

@@ -37,6 +37,7 @@ struct machine {
 	double hbm_efficiency;     /* of hbm_gbps, reached by a streaming kernel */
 	double kernel_us;          /* shortest time of one kernel on the device */
 	double nccl_sm_share;      /* share of the SMs a running collective takes */
+	double cool_speedup;       /* matrix products on a GPU that mostly waits over a busy one, whose clock its power limit lowers; 1: none */
 	double copy_gemm_slowdown; /* a GEMM's time under copies in both directions over its time alone; 1: none */
 	/* [pcie] */
 	double h2d_gbps, d2h_gbps; /* one direction alone */

@@ -2,6 +2,7 @@
  *
  * Causality: launchers go on no earlier than the end of what was waited for, so nothing launched later can start before `now`.
  * Left out: a launcher that runs 1024 kernels ahead blocks in CUDA; gates stop ours every layer. */
+#include "heat.h"
 #include "world.h"
 
 #include <math.h>
@@ -135,6 +136,7 @@ static void sim_free(struct backend *b)
 	share_free(sim->share);
 	events_free(sim->events);
 	counters_free(sim->counters);
+	heat_free(sim->heat);
 	g_free(sim);
 }
 
@@ -168,6 +170,7 @@ struct backend *sim_new(const struct machine *m, const struct resources *r, cons
 	sim->share = o->no_sharing ? NULL : share_new(m, r);
 	sim->events = events_new(sim->n_streams);
 	sim->counters = o->record_counters ? counters_new(m->gpus, machine_nodes(m)) : NULL;
+	sim->heat = o->no_sharing ? NULL : heat_new(m);
 	return &sim->base;
 }
 

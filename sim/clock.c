@@ -10,6 +10,7 @@
  * Exactness: a stage whose rate is 1 throughout ends exactly cost_ns after its start. Otherwise its remaining work is a double (nanoseconds at rate
  * 1), reduced at each change of its rate, and its end is rounded up to the next nanosecond, once; a millionth of a nanosecond is forgiven for
  * rounding. */
+#include "heat.h"
 #include "model/error.h"
 #include "world.h"
 
@@ -65,11 +66,24 @@ static void set_rate(struct sim *sim, stream_id s, double rate)
 	events_put(sim->events, s, sim->now_ns + whole + ((double)whole < left));
 }
 
+/* Stages of matrix products. */
+static bool multiplies(const struct sim *sim, uint32_t profile)
+{
+	return profile < (uint32_t)sim->m->gpus * GPU_PROFILES && profile % GPU_PROFILES == PROFILE_COMPUTE;
+}
+
+static bool computes(const struct sim *sim, stream_id s)
+{
+	return s < (stream_id)sim->m->gpus * GPU_STREAMS && s % GPU_STREAMS == STREAM_COMPUTE;
+}
+
 static void begin(struct sim *sim, stream_id s)
 {
 	struct stream *stream = &sim->streams[s];
 	struct task *task = &sim->tasks[stream->head];
 	task->start_ns = stream->since_ns = sim->now_ns;
+	if (sim->heat && multiplies(sim, task->profile))
+		task->cost_ns = heat_cost_ns(sim->heat, sim->r->profile[task->profile].gpu, sim->now_ns, task->cost_ns);
 	stream->remaining = (double)task->cost_ns;
 	stream->rate = 0;
 	if (task->next != STAGE_NONE) /* it comes to the cache while this one runs */
@@ -116,6 +130,8 @@ static void end(struct sim *sim, stream_id s)
 	struct task *task = &sim->tasks[sim->streams[s].head];
 	task->end_ns = sim->now_ns;
 	task->ended = true;
+	if (sim->heat && computes(sim, s))
+		heat_ran(sim->heat, (int)(s / GPU_STREAMS), task->start_ns, task->end_ns);
 	sim->streams[s].head = task->next;
 	for (uint32_t waiter = task->waiters, next; waiter; waiter = next) {
 		next = sim->streams[waiter - 1].next_waiter;

@@ -69,6 +69,7 @@ struct sim {
 	struct share *share;
 	struct events *events;
 	struct counters *counters;
+	struct heat *heat; /* NULL: none */
 };
 
 static inline struct group *group_at(const struct sim *sim, uint32_t i)

@@ -1,0 +1,59 @@
+/* Heat is the share of the last moments in which the compute stream worked, an exponential mean:
+ *
+ *     work   ####____####____          heat follows it within TAU_NS; at COOL and below the GPU runs at its full clock,
+ *     heat  1 ''-.__.-'-.__            at 1 at that of the tables, in between in proportion
+ *
+ * Both constants are assumed: power limits act within tenths of a second, and half of the time at full power is well inside of any. */
+#include "heat.h"
+
+#include <math.h>
+
+#define TAU_NS 2e8
+#define COOL 0.5
+
+struct heat {
+	double gain; /* of a cool GPU, of the time */
+	struct {
+		double share;
+		nsec_t at_ns;
+	} gpu[];
+};
+
+struct heat *heat_new(const struct machine *m)
+{
+	if (m->cool_speedup <= 1)
+		return NULL;
+	struct heat *h = g_malloc0(sizeof(*h) + sizeof(h->gpu[0]) * (size_t)m->gpus);
+	h->gain = 1 - 1 / m->cool_speedup;
+	for (int i = 0; i < m->gpus; i++)
+		h->gpu[i].share = 1;
+	return h;
+}
+
+void heat_free(struct heat *h)
+{
+	g_free(h);
+}
+
+/* The mean goes towards `to` until then. */
+static void pass(struct heat *h, int gpu, nsec_t until_ns, double to)
+{
+	nsec_t since = until_ns - h->gpu[gpu].at_ns;
+	if (since <= 0)
+		return;
+	h->gpu[gpu].share = to + (h->gpu[gpu].share - to) * exp(-(double)since / TAU_NS);
+	h->gpu[gpu].at_ns = until_ns;
+}
+
+nsec_t heat_cost_ns(struct heat *h, int gpu, nsec_t now_ns, nsec_t cost_ns)
+{
+	pass(h, gpu, now_ns, 0);
+	double cool = fmin((1 - h->gpu[gpu].share) / (1 - COOL), 1);
+	return (nsec_t)ceil((double)cost_ns * (1 - h->gain * cool));
+}
+
+void heat_ran(struct heat *h, int gpu, nsec_t start_ns, nsec_t end_ns)
+{
+	pass(h, gpu, start_ns, 0);
+	pass(h, gpu, end_ns, 1);
+}

@@ -1,0 +1,50 @@
+/* A busy GPU takes what its tables say, an idle one less, and one that works half of the time the least. */
+#include "sim/heat.h"
+
+#include <criterion/criterion.h>
+#include <math.h>
+
+#define SECOND 1000000000LL
+
+static struct heat *of(double speedup)
+{
+	struct machine m = {.gpus = 2, .cool_speedup = speedup};
+	return heat_new(&m);
+}
+
+Test(heat, without_a_speedup_there_is_none)
+{
+	cr_assert_null(of(1));
+}
+
+Test(heat, a_gpu_that_never_pauses_stays_hot)
+{
+	g_autoptr(heat) h = of(1.25);
+	for (nsec_t t = 0; t < 5 * SECOND; t += 1000000) {
+		cr_assert_eq(heat_cost_ns(h, 0, t, 1000000), 1000000);
+		heat_ran(h, 0, t, t + 1000000);
+	}
+}
+
+Test(heat, a_gpu_that_has_rested_is_faster_by_the_speedup)
+{
+	g_autoptr(heat) h = of(1.25);
+	cr_assert_eq(heat_cost_ns(h, 1, 10 * SECOND, 1000000), 800000);
+	cr_assert_eq(heat_cost_ns(h, 0, 0, 1000000), 1000000, "the other one was not asked before");
+}
+
+/* Work for a time w in each p leaves an exponential mean between (e^((w-p)/tau) - e^(-p/tau)) / (1 - e^(-p/tau)) and its value at the end of the
+ * work: in steps far below tau, the duty itself. */
+Test(heat, the_share_of_work_decides)
+{
+	for (int duty = 10; duty < 100; duty += 20) {
+		g_autoptr(heat) h = of(1.25);
+		nsec_t cost = 0;
+		for (nsec_t t = 0; t < 4 * SECOND; t += 1000000) {
+			cost = heat_cost_ns(h, 0, t, 1000000);
+			heat_ran(h, 0, t, t + duty * 10000);
+		}
+		double cool = fmin((1 - duty / 100.0) / 0.5, 1);
+		cr_assert_float_eq((double)cost, 1e6 * (1 - 0.2 * cool), 2500, "duty %d: %" G_GINT64_FORMAT, duty, cost);
+	}
+}
