@@ -73,7 +73,7 @@ static void add_probe(struct calibration *c, struct probe p)
 static void list_probes(struct calibration *c, const struct scenario *base)
 {
 	const int s = base->sequences, e = network_experts(base->network), gpus = c->m->gpus_per_node;
-	int d = 0;
+	int d = 0, half = MAX(s / 2, 2); /* even where two micro-batches share them */
 	for (int i = 0; i < base->network->layers; i++)
 		d = base->network->layer[i].experts ? base->network->layer[i].d_expert : d;
 	c->d_expert = d;
@@ -83,14 +83,14 @@ static void list_probes(struct calibration *c, const struct scenario *base)
 	add_probe(c, (struct probe){SERVES_COMPUTE, 1, 2 * s, e, 1, d});
 	add_probe(c, (struct probe){SERVES_COMPUTE, 1, s, MAX(e / 4, 1), 1, d});
 	add_probe(c, (struct probe){SERVES_COMPUTE, 1, s, e * 4, 1, d});
-	add_probe(c, (struct probe){SERVES_COMPUTE, 1, MAX(s, 2), e, 2, d});
+	add_probe(c, (struct probe){SERVES_COMPUTE, 1, s + s % 2, e, 2, d});
 	for (int n = s; n >= MAX(s / 16, 1); n /= 4)
 		for (int of = 1; of <= 4; of *= 2)
 			add_probe(c, (struct probe){SERVES_GROUPED, 1, n, MAX(e * of / 2, 1), 1, d});
-	add_probe(c, (struct probe){SERVES_COPIES, 1, MAX(s / 2, 2), e, 1, MAX(d / 4, 1)});
-	add_probe(c, (struct probe){SERVES_COPIES | SERVES_OVERHEADS, 1, MAX(s / 2, 2), e, 1, d});
-	add_probe(c, (struct probe){SERVES_COPIES, 1, MAX(s / 2, 2), e, 2, d});
-	add_probe(c, (struct probe){SERVES_COPIES, 1, MAX(s / 2, 2), e, 1, 4 * d});
+	add_probe(c, (struct probe){SERVES_COPIES, 1, half, e, 1, MAX(d / 4, 1)});
+	add_probe(c, (struct probe){SERVES_COPIES | SERVES_OVERHEADS, 1, half, e, 1, d});
+	add_probe(c, (struct probe){SERVES_COPIES, 1, half + half % 2, e, 2, d});
+	add_probe(c, (struct probe){SERVES_COPIES, 1, half, e, 1, 4 * d});
 	if (gpus < 2)
 		return;
 	add_probe(c, (struct probe){SERVES_EXCHANGES, 2, MAX(s / 4, 1), MAX(e, 2), 1, d});
@@ -339,6 +339,18 @@ static void fit_gates(struct calibration *c)
 	}
 }
 
+/* Where the point ends that begins at `first`: equal sizes are never parted. */
+static guint end_of_point(const struct timing *all, guint first, guint n)
+{
+	guint end = first + 1;
+	for (; end < n && all[end].kind == all[first].kind && all[end].pass == all[first].pass; end++) {
+		double width = end - first < ENOUGH ? sqrt(2) : pow(2, 0.125);
+		if (all[end].size > all[end - 1].size && all[end].size >= all[first].size * width)
+			break;
+	}
+	return end;
+}
+
 static void fill_tables(struct calibration *c)
 {
 	g_array_sort(c->samples, by_size);
@@ -348,10 +360,9 @@ static void fill_tables(struct calibration *c)
 	for (guint first = 0, end; first < c->samples->len; first = end) {
 		const struct timing *s = &all[first];
 		g_autoptr(GArray) us = g_array_new(FALSE, FALSE, sizeof(double));
-		for (end = first; end < c->samples->len && all[end].kind == s->kind && all[end].pass == s->pass &&
-		                  all[end].size < s->size * (end - first < ENOUGH ? sqrt(2) : pow(2, 0.125));
-		     end++)
-			g_array_append_val(us, all[end].us);
+		end = end_of_point(all, first, c->samples->len);
+		for (guint i = first; i < end; i++)
+			g_array_append_val(us, all[i].us);
 		measured_add(&c->tables->table[s->kind][s->pass], all[(first + end - 1) / 2].size, (double *)(void *)us->data, (int)us->len);
 	}
 }

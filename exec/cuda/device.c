@@ -119,7 +119,7 @@ static const struct device_info info = {.name = "cuda",
                                         .alignment = CUDA_ALIGNMENT,
                                         .weight_elements = CUDA_WEIGHT_ELEMENTS,
                                         .head_tokens = CUDA_HEAD_TOKENS,
-                                        .hot_after_steps = 24,
+                                        .hot_after_steps = 12,
                                         .patience_ns = 5000000,
                                         .adam_patience_ns = 100000};
 
