@@ -14,7 +14,7 @@ struct cache *cache_new(int rule, int blocks, uint64_t room_bytes);
 void cache_free(struct cache *cache);
 AUTOPTR(cache)
 
-/* For LFU, ignored by the others (MoESys, arXiv 2205.10034, section 2.2): hits are multiplied by `decay` every `steps` steps, which cache_step
+/* For LFU, ignored by the others (MoESys, arXiv 2205.10034): hits are multiplied by `decay` every `steps` steps, which cache_step
  * counts, or, with 0, every as many touches as there are blocks; a block with `threshold` hits or more leaves for nobody, so that a newcomer that
  * finds no room is not kept. Without it: 0.5, 0, and no threshold (0). */
 struct cache_decay {

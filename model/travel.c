@@ -8,7 +8,7 @@
  *
  * What is fetched does not depend on the gate: with upload_scope = next-layer the first experts of the next layer come ahead of it.
  *
- * shadowed_experts (FasterMoE, PPoPP 2022, section 4.2): only the busiest are copied to all GPUs, as many as shorten the layer; their tokens stay
+ * shadowed_experts (FasterMoE, PPoPP 2022): only the busiest are copied to all GPUs, as many as shorten the layer; their tokens stay
  * where they are and everybody else's travel. A copy stays until its backward; then its gradients are summed at its owner. */
 #include "build.h"
 #include "placement.h"

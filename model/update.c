@@ -252,7 +252,7 @@ static void await_later(struct schedule *s, const stage_id *ids)
 	}
 }
 
-/* Each GPU looks up the rows it has for the tokens of all (SE-MoE, arXiv 2205.10034, section 2.4), and gets their gradients. */
+/* Each GPU looks up the rows it has for the tokens of all (SE-MoE, arXiv 2205.10034), and gets their gradients. */
 void embedding_exchange(struct schedule *s, int pass, int microbatch)
 {
 	struct collective c = among_copies(s, STAGE_ALL_TO_ALL, pass, -1, microbatch, REDUCED_EMBEDDING);

@@ -1,4 +1,4 @@
-/* Elastic multi-task training (SE-MoE, arXiv 2205.10034, section 4.1): tasks of unequal batches train side by side, each on GPUs of its own, and wait
+/* Elastic multi-task training (SE-MoE, arXiv 2205.10034): tasks of unequal batches train side by side, each on GPUs of its own, and wait
  * for each other every step; so the slowest sets the step, and GPUs are better shared by load than equally. What the tasks reduce among each other is
  * not counted. */
 #pragma once

@@ -142,7 +142,7 @@ Test(memory, the_first_tier_past_its_room_is_named)
 	cr_assert_eq(memory_overflow(&m), TIER_HBM);
 }
 
-/* SE-MoE's capacities (arXiv 2205.10034, section 2.1) for D dense and S sparse parameters in L layers on N GPUs, a share a of a layer's experts in
+/* SE-MoE's capacities (arXiv 2205.10034) for D dense and S sparse parameters in L layers on N GPUs, a share a of a layer's experts in
  * use: GPU memory 16 D + 4 a S / L, DRAM 16 a S, SSD 12 S. Two slots here and two gradients: the experts of one GPU in one layer, all of them in use.
  */
 Test(memory, of_experts_on_the_ssd_is_as_se_moe_counts_it)
