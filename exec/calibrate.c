@@ -17,6 +17,7 @@
 #include "rates.h"
 #include "run.h"
 #include "traces/kineto.h"
+#include "waits.h"
 
 #include <glib/gstdio.h>
 #include <math.h>
@@ -48,13 +49,14 @@ struct calibration {
 	const struct calibrate_options *how;
 	struct machine *m;
 	struct measured *tables;
-	GArray *probes;                         /* struct probe */
-	GArray *samples;                        /* struct timing */
-	GArray *launch_us, *sync_us, *event_us; /* double */
-	GArray *mixer_us[2];                    /* double: backward of one GPU alone, and beside another */
-	GArray *heat_us[2];                     /* double: the same on a busy GPU, and on one that mostly waits */
-	int layers;                             /* of a run */
-	int d_expert;                           /* of the network */
+	GArray *probes;    /* struct probe */
+	GArray *samples;   /* struct timing */
+	GArray *launch_us; /* double */
+	struct waits waits;
+	GArray *mixer_us[2]; /* double: backward of one GPU alone, and beside another */
+	GArray *heat_us[2];  /* double: the same on a busy GPU, and on one that mostly waits */
+	int layers;          /* of a run */
+	int d_expert;        /* of the network */
 	uint32_t heat_tokens;
 	int heating; /* steps until a GPU is as hot as it gets */
 	int done, total;
@@ -255,37 +257,6 @@ static bool take_launches(struct calibration *c, struct scenario *sc, const stru
 	return true;
 }
 
-/* From the gate's end to the start of what follows its counts; and from a predecessor's end on another stream to the start of what waited for it
- * alone. */
-static void take_waits(struct calibration *c, const struct trace *trace)
-{
-	const struct span *gate = NULL;
-	g_autofree nsec_t *free_ns = g_new0(nsec_t, trace_streams(trace));
-	for (guint i = 0; i < trace->spans->len; i++) {
-		const struct span *s = &g_array_index(trace->spans, struct span, i);
-		nsec_t last_ns = 0;
-		bool elsewhere = false;
-		for (int p = 0; p < s->n_preds; p++) {
-			uint32_t at = trace_find(trace, s->preds[p]);
-			const struct span *before = at == STAGE_NONE ? NULL : &g_array_index(trace->spans, struct span, at);
-			if (before && before->end_ns > last_ns) {
-				last_ns = before->end_ns;
-				elsewhere = before->stream != s->stream;
-			}
-		}
-		if (elsewhere && last_ns > free_ns[s->stream] && last_ns > s->launch_end_ns && s->start_ns >= last_ns) {
-			double us = (double)(s->start_ns - last_ns) / 1e3;
-			g_array_append_val(c->event_us, us);
-		}
-		free_ns[s->stream] = MAX(free_ns[s->stream], s->end_ns);
-		if (gate && s->kind == STAGE_PERMUTE && s->launch_ns > gate->end_ns) {
-			double us = (double)(s->start_ns - gate->end_ns) / 1e3;
-			g_array_append_val(c->sync_us, us);
-		}
-		gate = s->kind == STAGE_GATE && s->pass == PASS_FORWARD ? s : NULL;
-	}
-}
-
 static bool measure_probe(struct calibration *c, const struct probe *p, GError **error)
 {
 	g_autoptr(scenario) sc = scenario_of(c, p, error);
@@ -294,7 +265,7 @@ static bool measure_probe(struct calibration *c, const struct probe *p, GError *
 		return false;
 	take_samples(c, p, sc, trace);
 	if (p->serves & SERVES_OVERHEADS)
-		take_waits(c, trace);
+		waits_add(&c->waits, trace);
 	return !(p->serves & SERVES_OVERHEADS) || take_launches(c, sc, trace, error);
 }
 
@@ -440,8 +411,8 @@ static bool measure_all(struct calibration *c, GError **error)
 
 static void calibration_clear(struct calibration *c)
 {
-	GArray *arrays[] = {c->probes,      c->samples,     c->launch_us,  c->sync_us,   c->event_us,
-	                    c->mixer_us[0], c->mixer_us[1], c->heat_us[0], c->heat_us[1]};
+	GArray *arrays[] = {c->probes,        c->samples,     c->launch_us,   c->waits.sync_us, c->waits.event_us,
+	                    c->waits.wake_us, c->mixer_us[0], c->mixer_us[1], c->heat_us[0],    c->heat_us[1]};
 	for (size_t i = 0; i < G_N_ELEMENTS(arrays); i++)
 		g_array_unref(arrays[i]);
 	measured_free(c->tables);
@@ -479,8 +450,7 @@ bool calibrate(const struct scenario_options *o, const struct calibrate_options 
 	c.probes = g_array_new(FALSE, FALSE, sizeof(struct probe));
 	c.samples = g_array_new(FALSE, FALSE, sizeof(struct timing));
 	c.launch_us = doubles();
-	c.sync_us = doubles();
-	c.event_us = doubles();
+	c.waits = (struct waits){doubles(), doubles(), doubles()};
 	c.mixer_us[0] = doubles();
 	c.mixer_us[1] = doubles();
 	c.heat_us[0] = doubles();
@@ -499,8 +469,9 @@ bool calibrate(const struct scenario_options *o, const struct calibrate_options 
 	fill_identity(&c, base);
 	m->cool_speedup = c.heating ? fmin(fmax(1, median(c.heat_us[0], 1) / median(c.heat_us[1], median(c.heat_us[0], 1))), 2) : 1;
 	m->launch_us = median(c.launch_us, m->launch_us);
-	m->sync_us = median(c.sync_us, m->sync_us);
-	m->event_us = median(c.event_us, m->event_us);
+	m->sync_us = median(c.waits.sync_us, m->sync_us);
+	m->event_us = median(c.waits.event_us, m->event_us);
+	m->wake_us = median(c.waits.wake_us, m->wake_us);
 	measured_free(m->measured);
 	m->measured = g_steal_pointer(&c.tables);
 	return true;

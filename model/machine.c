@@ -93,6 +93,7 @@ static const struct ini_key keys[] = {
     NUMBER("software", "launch_us", launch_us, "5", 0, 1e6, "host time to launch one kernel, us"),
     NUMBER("software", "sync_us", sync_us, "10", 0, 1e6, "from the end of a stage to the host that waited for it going on, us"),
     NUMBER("software", "event_us", event_us, "2", 0, 1e6, "a stream waits for another's event, us"),
+    NUMBER("software", "wake_us", wake_us, "0", 0, 1e6, "a stream goes on after waking another that waited for it, us"),
     CHOICE("software", "kernels", kernels, "fused", kernels_words, "eager: one kernel per framework operator"),
     CHOICE("software", "attention", attention, "flash", attention_words, "materialised: the scores go through HBM"),
     CHOICE("software", "all_reduce", all_reduce, "auto", all_reduce_words, "algorithm of reductions and gathers; auto: the faster"),

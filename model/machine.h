@@ -77,6 +77,7 @@ struct machine {
 	double launch_us;    /* host time to launch one kernel */
 	double sync_us;      /* host waits for a stream: from the end of the stage to the host going on */
 	double event_us;     /* a stream waits for another's event */
+	double wake_us;      /* a stream whose stage another waits for goes on so much later, for each that it wakes */
 	int kernels;         /* enum kernels: eager or fused */
 	int attention;       /* enum attention */
 	int all_reduce;      /* enum all_reduce: algorithm of reductions and gathers */

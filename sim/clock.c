@@ -36,7 +36,7 @@ nsec_t sim_head_ready_ns(struct sim *sim, stream_id s)
 		task->start_ns = MAX(task->start_ns, free_ns);
 	}
 	stream->phase = PHASE_STARTING;
-	return MAX(task->start_ns, sim->now_ns);
+	return MAX(MAX(task->start_ns, stream->since_ns), sim->now_ns);
 }
 
 /* Bytes that a stage at this rate moves, on the counters. */
@@ -128,6 +128,7 @@ static void proceed(struct sim *sim, stream_id s)
 static void end(struct sim *sim, stream_id s)
 {
 	struct task *task = &sim->tasks[sim->streams[s].head];
+	nsec_t free_ns = sim->now_ns;
 	task->end_ns = sim->now_ns;
 	task->ended = true;
 	if (sim->heat && computes(sim, s))
@@ -135,8 +136,10 @@ static void end(struct sim *sim, stream_id s)
 	sim->streams[s].head = task->next;
 	for (uint32_t waiter = task->waiters, next; waiter; waiter = next) {
 		next = sim->streams[waiter - 1].next_waiter;
+		free_ns += sim->wake_ns;
 		proceed(sim, waiter - 1);
 	}
+	sim->streams[s].since_ns = free_ns;
 	proceed(sim, s);
 }
 

@@ -35,10 +35,10 @@ struct note {
 enum phase { PHASE_IDLE, PHASE_BLOCKED, PHASE_STARTING, PHASE_GATHERED, PHASE_FLOWING, PHASE_ALONE, PHASE_FLOORED, PHASE_DONE };
 
 struct stream {
-	stage_id head, tail;  /* STAGE_NONE: empty */
-	uint32_t next_waiter; /* 1 + the next stream that waits for the same stage */
-	uint32_t next_member; /* 1 + the next stream in its group */
-	nsec_t since_ns;
+	stage_id head, tail;    /* STAGE_NONE: empty */
+	uint32_t next_waiter;   /* 1 + the next stream that waits for the same stage */
+	uint32_t next_member;   /* 1 + the next stream in its group */
+	nsec_t since_ns;        /* rate and remaining are as of then; between stages: the next one starts no earlier */
 	double remaining, rate; /* of the flow at since_ns */
 	enum phase phase;
 };
@@ -53,7 +53,7 @@ struct sim {
 	const struct machine *m;
 	const struct resources *r;
 	const struct routing *routing;
-	nsec_t launch_ns, sync_ns, event_ns;
+	nsec_t launch_ns, sync_ns, event_ns, wake_ns;
 	nsec_t now_ns;
 	nsec_t *host_ns; /* (gpus): the launchers' clocks */
 	struct task *tasks;

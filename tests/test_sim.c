@@ -138,6 +138,32 @@ Test(sim, another_stream_starts_an_event_later_and_the_same_stream_at_once)
 	bed_clear(&bed);
 }
 
+Test(sim, a_stream_goes_on_after_it_has_woken_those_that_waited)
+{
+	struct bed bed;
+	struct machine m = machine_by_hand(1, 1, 0, 200);
+	struct sim_options o = bare;
+	m.event_us = 1.5;
+	m.wake_us = 4;
+	o.no_event = false;
+	bed_init(&bed, m, &o);
+	stage_id a = add(&bed, on_gpu(0, STREAM_COMPUTE, 1000, STAGE_NONE, STAGE_NONE));
+	stage_id next = add(&bed, on_gpu(0, STREAM_COMPUTE, 1000, STAGE_NONE, STAGE_NONE));
+	stage_id last = add(&bed, on_gpu(0, STREAM_COMPUTE, 1000, STAGE_NONE, STAGE_NONE));
+	stage_id down = add(&bed, on_gpu(0, STREAM_DOWNLOAD, 1000, a, STAGE_NONE));
+	stage_id up = add(&bed, on_gpu(0, STREAM_UPLOAD, 1000, a, STAGE_NONE));
+	stage_id third = add(&bed, on_gpu(0, STREAM_UPLOAD, 1000, next, STAGE_NONE));
+	await(&bed, last);
+	await(&bed, third);
+	spans(&bed, a, 0, 1000);
+	spans(&bed, down, 2500, 3500);
+	spans(&bed, up, 2500, 3500);
+	spans(&bed, next, 9000, 10000); /* two were woken */
+	spans(&bed, third, 11500, 12500);
+	spans(&bed, last, 14000, 15000); /* and one by next's end */
+	bed_clear(&bed);
+}
+
 /* Kernels of 1 us launched every 5 us: the k-th starts when it is launched. The launcher of the other GPU has a clock of its own. */
 Test(sim, short_kernels_run_at_the_launchers_pace)
 {
