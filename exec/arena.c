@@ -5,7 +5,7 @@
 
 #include <math.h>
 
-enum { ALIGNMENT = 256 };
+enum { ALIGNMENT = FOOTPRINT_ALIGNMENT };
 
 /* Takes blocks of a device's arena or, without a device, cuts them off `base`. */
 struct room {
@@ -247,19 +247,37 @@ static void allocate_arena(struct room *r, struct gpu *g)
 	allocate_inputs(r, g);
 }
 
+/* Bytes of each of a GPU's pinned blocks. */
+struct pinned_sizes {
+	size_t tokens, loads, losses, staging;
+};
+
+static struct pinned_sizes pinned_sizes_of(const struct engine *e)
+{
+	size_t steps = 2 * (size_t)e->microbatches, visits = (size_t)e->n->layers * (size_t)e->microbatches;
+	return (struct pinned_sizes){.tokens = steps * 2 * (size_t)e->N * sizeof(int32_t),
+	                             .loads = visits * (size_t)e->gpus * (size_t)MAX(1, e->experts) * sizeof(uint32_t),
+	                             .losses = 2 * losses_of_step(e) * sizeof(float),
+	                             .staging = STAGING_FLOATS * sizeof(float)};
+}
+
+uint64_t arena_pinned_bytes(const struct engine *e)
+{
+	struct pinned_sizes s = pinned_sizes_of(e);
+	return s.tokens + s.loads + s.losses + s.staging;
+}
+
 static bool allocate_host(const struct engine *e, struct gpu *g, GError **error)
 {
-	size_t steps = 2 * (size_t)e->microbatches, experts = (size_t)MAX(1, e->experts), layers = (size_t)e->n->layers;
-	size_t loads = layers * (size_t)e->microbatches * (size_t)e->gpus * experts;
+	struct pinned_sizes s = pinned_sizes_of(e);
+	size_t experts = (size_t)MAX(1, e->experts);
 	g->rows = (struct rows){.owner = g_new(int, experts),
 	                        .at = g_new(int, experts),
 	                        .sent = g_new(int, experts),
 	                        .total = g_new(int, experts),
 	                        .segment = g_new(struct segment, experts * (size_t)e->gpus)};
-	return (g->tokens_of_step = pinned_alloc(g->device, steps * 2 * (size_t)e->N * sizeof(int32_t), error)) &&
-	       (g->loads = pinned_alloc(g->device, loads * sizeof(uint32_t), error)) &&
-	       (g->losses = pinned_alloc(g->device, 2 * losses_of_step(e) * sizeof(float), error)) &&
-	       (g->staging = pinned_alloc(g->device, STAGING_FLOATS * sizeof(float), error));
+	return (g->tokens_of_step = pinned_alloc(g->device, s.tokens, error)) && (g->loads = pinned_alloc(g->device, s.loads, error)) &&
+	       (g->losses = pinned_alloc(g->device, s.losses, error)) && (g->staging = pinned_alloc(g->device, s.staging, error));
 }
 
 /* Rows of the worst case: what a policy pads to the largest load may be every token for every expert, and every token may go to one GPU. */

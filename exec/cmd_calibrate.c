@@ -54,10 +54,11 @@ static bool parse(struct options *o, int *steps, int argc, char **argv, GError *
 	return true;
 }
 
-/* The host device computes in fp32, whatever the machine says of a GPU. */
+/* Memory is this program's, and the host device computes in fp32, whatever the machine says of a GPU. */
 static char **overrides(const struct options *o)
 {
 	g_autoptr(GStrvBuilder) set = g_strv_builder_new();
+	g_strv_builder_add(set, "software.runtime=esmoe");
 	if (g_str_equal(o->device, "host"))
 		g_strv_builder_add_many(set, "software.element_bytes=4", "policy.gradient_bytes=4", NULL);
 	if (o->whatif.set)

@@ -1,5 +1,5 @@
 /* esmoe run: one configuration, trained for real. Results, a line a step, go to stdout; the bar to stderr. */
-#include "engine.h"
+#include "device.h"
 #include "model/command.h"
 #include "model/error.h"
 #include "model/whatif.h"
@@ -8,8 +8,6 @@
 
 #include <math.h>
 #include <stdio.h>
-
-enum { RESERVE_SHARES = 64 };
 
 enum { STEPS_MOST = 1 << 30, TRACE_STEPS_MOST = 4096 };
 
@@ -97,10 +95,12 @@ static bool parse(struct options *o, int argc, char **argv, GError **error)
 	return whatif_parse(context, argc, argv, error);
 }
 
-/* The host device computes in fp32 and hands its gradients down as they are, whatever machine and policy say of a GPU. */
+/* Memory is this program's, and the host device computes in fp32 and hands its gradients down as they are, whatever machine and policy say of a GPU.
+ */
 static char **overrides(const struct options *o, const char *device)
 {
 	g_autoptr(GStrvBuilder) set = g_strv_builder_new();
+	g_strv_builder_add(set, "software.runtime=esmoe");
 	if (g_str_equal(device, "host"))
 		g_strv_builder_add_many(set, "software.element_bytes=4", "policy.gradient_bytes=4", NULL);
 	if (o->whatif.set)
@@ -128,23 +128,6 @@ static void report(const struct run_step *s, void *user)
 	progress_step(&out->progress);
 }
 
-/* What the engine takes of HBM beyond the plan is reserved, the least share that will do, so that home, micro-batches and pinned experts are chosen
- * for what is left, here and wherever the run is simulated again. */
-static bool reserve(const struct device_info *device, const struct scenario *sc, GError **error)
-{
-	struct machine *m = sc->machine;
-	double least = m->reserved_gib, room = m->hbm_gib - least;
-	for (int share = 0; share < RESERVE_SHARES; share++) {
-		m->reserved_gib = least + room * share / RESERVE_SHARES;
-		g_autoptr(schedule) s = schedule_new(sc, NULL, error);
-		if (!s)
-			return false;
-		if ((double)engine_bytes(device, sc, s) <= m->hbm_gib * GIB)
-			return true;
-	}
-	return true; /* the engine will say what does not fit */
-}
-
 bool cmd_run(int argc, char **argv, GError **error)
 {
 	autoclear(options) o = {.lr = 0.001, .balance = 0.01, .z = 0.001};
@@ -153,13 +136,12 @@ bool cmd_run(int argc, char **argv, GError **error)
 	g_autofree char *words = g_strjoinv(" ", argv), *command = g_strdelimit(g_strdup_printf("esmoe %s", words), "\n\r", ' ');
 	if (!parse(&o, argc, argv, error) || !check(&o, &run, error) || !whatif_scenario(&o.whatif, &asked, error))
 		return false;
-	const struct device_info *device = device_find(run.device, error);
-	if (!device)
+	if (!device_find(run.device, error))
 		return false;
 	g_auto(GStrv) set = overrides(&o, run.device);
 	asked.set = (const char *const *)set;
 	g_autoptr(scenario) sc = scenario_new(&asked, error);
-	if (!sc || !reserve(device, sc, error))
+	if (!sc)
 		return false;
 	struct output out = {.steps = (int)run.steps};
 	run.command = command;

@@ -3,6 +3,7 @@
 #include "tensors.h"
 
 #include "model/error.h"
+#include "model/footprint.h"
 
 #include <string.h>
 
@@ -138,7 +139,19 @@ uint64_t engine_bytes(const struct device_info *device, const struct scenario *s
 	tensors_place(&e);
 	uint64_t bytes = arena_bytes(&e);
 	tensors_clear(&e);
-	return bytes;
+	return bytes +
+	       footprint_gemm_bytes(device->element_bytes, footprint_together(sc->network, sc->policy, e.plan->home, e.plan->expert_parallel));
+}
+
+uint64_t engine_pinned_bytes(const struct engine *e)
+{
+	uint64_t gpus = (uint64_t)e->gpus;
+	return gpus * arena_pinned_bytes(e) + (e->store ? store_pinned_bytes(e->store) : 0);
+}
+
+uint64_t engine_pageable_bytes(const struct engine *e)
+{
+	return e->store ? store_pageable_bytes(e->store) : 0;
 }
 
 struct engine *engine_new(struct device **devices, struct device_group *group, const struct scenario *sc, struct schedule *schedule,

@@ -25,9 +25,12 @@ AUTOPTR(engine)
 /* Whether it is training, of a network that the engine knows, whatever the policy; ESMOE_ERROR_INPUT says what it is instead. */
 bool engine_knows(const struct scenario *sc, GError **error) G_GNUC_WARN_UNUSED_RESULT;
 
-/* Bytes of each GPU's arena that the engine would take on such a device under this schedule's plan. The plan counts less: this engine keeps whole
- * layers in fp32, and room for the worst routing. */
+/* Bytes of each GPU's arena that the engine, and the GEMMs that it queues, would take on such a device under this schedule's plan. */
 uint64_t engine_bytes(const struct device_info *device, const struct scenario *sc, const struct schedule *schedule);
+
+/* Host memory that it took, while nothing runs: pinned, and what else is at home in DRAM. */
+uint64_t engine_pinned_bytes(const struct engine *e);
+uint64_t engine_pageable_bytes(const struct engine *e);
 
 /* Begins a step: its tokens are read, its loss starts at zero. The first call goes with the schedule's first step; step N + 2 begins after N has
  * ended. Tokens that cannot be read fail the step's first stage. */

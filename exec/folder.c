@@ -78,7 +78,7 @@ struct folder *folder_new(const char *path, const struct scenario *sc, const cha
 	}
 	remove_earlier(f);
 	if (!write_whole(f, "run.ini", ini, error) || !begin_rows(f, "losses.csv", "step,loss,tokens_per_s,step_ms\n", &f->losses, error) ||
-	    !begin_rows(f, "memory.csv", "step,gpu,hbm_bytes,host_bytes,ssd_bytes\n", &f->memory, error))
+	    !begin_rows(f, "memory.csv", "step,gpu,hbm_bytes,host_bytes,ssd_bytes,pinned_bytes,pageable_bytes\n", &f->memory, error))
 		return NULL;
 	return g_steal_pointer(&f);
 }
@@ -100,8 +100,10 @@ bool folder_step(struct folder *f, const struct run_step *s, const struct run_me
 	g_autoptr(GString) losses = g_string_new(NULL), memory = g_string_new(NULL);
 	g_string_append_printf(losses, "%" G_GUINT64_FORMAT ",%.9g,%.6g,%.6g\n", s->step, s->loss, s->tokens_per_s, s->step_ms);
 	for (int g = 0; g < f->gpus; g++)
-		g_string_append_printf(memory, "%" G_GUINT64_FORMAT ",%d,%" G_GUINT64_FORMAT ",%" G_GUINT64_FORMAT ",%" G_GUINT64_FORMAT "\n",
-		                       s->step, g, m->hbm_bytes[g], m->host_bytes, m->ssd_bytes);
+		g_string_append_printf(memory,
+		                       "%" G_GUINT64_FORMAT ",%d,%" G_GUINT64_FORMAT ",%" G_GUINT64_FORMAT ",%" G_GUINT64_FORMAT ",%" G_GUINT64_FORMAT
+		                       ",%" G_GUINT64_FORMAT "\n",
+		                       s->step, g, m->hbm_bytes[g], m->host_bytes, m->ssd_bytes, m->pinned_bytes, m->pageable_bytes);
 	return write_rows(f, f->losses, "losses.csv", losses, error) && write_rows(f, f->memory, "memory.csv", memory, error);
 }
 

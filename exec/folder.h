@@ -18,7 +18,7 @@ struct run_step {
 /* Bytes in use at a step's end: of each GPU's arena, of the process, and of the expert files. */
 struct run_memory {
 	const uint64_t *hbm_bytes; /* (G) */
-	uint64_t host_bytes, ssd_bytes;
+	uint64_t host_bytes, ssd_bytes, pinned_bytes, pageable_bytes;
 };
 
 /* Makes the folder with its run.ini, which starts with `command` as a comment. The scenario is borrowed. ESMOE_ERROR_INPUT: cannot be written. Owned
@@ -27,7 +27,7 @@ struct folder *folder_new(const char *path, const struct scenario *sc, const cha
 void folder_free(struct folder *f);
 AUTOPTR(folder)
 
-/* Appends a step's rows: "step,loss,tokens_per_s,step_ms" and, a row a GPU, "step,gpu,hbm_bytes,host_bytes,ssd_bytes". */
+/* Appends a step's rows: "step,loss,tokens_per_s,step_ms" and, a row a GPU, "step,gpu,hbm_bytes,host_bytes,ssd_bytes,pinned_bytes,pageable_bytes". */
 bool folder_step(struct folder *f, const struct run_step *s, const struct run_memory *m, GError **error) G_GNUC_WARN_UNUSED_RESULT;
 
 /* Writes the trace and the loads of the recorded steps. */

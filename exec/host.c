@@ -33,8 +33,11 @@ struct host_event {
 
 /* ---- life ---- */
 
-static const struct device_info info = {
-    .name = "host", .element_bytes = sizeof(float), .alignment = HOST_ALIGNMENT, .weight_elements = 1, .head_tokens = 128};
+static const struct device_info info = {.name = "host",
+                                        .element_bytes = sizeof(float),
+                                        .alignment = HOST_ALIGNMENT,
+                                        .weight_elements = FOOTPRINT_WEIGHT_FP32,
+                                        .head_tokens = FOOTPRINT_HEAD_FP32};
 
 static struct host_device *host_of(const struct device *d)
 {

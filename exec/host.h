@@ -9,7 +9,7 @@
 #include <pthread.h>
 #include <stdatomic.h>
 
-#define HOST_ALIGNMENT 256
+#define HOST_ALIGNMENT FOOTPRINT_ALIGNMENT
 
 /* What a member brings to a collective. */
 struct host_post {

@@ -3,6 +3,7 @@
 #pragma once
 
 #include "device.h"
+#include "model/footprint_blocks.h" /* constants of each kind of device */
 
 struct device_impl;
 

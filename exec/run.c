@@ -253,7 +253,8 @@ static bool note(struct run *r, const struct run_step *s, GError **error)
 	g_autofree uint64_t *hbm = used_hbm(r);
 	if (!r->folder)
 		return true;
-	const struct run_memory m = {hbm, process_bytes(), folder_bytes(r->ssd_made ? r->ssd_made : r->o->ssd)};
+	const struct run_memory m = {hbm, process_bytes(), folder_bytes(r->ssd_made ? r->ssd_made : r->o->ssd), engine_pinned_bytes(r->engine),
+	                             engine_pageable_bytes(r->engine)};
 	return folder_step(r->folder, s, &m, error);
 }
 

@@ -14,6 +14,7 @@
 
 #include "adam.h"
 #include "model/error.h"
+#include "model/footprint_blocks.h"
 #include "model/policy.h"
 #include "store_file.h"
 
@@ -25,7 +26,6 @@
 
 #define BOUNCE_ELEMENTS (1 << 18)
 #define HUGE_PAGE ((size_t)2 << 20)
-#define HUGE_FROM (16 * HUGE_PAGE)
 
 struct expert {
 	pthread_mutex_t lock;
@@ -37,10 +37,11 @@ struct expert {
 struct layer_store {
 	struct store_layer shape;
 	size_t params_bytes, gradient_bytes, vector_bytes; /* in whole pages; a vector is master, m or v */
-	size_t copies_stride, states_stride;               /* from one expert to the next */
-	char *copies, *states;                             /* (experts, params + gradient), (experts, 3 vectors) */
-	uint64_t offset;                                   /* of the first state in the file */
-	struct expert *expert;                             /* (experts) */
+	/* from one expert to the next; a huge page that two shared would come and go with either, small experts cannot afford to round that far up */
+	size_t copies_stride, states_stride;
+	char *copies, *states; /* (experts, params + gradient), (experts, 3 vectors) */
+	uint64_t offset;       /* of the first state in the file */
+	struct expert *expert; /* (experts) */
 };
 
 struct store {
@@ -63,12 +64,6 @@ static struct expert *expert_at(const struct store *s, int layer, int e)
 {
 	g_assert(e >= 0 && e < layer_at(s, layer)->shape.experts);
 	return &s->layer[layer].expert[e];
-}
-
-/* From one expert to the next. A huge page that two shared would come and go with either; small experts cannot afford to round that far up. */
-static size_t stride_of(size_t bytes)
-{
-	return bytes < HUGE_FROM ? store_pages(bytes) : (bytes + HUGE_PAGE - 1) / HUGE_PAGE * HUGE_PAGE;
 }
 
 static char *params_of(const struct layer_store *l, int e)
@@ -176,8 +171,8 @@ static uint64_t lay_out(struct store *s, const struct store_layer *layers)
 		};
 		for (int e = 0; e < layers[i].experts; e++)
 			pthread_mutex_init(&l->expert[e].lock, NULL);
-		l->copies_stride = stride_of(l->params_bytes + l->gradient_bytes);
-		l->states_stride = stride_of(3 * l->vector_bytes);
+		l->copies_stride = (size_t)footprint_stride(l->params_bytes + l->gradient_bytes);
+		l->states_stride = (size_t)footprint_stride(3 * l->vector_bytes);
 		end += 3 * (uint64_t)l->vector_bytes * (uint64_t)layers[i].experts;
 	}
 	return end;
@@ -218,6 +213,26 @@ void store_free(struct store *s)
 	pthread_mutex_destroy(&s->lock);
 	g_free(s->layer);
 	g_free(s);
+}
+
+uint64_t store_pinned_bytes(const struct store *s)
+{
+	uint64_t sum = 0;
+	for (int i = 0; i < s->n_layers && s->o.home == HOME_DRAM; i++)
+		sum += copies_bytes(&s->layer[i]);
+	return sum;
+}
+
+uint64_t store_pageable_bytes(const struct store *s)
+{
+	uint64_t sum = 0;
+	for (int i = 0; i < s->n_layers; i++) {
+		const struct layer_store *l = &s->layer[i];
+		sum += s->o.home == HOME_DRAM ? states_bytes(l) : 0;
+		for (int e = 0; e < l->shape.experts; e++)
+			sum += l->expert[e].sum ? l->shape.params * sizeof(float) : 0;
+	}
+	return sum;
 }
 
 /* ---- where things are ---- */

@@ -54,6 +54,10 @@ bool store_write(struct store *s, int layer, int expert, bool state, bool drop, 
 /* Bytes of blocks in DRAM, as the schedule's cache counts them: elements, without gradients on loan after their block has left. */
 uint64_t store_used_bytes(struct store *s);
 
+/* While nothing runs: bytes that are pinned; and those besides that are at home in DRAM, with the sums of gradients that were made so far. */
+uint64_t store_pinned_bytes(const struct store *s);
+uint64_t store_pageable_bytes(const struct store *s);
+
 /* For initialisation and checkpoints, while nothing runs: the fp32 state of an expert, wherever it is. m or v NULL: zeros. */
 bool store_load(struct store *s, int layer, int expert, const float *master, const float *m, const float *v,
                 GError **error) G_GNUC_WARN_UNUSED_RESULT;

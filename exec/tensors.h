@@ -4,6 +4,7 @@
 
 #include "adam.h"
 #include "engine.h"
+#include "model/footprint_blocks.h"
 #include "start.h"
 
 /* Parameters at home in HBM lie side by side in four flat arrays (parameters, gradients, both moments), the same on every GPU but for its own
@@ -120,7 +121,7 @@ struct engine {
 	uint8_t **summed;          /* (L) of (E, G): an earlier micro-batch's gradient of this step is in the store's sum */
 };
 
-enum { STAGING_FLOATS = 1 << 16 };
+enum { STAGING_FLOATS = FOOTPRINT_STAGING };
 
 /* Gives every tensor its place. */
 void tensors_place(struct engine *e);
@@ -130,6 +131,8 @@ bool arena_init(struct engine *e, GError **error) G_GNUC_WARN_UNUSED_RESULT;
 void arena_clear(struct engine *e);
 /* Bytes that arena_init would take of each arena. */
 uint64_t arena_bytes(struct engine *e);
+/* Pinned bytes that it takes beside each arena. */
+uint64_t arena_pinned_bytes(const struct engine *e);
 /* Initial parameters: N(0, 0.02) from a counter keyed by seed and name, residual outputs smaller by sqrt(2 L), gains 1, biases 0. */
 bool tensors_start(struct engine *e, GError **error) G_GNUC_WARN_UNUSED_RESULT;
 /* Elements of one resident tensor's state to or from GPU g through host memory (NULL: not asked for); the call waits. */

@@ -37,6 +37,7 @@ enum { MOST_GPUS = 16384 };
 
 static const char *const attention_words[] = {[ATTENTION_FLASH] = "flash", [ATTENTION_MATERIALISED] = "materialised", NULL};
 static const char *const all_reduce_words[] = {[REDUCE_AUTO] = "auto", [REDUCE_RING] = "ring", [REDUCE_TREE] = "tree", NULL};
+static const char *const runtime_words[] = {[RUNTIME_FRAMEWORK] = "framework", [RUNTIME_ESMOE] = "esmoe", NULL};
 static const char *const contention_words[] = {[CONTENTION_MAX_MIN] = "max-min", [CONTENTION_MEASURED] = "measured", NULL};
 static const char *const kernels_words[] = {[KERNELS_FUSED] = "fused", [KERNELS_EAGER] = "eager", NULL};
 
@@ -94,6 +95,7 @@ static const struct ini_key keys[] = {
     NUMBER("software", "sync_us", sync_us, "10", 0, 1e6, "from the end of a stage to the host that waited for it going on, us"),
     NUMBER("software", "event_us", event_us, "2", 0, 1e6, "a stream waits for another's event, us"),
     NUMBER("software", "wake_us", wake_us, "0", 0, 1e6, "a stream goes on after waking another that waited for it, us"),
+    CHOICE("software", "runtime", runtime, "framework", runtime_words, "whose rules memory follows: a framework's, or of esmoe run"),
     CHOICE("software", "kernels", kernels, "fused", kernels_words, "eager: one kernel per framework operator"),
     CHOICE("software", "attention", attention, "flash", attention_words, "materialised: the scores go through HBM"),
     CHOICE("software", "all_reduce", all_reduce, "auto", all_reduce_words, "algorithm of reductions and gathers; auto: the faster"),

@@ -80,6 +80,7 @@ struct machine {
 	double wake_us;      /* a stream whose stage another waits for goes on so much later, for each that it wakes */
 	int kernels;         /* enum kernels: eager or fused */
 	int attention;       /* enum attention */
+	int runtime;         /* enum runtime: who allocates memory */
 	int all_reduce;      /* enum all_reduce: algorithm of reductions and gathers */
 	int element_bytes;   /* of parameters and activations on the device: 2, or 4 for fp32 */
 	int state_bytes_gpu; /* bytes of state a parameter in HBM under the GPU optimizer: 16, or 20 with fp32 gradients kept */
@@ -94,6 +95,7 @@ struct machine {
 	struct measured *measured; /* NULL: never calibrated */
 };
 
+enum runtime { RUNTIME_FRAMEWORK, RUNTIME_ESMOE };         /* as PyTorch and its allocators do (memory.c); as our executor (footprint.c) */
 enum all_reduce { REDUCE_AUTO, REDUCE_RING, REDUCE_TREE }; /* auto: the faster, as NCCL chooses */
 enum kernels { KERNELS_FUSED, KERNELS_EAGER };             /* eager: one kernel per framework operator */
 

@@ -4,6 +4,7 @@
 #include "memory.h"
 
 #include "cost.h"
+#include "footprint.h"
 
 #define SLOTS_MOST 16384 /* a stage's slot has 15 bits, which pinned experts share */
 
@@ -53,6 +54,8 @@ static uint64_t pinned_block(const struct machine *m, uint64_t bytes)
 
 struct expert_bytes memory_expert(const struct network *n, const struct machine *m, const struct policy *p, const struct layer *l)
 {
+	if (m->runtime == RUNTIME_ESMOE)
+		return footprint_expert(n, m, p, l);
 	/* with its biases: they lift a block over the power of two */
 	uint64_t bias = (uint64_t)n->d_model + (uint64_t)(activation_matrices(n->activation) - 1) * l->d_expert;
 	uint64_t params = network_expert_params(n, l) + bias;
@@ -176,8 +179,7 @@ int memory_pinned_experts(double share, int experts, int gpus)
 	return (int)(share * (experts / gpus));
 }
 
-/* Experts of a layer that a node keeps: its share, or all of them where every node computes every expert. */
-static uint64_t node_experts(const struct machine *m, const struct memory_case *k, const struct layer *l)
+uint64_t memory_node_experts(const struct machine *m, const struct memory_case *k, const struct layer *l)
 {
 	uint64_t experts = (uint64_t)l->experts, gpus = (uint64_t)m->gpus, local = (uint64_t)machine_node_gpus(m, 0);
 	return k->expert_parallel > 1 ? (experts * local + gpus - 1) / gpus : experts;
@@ -206,7 +208,7 @@ static void add_offloaded(const struct network *n, const struct machine *m, cons
 		const struct layer *l = &n->layer[i];
 		if (!l->experts)
 			continue;
-		uint64_t experts = node_experts(m, k, l), params = network_expert_params(n, l);
+		uint64_t experts = memory_node_experts(m, k, l), params = network_expert_params(n, l);
 		struct expert_bytes e = memory_expert(n, m, p, l);
 		widest = MAX(widest, params);
 		uint64_t pinned = (uint64_t)memory_pinned_experts(k->pinned_share, l->experts, m->gpus);
@@ -311,6 +313,10 @@ void memory_plan(const struct network *n, const struct machine *m, const struct 
 {
 	*out = (struct memory){0};
 	rooms_fill(m, out);
+	if (m->runtime == RUNTIME_ESMOE && footprint_known(n, m, p, k)) {
+		footprint_plan(n, m, p, k, out);
+		return;
+	}
 	uint64_t updated = 0;
 	if (p->dense_optimizer == DENSE_OPTIMIZER_CPU)
 		add_dense_on_host(out, m, p, memory_dense_share(n, m, p));
@@ -358,9 +364,9 @@ static void add_offloaded_inference(const struct network *n, const struct machin
 		widest = MAX(widest, bytes);
 		out->bytes[TIER_HBM][CLASS_PARAMETERS] += bytes * (uint64_t)memory_pinned_experts(k->pinned_share, l->experts, m->gpus);
 		if (k->home == HOME_SSD)
-			out->bytes[TIER_SSD][CLASS_PARAMETERS] += node_experts(m, k, l) * bytes;
+			out->bytes[TIER_SSD][CLASS_PARAMETERS] += memory_node_experts(m, k, l) * bytes;
 		else
-			out->bytes[TIER_PINNED][CLASS_PARAMETERS] += node_experts(m, k, l) * memory_expert_inference(n, m, l).pinned;
+			out->bytes[TIER_PINNED][CLASS_PARAMETERS] += memory_node_experts(m, k, l) * memory_expert_inference(n, m, l).pinned;
 	}
 	out->bytes[TIER_HBM][CLASS_BUFFERS] += (uint64_t)memory_slots(n, m, p, k) * widest;
 	if (k->home == HOME_SSD)
@@ -424,6 +430,12 @@ void memory_plan_inference(const struct network *n, const struct machine *m, con
 		add_offloaded_inference(n, m, p, k, out);
 	add_activations_inference(n, m, p, k, out);
 	out->bytes[TIER_HBM][CLASS_KV_CACHE] = (uint64_t)k->batch * (memory_kv_bytes(n, m, p) * (uint64_t)k->cached + memory_state_bytes(n, m, p));
+}
+
+uint64_t memory_always(const struct memory *m)
+{
+	const uint64_t *hbm = m->bytes[TIER_HBM];
+	return memory_total(m, TIER_HBM) - (m->all_along ? 0 : hbm[CLASS_ACTIVATIONS] + hbm[CLASS_WORKSPACE]);
 }
 
 struct memory_change memory_of_stage(const struct memory *m, const struct stage *s)

@@ -28,6 +28,7 @@ struct memory {
 	uint64_t checkpoint_bytes;         /* left by each layer's forward until its backward, one micro-batch */
 	uint64_t workspace[N_STAGE_KINDS]; /* lives while such a stage runs */
 	uint64_t cache_bytes;              /* DRAM over the SSD; 0 without */
+	bool all_along;                    /* all of HBM's bytes are taken before the first step: nothing comes or goes */
 };
 
 uint64_t memory_total(const struct memory *m, int tier);
@@ -44,6 +45,7 @@ struct memory_case {
 	int batch, cached;
 	int together; /* micro-batches that are under way at once; 0: one */
 	int shadowed; /* experts a layer copied to every GPU until their backward */
+	int microbatches;
 };
 void memory_plan(const struct network *n, const struct machine *m, const struct policy *p, const struct memory_case *k, struct memory *out);
 
@@ -84,11 +86,16 @@ struct expert_bytes memory_expert(const struct network *n, const struct machine 
 /* The same of inference: parameters only. */
 struct expert_bytes memory_expert_inference(const struct network *n, const struct machine *m, const struct layer *l);
 
-/* How a stage changes the HBM of its GPU: bytes while it runs, and bytes its end leaves behind (+) or gives back (-). */
+/* Experts of a layer that the fullest node keeps: its share, or all of them where every node computes every expert. */
+uint64_t memory_node_experts(const struct machine *m, const struct memory_case *k, const struct layer *l);
+
+/* Bytes of HBM that are taken all the time; and how a stage changes the HBM of its GPU: bytes while it runs, and bytes its end leaves behind (+) or
+ * gives back (-). */
 struct memory_change {
 	uint64_t while_running;
 	int64_t at_end;
 };
+uint64_t memory_always(const struct memory *m);
 struct memory_change memory_of_stage(const struct memory *m, const struct stage *s);
 
 #define SSD_STATE_BYTES 12 /* fp32 master and both moments; the half-precision copy is cast from the master on the way up */

@@ -59,7 +59,8 @@ static void try_share(const struct scenario *s, const struct network *n, double 
 	                        .seq_len = s->seq_len,
 	                        .pinned_share = share,
 	                        .together = s->policy->microbatch_order == ORDER_VERTICAL ? out->microbatches : 1,
-	                        .shadowed = out->shadowed};
+	                        .shadowed = out->shadowed,
+	                        .microbatches = out->microbatches};
 	if (s->workload == WORKLOAD_INFERENCE) {
 		k.batch = sequences(s);
 		k.cached = s->seq_len + s->generate - 1; /* the last token generated is read by nobody */

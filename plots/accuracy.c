@@ -47,6 +47,8 @@ static bool read_points(const struct csv *csv, struct scatter *s, GError **error
 	for (int row = 0; row < csv_rows(csv); row++) {
 		double measured, predicted;
 		int class = 0;
+		if (!strcmp(csv_text(csv, row, column[0]), "memory")) /* bytes, not times */
+			continue;
 		while (class < CLASSES && strcmp(csv_text(csv, row, column[0]), words[class]) != 0)
 			class ++;
 		if (class == CLASSES)

@@ -3,6 +3,7 @@
 #include "model/error.h"
 #include "traces/kineto.h"
 #include "traces/table.h"
+#include "used.h"
 #include "validate.h"
 
 #include <math.h>
@@ -35,7 +36,8 @@ static bool parse(struct options *o, enum table_form *form, int argc, char **arg
 	g_option_context_add_main_entries(context, entries, NULL);
 	g_option_context_set_summary(context,
 	                             "Simulates recorded runs again, each on its own machine with its own loads: measured, predicted and error of\n"
-	                             "the step, of each stream's busy time and of each kind of stage; medians over the recorded steps.");
+	                             "the step, of each stream's busy time and of each kind of stage, medians over the recorded steps;\n"
+	                             "and of each tier's memory the most that was taken.");
 	g_option_context_set_description(context,
 	                                 "A DIR is what 'esmoe run --trace DIR' wrote.\n\nExample:\n  esmoe validate --max-error 15 runs/a runs/b");
 	if (!g_option_context_parse(context, &argc, &argv, error) || !table_form_parse(o->format, form, error))
@@ -69,6 +71,26 @@ static void add_rows(struct table *table, const char *run, const GArray *rows)
 			table_percent(table, ns_of(accuracy_error(a) * 1e3), ns_of(1e3));
 		else
 			table_nothing(table);
+		table_nothing(table);
+		table_nothing(table);
+	}
+}
+
+static void add_memory(struct table *table, const char *run, const GArray *rows)
+{
+	for (guint i = 0; i < rows->len; i++) {
+		const struct used *u = &g_array_index(rows, struct used, i);
+		table_text(table, run);
+		table_text(table, "memory");
+		table_text(table, memory_tier_name(u->tier));
+		for (int j = 0; j < 3; j++)
+			table_nothing(table);
+		if (u->measured_bytes)
+			table_percent(table, ns_of(used_error(u) * 1e3), ns_of(1e3));
+		else
+			table_nothing(table);
+		table_count(table, u->measured_bytes);
+		table_count(table, u->predicted_bytes);
 	}
 }
 
@@ -80,11 +102,13 @@ static bool validate(const struct options *o, const char *folder, struct table *
 		return false;
 	g_autofree char *name = g_path_get_basename(folder);
 	g_autoptr(trace) predicted = recorded_simulate(&r, error);
-	bool ok = predicted && (!o->trace || kineto_write(predicted, o->trace, false, error));
+	g_autoptr(GArray) memory = predicted ? recorded_memory(folder, &r, error) : NULL;
+	bool ok = memory && (!o->trace || kineto_write(predicted, o->trace, false, error));
 	if (ok) {
 		g_autoptr(GArray) rows = accuracy_of_traces(r.trace, predicted);
 		*step_error = accuracy_error(&g_array_index(rows, struct accuracy, 0));
 		add_rows(table, name, rows);
+		add_memory(table, name, memory);
 		if (!r.scenario->machine->measured)
 			fprintf(stderr, "%s: its machine was not calibrated, so costs are the roofline's\n", folder);
 	} else {
@@ -113,7 +137,8 @@ static bool gate(const struct options *o, const double *errors, int n, GError **
 
 bool cmd_validate(int argc, char **argv, GError **error)
 {
-	static const char *const columns[] = {"run", "of", "name", "measured_ms", "spread_percent", "predicted_ms", "error_percent", NULL};
+	static const char *const columns[] = {
+	    "run", "of", "name", "measured_ms", "spread_percent", "predicted_ms", "error_percent", "measured_bytes", "predicted_bytes", NULL};
 	autoclear(options) o = {.max_error = NAN};
 	enum table_form form = TABLE_TEXT;
 	if (!parse(&o, &form, argc, argv, error))

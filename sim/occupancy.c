@@ -1,5 +1,6 @@
-/* What stays in HBM all the time is the plan less its activations and workspace; on top come the changes at each span's start and end, in order of
- * time. Within one instant what is freed goes first: a stage that starts where another ends reuses its room. */
+/* What stays in HBM all the time is the plan less its activations and workspace, or all of it where it is allocated once; on top come the changes at
+ * each span's start and end, in order of time. Within one instant what is freed goes first: a stage that starts where another ends reuses its room.
+ */
 #include "occupancy.h"
 
 struct change {
@@ -39,8 +40,7 @@ static GArray *changes_of(const struct trace *trace, const struct memory *memory
 
 void occupancy_add(struct trace *trace, const struct memory *memory)
 {
-	const uint64_t *hbm = memory->bytes[TIER_HBM];
-	double always = (double)(memory_total(memory, TIER_HBM) - hbm[CLASS_ACTIVATIONS] - hbm[CLASS_WORKSPACE]);
+	double always = (double)memory_always(memory);
 	for (int gpu = 0; gpu < trace->gpus; gpu++) {
 		g_autoptr(GArray) changes = changes_of(trace, memory, gpu);
 		struct counter *counter = g_new0(struct counter, 1);

@@ -10,6 +10,7 @@
 #include "model/error.h"
 #include "sim.h"
 #include "traces/kineto.h"
+#include "used.h"
 
 #include <string.h>
 
@@ -104,6 +105,18 @@ bool recorded_read(const char *folder, struct recorded *out, GError **error)
 		return true;
 	recorded_clear(out);
 	return false;
+}
+
+GArray *recorded_memory(const char *folder, const struct recorded *r, GError **error)
+{
+	g_autofree char *path = NULL, *csv = NULL;
+	struct plan plan;
+	if (!exists(folder, "memory.csv", &path))
+		return g_array_new(FALSE, FALSE, sizeof(struct used));
+	csv = file_of(folder, "memory.csv", error);
+	if (!csv || !plan_make(r->scenario, &plan, error))
+		return NULL;
+	return used_of(csv, path, &plan.memory, machine_nodes(r->scenario->machine), error);
 }
 
 static bool wait_for(struct backend *b, stage_id from, GError **error)

@@ -32,5 +32,9 @@ struct recorded {
 bool recorded_read(const char *folder, struct recorded *out, GError **error) G_GNUC_WARN_UNUSED_RESULT;
 void recorded_clear(struct recorded *r);
 
+/* struct used (used.h): memory of the run beside the scenario's plan; empty where the folder has no memory.csv. NULL on error. Owned by the caller.
+ */
+GArray *recorded_memory(const char *folder, const struct recorded *r, GError **error) G_GNUC_WARN_UNUSED_RESULT;
+
 /* The recorded steps in virtual time. NULL on error. Owned by the caller. */
 struct trace *recorded_simulate(const struct recorded *r, GError **error) G_GNUC_WARN_UNUSED_RESULT;

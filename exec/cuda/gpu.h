@@ -10,9 +10,9 @@
 #include <pthread.h>
 #include <stdatomic.h>
 
-#define CUDA_ALIGNMENT 256
-#define CUDA_WEIGHT_ELEMENTS 8 /* behind a row's D elements: an fp32 weight, and 16-byte rows stay so */
-#define CUDA_HEAD_TOKENS 4096
+#define CUDA_ALIGNMENT FOOTPRINT_ALIGNMENT
+#define CUDA_WEIGHT_ELEMENTS FOOTPRINT_WEIGHT_BF16 /* behind a row's D elements: an fp32 weight, and 16-byte rows stay so */
+#define CUDA_HEAD_TOKENS FOOTPRINT_HEAD_BF16
 
 struct cuda_group;
 
