@@ -71,7 +71,8 @@ struct expert_bytes footprint_expert(const struct network *n, const struct machi
 bool footprint_known(const struct network *n, const struct machine *m, const struct policy *p, const struct memory_case *k)
 {
 	if (policy_tensor_parallel(p, m->gpus) > 1 || p->microbatch_order != ORDER_HORIZONTAL || p->zero_stage || p->gradient_cast != CAST_NONE ||
-	    p->dense_optimizer != DENSE_OPTIMIZER_GPU || p->checkpoint == CHECKPOINT_LAYER || p->exchange != EXCHANGE_TOKENS || k->shadowed)
+	    p->dense_optimizer != DENSE_OPTIMIZER_GPU || p->checkpoint == CHECKPOINT_LAYER || p->exchange != EXCHANGE_TOKENS || k->shadowed ||
+	    p->embedding != EMBEDDING_COPIED || p->gradient_bucket_mib || !p->fused_communication)
 		return false;
 	for (int i = 0; i < n->layers; i++) {
 		const struct layer *l = &n->layer[i];

@@ -179,7 +179,7 @@ Test(footprint, bf16_experts_take_their_places_in_dram)
 /* What the executor refuses is planned by the framework's rules, whoever runs it. */
 Test(footprint, what_cannot_be_run_is_planned_as_a_frameworks)
 {
-	const char *const other[] = {"policy.zero_stage=1", "policy.tensor_parallel=2", "network.attention_every=2"};
+	const char *const other[] = {"policy.zero_stage=1", "policy.tensor_parallel=2", "policy.gradient_bucket_mib=8", "network.attention_every=2"};
 	for (size_t i = 0; i < G_N_ELEMENTS(other); i++) {
 		struct plan ours, theirs;
 		struct scenario_options o = {.model = TINY, .machine = "h200-x2", .policy = STATIC, .set = SETS(other[i], "software.runtime=esmoe")};

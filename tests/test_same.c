@@ -12,6 +12,9 @@ static void check_same(const struct asked *a, const struct asked *b, double tole
 	cr_assert_lt(x[STEPS - 1], x[0], "nothing was learned");
 }
 
+/* DRAM for blocks alone, a few of them. */
+#define CACHE(gib) "software.runtime=framework", "host.dram_gib=" gib
+
 static void check_same_bits(int gpus, int microbatches)
 {
 	const char *const *sets[] = {
@@ -21,9 +24,9 @@ static void check_same_bits(int gpus, int microbatches)
 	    SETS("policy.optimizer=cpu-step", "policy.upload_ahead=0"),
 	    SETS("policy.optimizer=cpu-layer", "policy.placement=fixed"),
 	    SETS("policy.expert_home=ssd"),
-	    SETS("policy.expert_home=ssd", "policy.pinned_share=0.5", "host.dram_gib=4.00012"),
+	    SETS("policy.expert_home=ssd", "policy.pinned_share=0.5", CACHE("4.00012")),
 	    SETS("machine.gpus_per_node=1", "pcie.gpus_per_root=1", "policy.pinned_share=0.5"),
-	    SETS("machine.gpus_per_node=1", "pcie.gpus_per_root=1", "policy.expert_home=ssd", "host.dram_gib=4.00012"),
+	    SETS("machine.gpus_per_node=1", "pcie.gpus_per_root=1", "policy.expert_home=ssd", CACHE("4.00012")),
 	};
 	struct asked base = {.model = LARGER, .policy = STATIC, .gpus = gpus, .sequences = 8 / gpus, .microbatches = microbatches, .o = RATE};
 	struct asked other = base;
@@ -125,7 +128,7 @@ Test(same, threads_have_the_same_bits_as_one_stage_at_a_time)
 	a.policy = ES_MOE;
 	a.set = SETS("policy.pinned_share=0.25", "policy.upload_ahead=2");
 	check_threads(&a);
-	a.set = SETS("policy.expert_home=ssd", "policy.pinned_share=0.5", "host.dram_gib=4.00012");
+	a.set = SETS("policy.expert_home=ssd", "policy.pinned_share=0.5", CACHE("4.00012"));
 	check_threads(&a);
 	a.set = SETS("policy.expert_parallel=1", "policy.placement=fixed", "policy.optimizer=cpu-step");
 	check_threads(&a);

@@ -10,7 +10,7 @@ run="run -m tiny-moe -M host --synthetic --seq-len 16 --sequences 4 --seed 7 --s
 
 expect 0 $run -p static --gpus 2 --steps 4 --trace static
 expect 0 $run -p es-moe --set policy.expert_home=dram --gpus 2 --steps 4 --trace dram
-expect 0 $run -p es-moe --set policy.expert_home=ssd --set host.dram_gib=4.0002 --gpus 2 --steps 4 --trace ssd
+expect 0 $run -p es-moe --set policy.expert_home=ssd --set host.dram_gib=4.0007 --gpus 2 --steps 4 --trace ssd
 check "SSD or DRAM, the same losses" cmp -s <(cut -d, -f1,2 dram/losses.csv) <(cut -d, -f1,2 ssd/losses.csv)
 expect 0 $run -p es-moe --set policy.expert_home=dram --set policy.upload_scope=next-layer --set policy.placement=fixed \
 	--set policy.optimizer=cpu-layer \
@@ -24,7 +24,7 @@ done
 timeout --preserve-status -s TERM 4 "$ESMOE" $run -p es-moe --gpus 2 --steps 100000 --trace stopped >.out 2>.err
 check "SIGTERM ends it cleanly" test $? -eq 143
 check "with its trace" test -s stopped/trace.rank1.json
-"$ESMOE" $run -p es-moe --set policy.expert_home=ssd --set host.dram_gib=4.0002 --gpus 2 --steps 100000 --ssd cut >.out 2>.err &
+"$ESMOE" $run -p es-moe --set policy.expert_home=ssd --set host.dram_gib=4.0007 --gpus 2 --steps 100000 --ssd cut >.out 2>.err &
 pid=$!
 for _ in $(seq 600); do
 	grep -q '^ *3 ' .out && break

@@ -116,14 +116,15 @@ Test(training, keeps_the_contract_and_its_bits_wherever_experts_live)
 		}
 }
 
-/* Of six experts with blocks of 6 and 9 KB, DRAM holds one to a few, so that they are read, changed and written back in every step. */
+/* Of six experts with blocks of 6 and 9 KB, DRAM (for blocks alone) holds one to a few, so that they are read, changed and written back in every
+ * step. */
 Test(training, experts_that_come_and_go_over_the_ssd_keep_their_bits)
 {
 	static const char *const policies[] = {ON_SSD, PINNED_OVER_SSD};
 	const char *const *const sets[] = {
-	    SETS("host.dram_gib=4.000018", "policy.ssd_cache=lru"),
-	    SETS("host.dram_gib=4.00003", "policy.ssd_cache=belady"),
-	    SETS("host.dram_gib=4.00006", "policy.ssd_cache=lfu-decay"),
+	    SETS("software.runtime=framework", "host.dram_gib=4.000018", "policy.ssd_cache=lru"),
+	    SETS("software.runtime=framework", "host.dram_gib=4.00003", "policy.ssd_cache=belady"),
+	    SETS("software.runtime=framework", "host.dram_gib=4.00006", "policy.ssd_cache=lfu-decay"),
 	};
 	struct training t = trained(ON_HBM, NULL, 2, 2);
 	for (size_t i = 0; i < G_N_ELEMENTS(policies); i++)
@@ -177,12 +178,12 @@ Test(training, a_device_that_fails_at_any_moment_ends_training_with_its_reason)
 		struct device *device[2];
 		struct device_group *group;
 		g_autofree char *folder = g_dir_make_tmp("esmoe-test-XXXXXX", NULL);
-		g_autoptr(scenario) sc =
-		    scenario_made(&(struct scenario_options){.model = TINY,
-		                                             .machine = "host",
-		                                             .policy = policies[i % 3],
-		                                             .gpus = 2,
-		                                             .set = SETS(i % 3 == 2 ? "host.dram_gib=4.00003" : "host.dram_gib=8")});
+		g_autoptr(scenario) sc = scenario_made(
+		    &(struct scenario_options){.model = TINY,
+		                               .machine = "host",
+		                               .policy = policies[i % 3],
+		                               .gpus = 2,
+		                               .set = SETS("software.runtime=framework", i % 3 == 2 ? "host.dram_gib=4.00003" : "host.dram_gib=8")});
 		struct schedule *schedule = schedule_made(sc);
 		cr_assert(device_open("host", 2, UINT64_C(1) << 26, device, &group, &opened), "%s", opened ? opened->message : "");
 		g_autoptr(GError) error = train_until_failure(sc, schedule, device, group, (gulong)(500 + 1700 * i), folder);
