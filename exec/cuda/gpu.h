@@ -30,7 +30,7 @@ struct cuda_device {
 
 /* GEMMs of several experts run beside each other, on lanes: the stream itself and some that start after it and that it waits for. A GEMM of a few
  * hundred rows fills a third of a large GPU. */
-#define CUDA_LANES 4
+#define CUDA_LANES FOOTPRINT_LANES_BF16
 
 struct cuda_lane {
 	cudaStream_t stream;
