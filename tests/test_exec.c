@@ -87,7 +87,7 @@ AUTOPTR(bench)
 
 static stage_id add(struct bench *bench, int gpu, enum gpu_stream stream, nsec_t cost_ns, stage_id a, stage_id b)
 {
-	static const uint8_t kinds[] = {STAGE_EXPERT, STAGE_UPLOAD, STAGE_DOWNLOAD, STAGE_ALL_TO_ALL};
+	static const uint8_t kinds[] = {STAGE_EXPERT, STAGE_UPLOAD, STAGE_DOWNLOAD, STAGE_ALL_TO_ALL, STAGE_ALL_REDUCE};
 	g_autoptr(GError) error = NULL;
 	struct stage stage = {
 	    .id = bench->b->n_launched, .kind = kinds[stream], .rank = gpu, .expert = -1, .stream = stream_of_gpu(gpu, stream), .cost_ns = cost_ns};

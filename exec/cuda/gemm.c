@@ -7,7 +7,7 @@
 #include "gpu.h"
 
 #define WORKSPACE_BYTES ((size_t)FOOTPRINT_GEMM_BF16)
-#define ALIGNED_MOST 16                    /* of what kernels use of an address's alignment */
+#define ALIGNED_MOST 16 /* of what kernels use of an address's alignment */
 
 /* What an answer depends on. */
 struct shape {
