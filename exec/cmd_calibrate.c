@@ -28,7 +28,7 @@ static void options_clear(struct options *o)
 static bool parse(struct options *o, int *steps, int argc, char **argv, GError **error)
 {
 	const GOptionEntry entries[] = {
-	    {"device", 0, 0, G_OPTION_ARG_STRING, &o->device, "host: CPU threads as virtual GPUs (default)", "NAME"},
+	    {"device", 0, 0, G_OPTION_ARG_STRING, &o->device, "host: CPU threads as virtual GPUs (default); cuda: real ones", "NAME"},
 	    {"output", 'o', 0, G_OPTION_ARG_FILENAME, &o->output, "the measured machine (default: printed)", "FILE.ini"},
 	    {"ssd", 0, 0, G_OPTION_ARG_FILENAME, &o->ssd, "its disk is measured (default: a temporary folder)", "DIR"},
 	    {"steps", 0, 0, G_OPTION_ARG_STRING, &o->steps, "measured in each run (default 8)", "N"},

@@ -71,7 +71,7 @@ static bool check(const struct options *o, struct run_options *run, GError **err
 static bool parse(struct options *o, int argc, char **argv, GError **error)
 {
 	const GOptionEntry entries[] = {
-	    {"device", 0, 0, G_OPTION_ARG_STRING, &o->device, "host: CPU threads as virtual GPUs (default)", "NAME"},
+	    {"device", 0, 0, G_OPTION_ARG_STRING, &o->device, "host: CPU threads as virtual GPUs (default); cuda: real ones", "NAME"},
 	    {"data", 0, 0, G_OPTION_ARG_FILENAME, &o->data, "train on a text (bytes are tokens), or on a .bin of uint16 tokens", "FILE"},
 	    {"synthetic", 0, 0, G_OPTION_ARG_NONE, &o->synthetic, "train on tokens of a Markov chain drawn from the seed", NULL},
 	    {"steps", 0, 0, G_OPTION_ARG_STRING, &o->steps, "steps in all, resumed ones counted (default 100)", "N"},
