@@ -4,6 +4,9 @@
 
 #include "exec/start.h"
 
+/* as elements.cu counts them */
+G_STATIC_ASSERT(ACTIVATION_RELU == 0 && ACTIVATION_GELU == 1 && ACTIVATION_GEGLU == 2 && ACTIVATION_SWIGLU == 3);
+
 static struct cuda_operand plain(const void *at, int ld)
 {
 	return (struct cuda_operand){at, ld, false};

@@ -13,7 +13,7 @@
 #include <cuda.h>
 #include <sys/prctl.h>
 
-#define ORIGIN_MS 1000.0f /* after which the next one is taken: 1e-4 us is what a float keeps then */
+#define ORIGIN_MS 1000.0f /* after which the next one is taken: a float keeps 6e-5 ms then */
 #define LOOK_NS 50000
 #define PAUSE_US 5
 
