@@ -249,7 +249,7 @@ static void allocate_arena(struct room *r, struct gpu *g)
 
 /* Bytes of each of a GPU's pinned blocks. */
 struct pinned_sizes {
-	size_t tokens, loads, losses, staging;
+	size_t tokens, loads, imposed, losses, staging;
 };
 
 static struct pinned_sizes pinned_sizes_of(const struct engine *e)
@@ -257,6 +257,7 @@ static struct pinned_sizes pinned_sizes_of(const struct engine *e)
 	size_t steps = 2 * (size_t)e->microbatches, visits = (size_t)e->n->layers * (size_t)e->microbatches;
 	return (struct pinned_sizes){.tokens = steps * 2 * (size_t)e->N * sizeof(int32_t),
 	                             .loads = visits * (size_t)e->gpus * (size_t)MAX(1, e->experts) * sizeof(uint32_t),
+	                             .imposed = 2 * visits * (size_t)MAX(1, e->experts) * sizeof(uint32_t),
 	                             .losses = 2 * losses_of_step(e) * sizeof(float),
 	                             .staging = STAGING_FLOATS * sizeof(float)};
 }
@@ -264,7 +265,7 @@ static struct pinned_sizes pinned_sizes_of(const struct engine *e)
 uint64_t arena_pinned_bytes(const struct engine *e)
 {
 	struct pinned_sizes s = pinned_sizes_of(e);
-	return s.tokens + s.loads + s.losses + s.staging;
+	return s.tokens + s.loads + s.imposed + s.losses + s.staging;
 }
 
 static bool allocate_host(const struct engine *e, struct gpu *g, GError **error)
@@ -277,7 +278,8 @@ static bool allocate_host(const struct engine *e, struct gpu *g, GError **error)
 	                        .total = g_new(int, experts),
 	                        .segment = g_new(struct segment, experts * (size_t)e->gpus)};
 	return (g->tokens_of_step = pinned_alloc(g->device, s.tokens, error)) && (g->loads = pinned_alloc(g->device, s.loads, error)) &&
-	       (g->losses = pinned_alloc(g->device, s.losses, error)) && (g->staging = pinned_alloc(g->device, s.staging, error));
+	       (g->imposed = pinned_alloc(g->device, s.imposed, error)) && (g->losses = pinned_alloc(g->device, s.losses, error)) &&
+	       (g->staging = pinned_alloc(g->device, s.staging, error));
 }
 
 /* Rows of the worst case: what a policy pads to the largest load may be every token for every expert, and every token may go to one GPU. */
@@ -303,7 +305,7 @@ static void count_rows(struct engine *e)
 
 static void gpu_clear(struct gpu *g)
 {
-	void *pinned[] = {g->tokens_of_step, g->loads, g->losses, g->staging};
+	void *pinned[] = {g->tokens_of_step, g->loads, g->imposed, g->losses, g->staging};
 	void *heap[] = {g->slot,       g->slot_layer, g->slot_expert, g->x,          g->layer,
 	                g->rows.owner, g->rows.at,    g->rows.sent,   g->rows.total, g->rows.segment};
 	for (size_t i = 0; i < G_N_ELEMENTS(pinned); i++)

@@ -64,6 +64,7 @@ static bool check(const struct options *o, struct run_options *run, GError **err
 	                            .save = o->save,
 	                            .save_every = (uint64_t)save_every,
 	                            .resume = o->resume,
+	                            .impose = o->whatif.routing != NULL,
 	                            .ssd = o->ssd};
 	return true;
 }
@@ -89,7 +90,8 @@ static bool parse(struct options *o, int argc, char **argv, GError **error)
 	g_autoptr(GOptionContext) context = g_option_context_new(NULL);
 	whatif_add(&o->whatif, context);
 	g_option_context_add_main_entries(context, entries, NULL);
-	g_option_context_set_summary(context, "Trains one configuration for real and prints step, loss, tokens/s and what bounded the step.");
+	g_option_context_set_summary(context, "Trains one configuration for real and prints step, loss, tokens/s and what bounded the step.\n"
+	                                      "The gate decides where tokens go; with --routing the rule does, as in a prediction.");
 	g_option_context_set_description(
 	    context, "Example:\n  esmoe run -m tiny-moe -M host -p es-moe --data book.txt --steps 300 --lr 0.003 --trace out/run");
 	return whatif_parse(context, argc, argv, error);

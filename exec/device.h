@@ -158,6 +158,9 @@ void op_gate(struct device_stream *s, float *prob, int32_t *index, uint32_t *cou
  * P_e, where P_e is of these tokens and f_e of the `total` tokens, those of other devices too, that `counts` (E) counts. */
 void op_gate_backward(struct device_stream *s, elem *dlogits, const float *dweight, const float *prob, const int32_t *index, const uint32_t *counts,
                       const elem *logits, float balance, float z, int N, int total, int E, int k);
+/* index (N, k) of a rule instead of the gate: expert e gets counts[e] of the N k choices, N at most, its tokens spread over the batch and a token's
+ * choices all different. */
+void op_assign(struct device_stream *s, int32_t *index, const uint32_t *counts, int N, int E, int k);
 /* sum (E) of the counts (G, E) of all devices. */
 void op_sum_counts(struct device_stream *s, uint32_t *sum, const uint32_t *counts, int G, int E);
 

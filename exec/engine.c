@@ -207,12 +207,30 @@ void engine_free(struct engine *e)
 	g_free(e);
 }
 
+/* What the rule wants of this step's gates. */
+static bool impose(struct engine *e, uint64_t step, int parity, GError **error)
+{
+	g_autofree uint32_t *tokens = g_new(uint32_t, (size_t)e->gpus * (size_t)MAX(1, e->experts));
+	for (int layer = 0; layer < e->n->layers; layer++)
+		for (int mb = 0; e->n->layer[layer].experts && mb < e->microbatches; mb++) {
+			const struct layer *l = &e->n->layer[layer];
+			size_t experts = (size_t)l->experts;
+			if (!routing_loads(e->o.imposed, (int)step, mb, layer, e->gpus, l->experts, l->top_k, (uint32_t)e->N, tokens, error))
+				return false;
+			for (int g = 0; g < e->gpus; g++)
+				memcpy(imposed_of(e, g, parity, layer, mb), tokens + (size_t)g * experts, experts * sizeof(*tokens));
+		}
+	return true;
+}
+
 /* The global batch is cut into the GPUs' sequences, those into micro-batches. */
 void engine_begin(struct engine *e, uint64_t step)
 {
 	int parity = (int)(e->begun++ & 1), all = e->microbatches * e->B;
 	e->step_of[parity] = step;
 	g_clear_error(&e->unread[parity]);
+	if (e->o.imposed && !impose(e, step, parity, &e->unread[parity]))
+		return;
 	for (int g = 0; g < e->gpus; g++)
 		for (int mb = 0; mb < e->microbatches && !e->unread[parity]; mb++) {
 			int32_t *tokens = e->gpu[g].tokens_of_step + ((size_t)(parity * e->microbatches + mb)) * 2 * (size_t)e->N;

@@ -12,7 +12,8 @@ struct engine_options {
 	uint64_t seed;        /* of the initial parameters */
 	float lr, balance, z; /* learning rate; weights of the load-balancing and the z-loss */
 	const char *ssd_folder;
-	bool grad_check; /* keep gradients: Adam does nothing */
+	const struct routing *imposed; /* where tokens go, whatever the gate says; NULL: as it says */
+	bool grad_check;               /* keep gradients: Adam does nothing */
 };
 
 /* All arguments are borrowed; the schedule's plan fixes all sizes. ESMOE_ERROR_FIT names what did not fit the arena; ESMOE_ERROR_INPUT a network that
@@ -33,7 +34,7 @@ uint64_t engine_pinned_bytes(const struct engine *e);
 uint64_t engine_pageable_bytes(const struct engine *e);
 
 /* Begins a step: its tokens are read, its loss starts at zero. The first call goes with the schedule's first step; step N + 2 begins after N has
- * ended. Tokens that cannot be read fail the step's first stage. */
+ * ended. Tokens that cannot be read, or loads that a file lacks, fail the step's first stage. */
 void engine_begin(struct engine *e, uint64_t step);
 
 /* Queues the stage's operations. GPU streams: on `stream`, returns at once. Node streams (Adam, accumulate, SSD): runs them, on the calling worker.

@@ -121,6 +121,31 @@ static void host_gate_backward(struct device_stream *s, elem *dlogits, const flo
 		host_push(s, run_gate_backward, &c, sizeof(c));
 }
 
+struct assign {
+	int32_t *index;
+	const uint32_t *counts;
+	int N, E, k;
+};
+
+/* Choices in the order of experts, dealt out: places N apart are a token's, and no expert's places are that many. */
+static void run_assign(struct host_stream *s, const void *args)
+{
+	const struct assign *c = args;
+	size_t N = (size_t)c->N, place = 0;
+	size_t stride = (size_t)assign_stride(c->N);
+	g_autofree size_t *token_at = g_new(size_t, N + 1);
+	for (size_t n = 0; n < N; n++)
+		token_at[n * stride % N] = n;
+	for (int32_t e = 0; e < c->E; e++)
+		for (uint32_t i = 0; i < c->counts[e] && place < N * (size_t)c->k; i++, place++)
+			c->index[token_at[place % N] * (size_t)c->k + place / N] = e;
+}
+
+static void host_assign(struct device_stream *s, int32_t *index, const uint32_t *counts, int N, int E, int k)
+{
+	host_push(s, run_assign, &(struct assign){index, counts, N, E, k}, sizeof(struct assign));
+}
+
 struct sum_counts {
 	uint32_t *sum;
 	const uint32_t *counts;
@@ -262,6 +287,7 @@ static void host_column(struct device_stream *s, float *dweight, const elem *row
 const struct device_gate host_gate_table = {
     .gate = host_gate,
     .gate_backward = host_gate_backward,
+    .assign = host_assign,
     .sum_counts = host_sum_counts,
     .route = host_route,
     .gather = host_gather,

@@ -84,6 +84,7 @@ struct device_gate {
 	void (*gate)(struct device_stream *s, float *prob, int32_t *index, uint32_t *counts, float *aux, const elem *logits, int N, int E, int k);
 	void (*gate_backward)(struct device_stream *s, elem *dlogits, const float *dweight, const float *prob, const int32_t *index,
 	                      const uint32_t *counts, const elem *logits, float balance, float z, int N, int total, int E, int k);
+	void (*assign)(struct device_stream *s, int32_t *index, const uint32_t *counts, int N, int E, int k);
 	void (*sum_counts)(struct device_stream *s, uint32_t *sum, const uint32_t *counts, int G, int E);
 	void (*route)(struct device_stream *s, int32_t *order, int32_t *row, const int32_t *index, int N, int E, int k, uint32_t capacity);
 	void (*gather)(struct device_stream *s, elem *rows, const elem *x, const int32_t *order, const float *weight, int R, int D, int k, int width);
@@ -91,6 +92,23 @@ struct device_gate {
 	void (*pick)(struct device_stream *s, float *weight, const float *prob, const int32_t *index, int N, int E, int k);
 	void (*column)(struct device_stream *s, float *dweight, const elem *rows, const int32_t *row, int pairs, int D, int width);
 };
+
+/* How far apart op_assign puts neighbours: near the golden section of N, with no factor in common. */
+static inline int assign_stride(int N)
+{
+	int stride = (int)(0.6180339887 * N);
+	for (; stride > 1; stride--) {
+		int a = N, b = stride;
+		while (b) {
+			int rest = a % b;
+			a = b;
+			b = rest;
+		}
+		if (a == 1)
+			break;
+	}
+	return stride < 1 ? 1 : stride;
+}
 
 struct device_collectives {
 	void (*meet)(struct device_stream *s, struct device_group *g, int member);

@@ -34,6 +34,10 @@ bool issue_gate(const struct issue *i)
 	size_t block = (size_t)st->layer * (size_t)e->microbatches + st->microbatch, bytes = sizeof(uint32_t) * (size_t)E;
 	op_linear(i->s, a->logits, a->u, param_at(e, i->gpu, i->at->gate), NULL, e->N, e->n->d_model, E);
 	op_gate(i->s, a->prob, a->index, a->counts, i->g->w.aux, a->logits, e->N, E, i->l->top_k);
+	if (e->o.imposed) {
+		device_upload(i->s, a->counts, imposed_of(e, i->gpu, st->step_parity, st->layer, st->microbatch), bytes);
+		op_assign(i->s, a->index, a->counts, e->N, E, i->l->top_k);
+	}
 	if (st->pass != PASS_FORWARD)
 		return true;
 	device_download(i->s, i->g->losses + st->step_parity * losses_of_step(e) + 1 + 2 * block, i->g->w.aux, 2 * sizeof(float));

@@ -81,6 +81,11 @@ void op_gate_backward(struct device_stream *s, elem *dlogits, const float *dweig
 	s->device->impl->gate->gate_backward(s, dlogits, dweight, prob, index, counts, logits, balance, z, N, total, E, k);
 }
 
+void op_assign(struct device_stream *s, int32_t *index, const uint32_t *counts, int N, int E, int k)
+{
+	s->device->impl->gate->assign(s, index, counts, N, E, k);
+}
+
 void op_sum_counts(struct device_stream *s, uint32_t *sum, const uint32_t *counts, int G, int E)
 {
 	s->device->impl->gate->sum_counts(s, sum, counts, G, E);

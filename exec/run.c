@@ -109,7 +109,8 @@ static bool open_ssd(struct run *r, const char **folder, GError **error)
 
 static bool open_engine(struct run *r, GError **error)
 {
-	struct engine_options e = {.seed = r->sc->seed, .lr = r->o->lr, .balance = r->o->balance, .z = r->o->z};
+	struct engine_options e = {
+	    .seed = r->sc->seed, .lr = r->o->lr, .balance = r->o->balance, .z = r->o->z, .imposed = r->o->impose ? r->sc->routing : NULL};
 	if (!open_ssd(r, &e.ssd_folder, error))
 		return false;
 	r->engine = engine_new(r->devices, r->group, r->sc, r->schedule, r->data, &e, error);

@@ -14,6 +14,7 @@ struct run_options {
 	const char *save;                                        /* folder of checkpoints; NULL: none */
 	uint64_t save_every;                                     /* steps; one more is made at the end */
 	const char *resume;                                      /* folder or file; NULL: from the start */
+	bool impose;                                             /* the scenario's routing decides where tokens go, not the gate */
 	const char *ssd;                                         /* folder of expert files; NULL: a temporary one */
 	const char *command;                                     /* for run.ini */
 	void (*report)(const struct run_step *step, void *user); /* after each step */

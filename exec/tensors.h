@@ -86,6 +86,7 @@ struct gpu {
 	int32_t *tokens, *targets; /* (N) of the micro-batch that runs */
 	int32_t *tokens_of_step;   /* pinned: (2 steps, M, tokens and targets, N) */
 	uint32_t *loads;           /* pinned: (L, M, G, E) */
+	uint32_t *imposed;         /* pinned: (2 steps, L, M, E): what a routing rule wants instead of the gate */
 	float *losses;             /* pinned: (2 steps, 1 + 2 L M): cross entropy; z and balance of each layer and micro-batch */
 	uint32_t *counts;          /* (L, M, E) as they are gathered */
 	float *staging;            /* pinned, of the side stream */
@@ -174,6 +175,13 @@ static inline size_t losses_of_step(const struct engine *e)
 static inline elem *param_at(const struct engine *e, int g, size_t at)
 {
 	return elem_at(e, e->gpu[g].param, at);
+}
+
+/* Of a step of this parity: the counts (E) that a routing rule wants of GPU g. */
+static inline uint32_t *imposed_of(const struct engine *e, int g, int parity, int layer, int microbatch)
+{
+	size_t visit = ((size_t)parity * (size_t)e->n->layers + (size_t)layer) * (size_t)e->microbatches + (size_t)microbatch;
+	return e->gpu[g].imposed + visit * (size_t)MAX(1, e->experts);
 }
 
 struct adam_step adam_step_of(const struct engine *e, const struct stage *st);

@@ -288,12 +288,12 @@ static void take_stage(struct taker *t)
 
 /* ---- the host ---- */
 
-/* Tokens and losses of two steps, counts of the gates, staging: of each GPU. */
+/* Tokens and losses of two steps, counts of the gates and those that a rule may impose on two steps, staging: of each GPU. */
 static uint64_t pinned_of_gpu(const struct taker *t)
 {
-	uint64_t visits = (uint64_t)t->n->layers * t->microbatches;
-	return 2 * t->microbatches * 2 * t->tokens * 4 + visits * (uint64_t)t->m->gpus * (uint64_t)MAX(1, network_experts(t->n)) * 4 +
-	       2 * (1 + 2 * visits) * 4 + FOOTPRINT_STAGING * 4;
+	uint64_t visits = (uint64_t)t->n->layers * t->microbatches, experts = (uint64_t)MAX(1, network_experts(t->n));
+	return 2 * t->microbatches * 2 * t->tokens * 4 + visits * ((uint64_t)t->m->gpus + 2) * experts * 4 + 2 * (1 + 2 * visits) * 4 +
+	       FOOTPRINT_STAGING * 4;
 }
 
 static void take_experts(struct taker *t)

@@ -194,12 +194,14 @@ struct scenario *scenario_new(const struct scenario_options *o, GError **error)
 	return assemble("[scenario]\n", o, overrides, error);
 }
 
-struct scenario *scenario_from_ini(const char *text, const char *file, GError **error)
+struct scenario *scenario_from_ini(const char *text, const char *file, const char *routing, GError **error)
 {
 	g_autoptr(GPtrArray) overrides = g_ptr_array_new_with_free_func(g_free);
 	/* The line break makes any text a text, never the name of a file. */
 	g_autofree char *source = g_strconcat(text, "\n", NULL);
 	const struct scenario_options o = {.model = source, .machine = source, .policy = source};
+	if (routing)
+		g_ptr_array_add(overrides, g_strdup_printf("scenario.routing=%s", routing));
 	g_ptr_array_add(overrides, NULL);
 	struct scenario *s = assemble(source, &o, overrides, error);
 	if (!s)

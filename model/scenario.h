@@ -39,6 +39,7 @@ struct scenario *scenario_new(const struct scenario_options *o, GError **error) 
 void scenario_free(struct scenario *s);
 AUTOPTR(scenario)
 
-/* The whole scenario as one .ini (network, machine, policy and [scenario] sections), and back: what traces and run.ini carry. Owned by the caller. */
+/* The whole scenario as one .ini (network, machine, policy and [scenario] sections), and back: what traces and run.ini carry. `routing`: instead of
+ * the text's, which may be a file that is not here; NULL: the text's. Owned by the caller. */
 char *scenario_ini(const struct scenario *s);
-struct scenario *scenario_from_ini(const char *text, const char *file, GError **error) G_GNUC_WARN_UNUSED_RESULT;
+struct scenario *scenario_from_ini(const char *text, const char *file, const char *routing, GError **error) G_GNUC_WARN_UNUSED_RESULT;

@@ -89,7 +89,7 @@ bool memory_of_trace(const struct trace *trace, const char *file, struct memory 
 		g_set_error(error, ESMOE_ERROR, ESMOE_ERROR_INPUT, "%s: the trace does not describe its run, so its memory is unknown", file);
 		return false;
 	}
-	scenario = scenario_from_ini(trace->description, file, error);
+	scenario = scenario_from_ini(trace->description, file, "uniform", error);
 	if (!scenario)
 		return false;
 	schedule = schedule_new(scenario, NULL, error);

@@ -65,28 +65,14 @@ static int steps_of(const struct trace *trace)
 
 enum { WARMUP = 2 }; /* pinned experts and the cache over the SSD settle */
 
-static bool read_loads(const char *folder, struct recorded *r, GError **error)
-{
-	g_autofree char *path = NULL;
-	if (!exists(folder, "loads.csv", &path))
-		return true;
-	struct routing *routing = routing_new(path, r->scenario->seed, error);
-	if (!routing)
-		return false;
-	routing_free(r->scenario->routing);
-	r->scenario->routing = routing;
-	r->waits = true;
-	r->warmup = steps_of_run(folder) > steps_of(r->trace) ? WARMUP : 0;
-	return true;
-}
-
 static bool read_all(const char *folder, struct recorded *r, GError **error)
 {
-	g_autofree char *ini = g_build_filename(folder, "run.ini", NULL), *text = file_of(folder, "run.ini", error);
+	g_autofree char *ini = g_build_filename(folder, "run.ini", NULL), *text = file_of(folder, "run.ini", error), *loads = NULL;
 	const char *const paths[] = {folder, NULL};
 	if (!text)
 		return false;
-	r->scenario = scenario_from_ini(text, ini, error);
+	r->waits = exists(folder, "loads.csv", &loads);
+	r->scenario = scenario_from_ini(text, ini, r->waits ? loads : NULL, error);
 	r->trace = r->scenario ? kineto_read(paths, error) : NULL;
 	if (!r->trace)
 		return false;
@@ -95,7 +81,8 @@ static bool read_all(const char *folder, struct recorded *r, GError **error)
 		            steps_of(r->trace), r->trace->gpus, r->scenario->machine->gpus);
 		return false;
 	}
-	return read_loads(folder, r, error);
+	r->warmup = r->waits && steps_of_run(folder) > steps_of(r->trace) ? WARMUP : 0;
+	return true;
 }
 
 bool recorded_read(const char *folder, struct recorded *out, GError **error)

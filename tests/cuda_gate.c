@@ -174,6 +174,32 @@ static void check_sum_counts(int G, int E)
 	free_all((void *[]){counts0, want}, 2);
 }
 
+/* What a plain loop deals out. */
+static void check_assign(int N, int E, int k, int stride)
+{
+	struct bed b = {0};
+	size_t pairs = (size_t)N * (size_t)k;
+	uint32_t *counts0 = bed_zeros((size_t)E * sizeof(uint32_t));
+	int32_t *want = bed_zeros((pairs + 1) * sizeof(int32_t));
+	for (int left = (int)pairs; left;) {
+		int e = bed_random_below(E), room = N - (int)counts0[e], most = room < left ? room : left, n = most ? 1 + bed_random_below(most) : 0;
+		counts0[e] += (uint32_t)n;
+		left -= n;
+	}
+	for (size_t e = 0, place = 0; e < (size_t)E; e++)
+		for (uint32_t i = 0; i < counts0[e]; i++, place++)
+			for (size_t n = 0; n < (size_t)N; n++)
+				if (n * (size_t)stride % (size_t)N == place % (size_t)N)
+					want[n * (size_t)k + place / (size_t)N] = (int32_t)e;
+	int32_t *index = bed_block(&b, "index", NULL, pairs * sizeof(int32_t));
+	const uint32_t *counts = bed_block(&b, "counts", counts0, (size_t)E * sizeof(uint32_t));
+	while (bed_run(&b))
+		cuda_assign(NULL, index, counts, N, E, k, stride);
+	bed_equal(&b, index, want, pairs * sizeof(int32_t));
+	bed_end(&b, "assign, N = %d, E = %d, k = %d", N, E, k);
+	free_all((void *[]){counts0, want}, 2);
+}
+
 void check_gate(int rows)
 {
 	for (size_t i = 0; i < COUNT(rows_of) && rows_of[i] <= rows; i++)
@@ -188,6 +214,10 @@ void check_gate(int rows)
 	}
 	for (size_t j = 0; j < COUNT(experts_of); j++)
 		check_not_numbers(experts_of[j], experts_of[j] < 8 ? 1 : 8);
+	check_assign(0, 3, 1, 1);
+	check_assign(1, 4, 2, 1);
+	check_assign(997, 64, 6, 616);
+	check_assign(1000, 3, 3, 617);
 	check_sum_counts(1, 3);
 	check_sum_counts(8, 300);
 }

@@ -26,7 +26,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {
 	g_autofree char *text = g_strndup(size ? (const char *)data : "", size), *once = NULL, *twice = NULL;
 	g_autoptr(GError) error = NULL;
-	g_autoptr(scenario) s = strchr(text, '/') ? NULL : scenario_from_ini(text, "fuzz.ini", &error);
+	g_autoptr(scenario) s = strchr(text, '/') ? NULL : scenario_from_ini(text, "fuzz.ini", NULL, &error);
 	g_autoptr(scenario) again = NULL;
 
 	if (!s) {
@@ -35,7 +35,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 		return 0;
 	}
 	once = scenario_ini(s);
-	again = scenario_from_ini(once, "again.ini", &error);
+	again = scenario_from_ini(once, "again.ini", NULL, &error);
 	g_assert_no_error(error);
 	twice = scenario_ini(again);
 	g_assert_cmpstr(once, ==, twice);

@@ -205,6 +205,41 @@ Test(ops, gate_chooses_the_most_likely)
 	device_bed_clear(&b);
 }
 
+/* Draws counts of at most N whose sum is N k. */
+static void draw_counts(GRand *random, uint32_t *counts, int N, int E, int k)
+{
+	memset(counts, 0, sizeof(*counts) * (size_t)E);
+	for (int left = N * k; left > 0;) {
+		int e = g_rand_int_range(random, 0, E), room = N - (int)counts[e], most = MIN(room, left);
+		int n = most > 0 ? g_rand_int_range(random, 1, most + 1) : 0;
+		counts[e] += (uint32_t)n;
+		left -= n;
+	}
+}
+
+Test(ops, assignment_gives_each_expert_its_count_and_each_token_different_ones)
+{
+	static const int shape[][3] = {{0, 3, 1}, {1, 1, 1}, {1, 5, 5}, {17, 4, 1}, {64, 8, 2}, {100, 3, 3}, {127, 64, 6}};
+	struct device_bed b;
+	device_bed_init(&b);
+	for (size_t i = 0; i < G_N_ELEMENTS(shape); i++) {
+		int N = shape[i][0], E = shape[i][1], k = shape[i][2];
+		g_autofree uint32_t *counts = g_new(uint32_t, E), *seen = g_new0(uint32_t, E);
+		g_autofree int32_t *index = g_new(int32_t, N * k);
+		draw_counts(b.random, counts, N, E, k);
+		op_assign(b.stream, index, counts, N, E, k);
+		device_bed_sync(&b);
+		for (int pair = 0; pair < N * k; pair++) {
+			seen[index[pair]]++;
+			for (int other = pair / k * k; other < pair; other++)
+				cr_assert_neq(index[other], index[pair]);
+		}
+		for (int e = 0; e < E; e++)
+			cr_assert_eq(seen[e], counts[e]);
+	}
+	device_bed_clear(&b);
+}
+
 Test(ops, gate_gives_ties_to_the_lower_expert)
 {
 	struct device_bed b;

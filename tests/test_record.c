@@ -83,7 +83,7 @@ Test(record, keeps_the_last_steps_as_a_trace_that_starts_at_zero_without_what_la
 		}
 	}
 	g_autoptr(GError) error = NULL;
-	g_autoptr(scenario) again = scenario_from_ini(trace->description, "description", &error);
+	g_autoptr(scenario) again = scenario_from_ini(trace->description, "description", NULL, &error);
 	cr_assert(again, "%s", error ? error->message : "");
 }
 

@@ -66,6 +66,17 @@ check "loads of three steps, two layers, eight experts" test "$(wc -l <es-moe/lo
 check "every token is routed once" awk -F, 'NR > 1 { sum[$1 "," $2] += $5 } END { for (i in sum) if (sum[i] != 64) exit 1 }' es-moe/loads.csv
 expect 0 trace info es-moe/trace
 prints 'compute'
+
+# a rule in the gate's place
+expect 0 $run -p es-moe --steps 3 --trace even --routing uniform
+check "as many tokens for each expert" awk -F, 'NR > 1 && $5 != 8 { exit 1 }' even/loads.csv
+expect 0 $run -p es-moe --steps 3 --trace given --routing es-moe/loads.csv
+check "the loads of a file, its first step again and again" cmp -s <(grep '^0,' es-moe/loads.csv) <(grep '^2,' given/loads.csv | sed 's/^2/0/')
+mkdir -p elsewhere && mv es-moe/loads.csv elsewhere
+expect 0 validate given
+mv elsewhere/loads.csv es-moe
+expect 3 $run -p es-moe --routing even/loads.csv --experts 4
+says loads.csv experts
 expect 0 trace critical-path es-moe/trace
 expect 0 plot memory -o hbm.png es-moe/trace
 check "HBM over time" test -s hbm.png

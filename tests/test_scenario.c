@@ -139,7 +139,7 @@ Test(scenario, text_gives_the_same_scenario)
 	o.set = set;
 	g_autoptr(scenario) s = make(&o);
 	g_autofree char *text = scenario_ini(s);
-	g_autoptr(scenario) back = scenario_from_ini(text, "run.ini", &error);
+	g_autoptr(scenario) back = scenario_from_ini(text, "run.ini", NULL, &error);
 	cr_assert(back != NULL, "%s", error ? error->message : "");
 	g_autofree char *again = scenario_ini(back);
 	cr_expect(eq(str, again, text));
@@ -162,7 +162,7 @@ Test(scenario, every_preset_comes_back_from_its_text)
 		g_autoptr(GError) error = NULL;
 		g_autoptr(scenario) s = make(&o);
 		g_autofree char *text = scenario_ini(s);
-		g_autoptr(scenario) back = scenario_from_ini(text, "run.ini", &error);
+		g_autoptr(scenario) back = scenario_from_ini(text, "run.ini", NULL, &error);
 		cr_assert(back != NULL, "%s", error ? error->message : "");
 		g_autofree char *again = scenario_ini(back);
 		cr_expect(eq(str, again, text));
@@ -176,7 +176,7 @@ Test(scenario, broken_text_is_refused_with_its_file)
 	const char *const texts[] = {"", "[scenario]", "[network]\nlayers = 2\n", "garbage", "[scenario]\nseed = x\n", "\n\n[no such]\n"};
 	for (size_t i = 0; i < G_N_ELEMENTS(texts); i++) {
 		g_autoptr(GError) error = NULL;
-		g_autoptr(scenario) s = scenario_from_ini(texts[i], "trace.rank0.json", &error);
+		g_autoptr(scenario) s = scenario_from_ini(texts[i], "trace.rank0.json", NULL, &error);
 		cr_assert(s == NULL);
 		bool named = g_str_has_prefix(error->message, "trace.rank0.json: "); /* a macro in newer GLib, which Criterion's macros do not take */
 		cr_expect(named, "%s", error->message);
@@ -193,7 +193,7 @@ Test(scenario, a_control_character_is_named_and_not_repeated)
 	for (size_t i = 0; i < G_N_ELEMENTS(texts); i++) {
 		g_autofree char *text = g_strconcat(texts[i], network, NULL);
 		g_autoptr(GError) error = NULL;
-		g_autoptr(scenario) none = scenario_from_ini(text, "run.ini", &error);
+		g_autoptr(scenario) none = scenario_from_ini(text, "run.ini", NULL, &error);
 		cr_assert(none == NULL);
 		cr_expect(strstr(error->message, "control character 0x") != NULL, "%s", error->message);
 		cr_expect(strpbrk(error->message, "\r\n\t") == NULL, "%s", error->message);

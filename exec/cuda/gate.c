@@ -21,6 +21,11 @@ static void gate_backward(struct device_stream *stream, elem *dlogits, const flo
 	cuda_launched(s, "gate, backward");
 }
 
+static void assign(struct device_stream *s, int32_t *index, const uint32_t *counts, int N, int E, int k)
+{
+	CUDA_LAUNCH(s, "assignment", cuda_assign, index, counts, N, E, k, assign_stride(N));
+}
+
 static void sum_counts(struct device_stream *s, uint32_t *sum, const uint32_t *counts, int G, int E)
 {
 	CUDA_LAUNCH(s, "sum of counts", cuda_sum_counts, sum, counts, G, E);
@@ -59,6 +64,7 @@ static void column(struct device_stream *s, float *dweight, const elem *rows, co
 const struct device_gate cuda_gate_table = {
     .gate = gate,
     .gate_backward = gate_backward,
+    .assign = assign,
     .sum_counts = sum_counts,
     .route = route,
     .gather = gather,

@@ -293,6 +293,19 @@ __global__ void sum_counts(uint32_t *sum, const uint32_t *counts, int G, int E)
 		sum[e] = x;
 }
 
+/* Of a token and choice: the expert whose places, E of them side by side, have this one. */
+__global__ void __launch_bounds__(BLOCK) assign(int32_t *index, const uint32_t *counts, int N, int E, int k, int stride)
+{
+	int pair = (int)(blockIdx.x * BLOCK + threadIdx.x);
+	if (pair >= N * k)
+		return;
+	uint32_t place = (uint32_t)((uint64_t)(pair / k) * (uint64_t)stride % (uint64_t)N) + (uint32_t)(pair % k) * (uint32_t)N, end = 0;
+	int e = 0;
+	for (; e < E - 1 && (end += counts[e]) <= place; e++)
+		continue;
+	index[pair] = e;
+}
+
 /* ---- launchers ---- */
 
 static int blocks_that_stay(int N)
@@ -359,6 +372,12 @@ void cuda_gate_backward(cuda_stream s, bf16 *dlogits, const float *dweight, cons
 #define LAUNCH(L, J) gate_backward<L, J><<<blocks_of((size_t)N, BLOCK / L), BLOCK, 0, s>>>(c)
 	BY_EXPERTS(E, LAUNCH);
 #undef LAUNCH
+}
+
+void cuda_assign(cuda_stream s, int32_t *index, const uint32_t *counts, int N, int E, int k, int stride)
+{
+	if (N)
+		assign<<<blocks_of((size_t)N * (size_t)k, BLOCK), BLOCK, 0, s>>>(index, counts, N, E, k, stride);
 }
 
 void cuda_sum_counts(cuda_stream s, uint32_t *sum, const uint32_t *counts, int G, int E)

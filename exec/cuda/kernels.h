@@ -68,6 +68,9 @@ size_t cuda_gate_scratch_floats(int N, int E);
 void cuda_gate(cuda_stream s, float *prob, int32_t *index, uint32_t *counts, float *aux, const bf16 *logits, float *scratch, int N, int E, int k);
 void cuda_gate_backward(cuda_stream s, bf16 *dlogits, const float *dweight, const float *prob, const int32_t *index, const uint32_t *counts,
                         const bf16 *logits, float balance, float z, int N, int total, int E, int k);
+/* counts sum to N k, each N at most; token n's choice i is place n stride % N + i N of the experts in order; stride has no factor in common with N.
+ */
+void cuda_assign(cuda_stream s, int32_t *index, const uint32_t *counts, int N, int E, int k, int stride);
 void cuda_sum_counts(cuda_stream s, uint32_t *sum, const uint32_t *counts, int G, int E);
 /* scratch: cuda_route_scratch_ints(N, E, k). */
 size_t cuda_route_scratch_ints(int N, int E, int k);
