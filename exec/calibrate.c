@@ -366,7 +366,7 @@ static void fill_identity(struct calibration *c, const struct scenario *base)
 	g_autoptr(GDateTime) now = g_date_time_new_now_utc();
 	uname(&system);
 	set_text(&c->tables->network, measured_network(base->network));
-	set_text(&c->tables->device, g_strdup_printf("%s on %d cores of %s", c->how->device, c->m->cores, system.machine));
+	set_text(&c->tables->device, g_strdup_printf("%s, %d cores of %s", c->tables->device, c->m->cores, system.machine));
 	set_text(&c->tables->driver, g_strdup_printf("esmoe %s, %s %s", ESMOE_VERSION, system.sysname, system.release));
 	set_text(&c->tables->date, g_date_time_format(now, "%Y-%m-%dT%H:%MZ"));
 	c->tables->gpus = MIN(c->m->gpus_per_node, 2);

@@ -111,6 +111,11 @@ void device_close(struct device **devices, int count, struct device_group *group
 		group->impl->core->close(devices, count, group);
 }
 
+char *device_describe(const struct device *d)
+{
+	return d->impl->core->describe(d);
+}
+
 bool device_check(struct device *d, GError **error)
 {
 	return d->impl->core->check(d, error);

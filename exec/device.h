@@ -44,6 +44,8 @@ bool device_open(const char *name, int count, uint64_t arena_bytes, struct devic
                  GError **error) G_GNUC_WARN_UNUSED_RESULT;
 void device_close(struct device **devices, int count, struct device_group *group);
 const struct device_info *device_info(const struct device *d);
+/* What it is, for files that say where something was measured: "NVIDIA H200, driver 580.65.06, CUDA 13.0". Owned by the caller. */
+char *device_describe(const struct device *d);
 bool device_check(struct device *d, GError **error) G_GNUC_WARN_UNUSED_RESULT;
 /* All devices of the group fail: what is queued is skipped, whoever waits for an event or in a collective goes on, and every call that can fail
  * returns the first error. From any thread. */

@@ -439,8 +439,14 @@ static bool host_stage_times(struct device *d, uint32_t id, nsec_t *start_ns, ns
 	return false;
 }
 
+static char *host_describe(const struct device *d)
+{
+	return g_strdup("host");
+}
+
 static const struct device_core host_core = {
     .close = host_close,
+    .describe = host_describe,
     .check = host_check,
     .fail = host_device_fail,
     .alloc = host_alloc,

@@ -22,6 +22,7 @@ struct device_group {
 
 struct device_core {
 	void (*close)(struct device **devices, int count, struct device_group *group);
+	char *(*describe)(const struct device *d);
 	bool (*check)(struct device *d, GError **error);
 	void (*fail)(struct device *d, const GError *error);
 	void *(*alloc)(struct device *d, size_t bytes, const char *what, GError **error);

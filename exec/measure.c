@@ -13,9 +13,9 @@ enum { MOST_MEMBERS = 2, MIB = 1 << 20, ADAM_BYTES = 32, AHEAD = 8 /* copies of 
 
 /* Blocks beyond the caches of the machine, small enough for many of them in the time there is. */
 static const struct blocks {
-	size_t copy_bytes, pool_bytes, params;
-	int format, times, stretch; /* stretch: of the time they are given */
-} small_blocks = {4 * MIB, 64 * MIB, 4 * MIB, ADAM_FP32, 9, 1}, large_blocks = {32 * MIB, 256 * MIB, 32 * MIB, ADAM_BF16, 3, 4};
+	size_t copy_bytes, pool_bytes, most_bytes, params; /* most_bytes: of a collective */
+	int format, times, stretch;                        /* stretch: of the time they are given */
+} small_blocks = {4 * MIB, 64 * MIB, 16 * MIB, 4 * MIB, ADAM_FP32, 9, 1}, large_blocks = {32 * MIB, 256 * MIB, 256 * MIB, 32 * MIB, ADAM_BF16, 3, 4};
 
 /* One GPU: `up` has the uploads and the collectives, `down` the downloads. */
 struct member {
@@ -89,6 +89,11 @@ void measure_free(struct measure *m)
 		device_close(m->devices, m->count, m->group);
 	g_free(m->state);
 	g_free(m);
+}
+
+char *measure_describe(const struct measure *m)
+{
+	return device_describe(m->devices[0]);
 }
 
 /* One thread's part. */
@@ -249,7 +254,7 @@ static bool collective_once(struct measure *m, int kind, size_t n, double *us, G
 bool measure_collective(struct measure *m, int kind, int repeats, struct measured_table *table, GError **error)
 {
 	g_autofree double *us = g_new(double, repeats);
-	for (size_t bytes = 4096; bytes <= 16 * MIB; bytes *= 4) {
+	for (size_t bytes = 4096; bytes <= m->blocks->most_bytes; bytes *= 4) {
 		for (int i = -1; i < repeats; i++) /* the first one warms up */
 			if (!collective_once(m, kind, bytes / sizeof(float), &us[MAX(0, i)], error))
 				return false;

@@ -21,6 +21,9 @@ struct measure *measure_new(const char *device, int count, GError **error) G_GNU
 void measure_free(struct measure *m);
 AUTOPTR(measure)
 
+/* device_describe of what it measures. Owned by the caller. */
+char *measure_describe(const struct measure *m);
+
 /* Each class works on blocks of its own, one after the other, for `ms` milliseconds at a time; the best of several times. */
 bool measure_together(struct measure *m, const struct together *what, int ms, struct rates *out, GError **error) G_GNUC_WARN_UNUSED_RESULT;
 

@@ -147,6 +147,8 @@ bool rates_measure(const struct machine_rates *r, GError **error)
 	if (!one || (several && !two) || !fill_ssd(r, error) || !fill_contention(r, one, two, error))
 		return false;
 	fill_rates(r->m);
+	g_free(r->tables->device);
+	r->tables->device = measure_describe(one);
 	for (size_t i = 0; two && i < G_N_ELEMENTS(kinds); i++)
 		if (!measure_collective(two, kinds[i], COLLECTIVE_REPEATS, &r->tables->table[kinds[i]][PASS_FORWARD], error))
 			return false;

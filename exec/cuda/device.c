@@ -260,8 +260,32 @@ static bool open_all(int count, uint64_t arena_bytes, struct device **devices, s
 	return ok;
 }
 
+/* The kernel module's version, which CUDA's own calls do not tell. */
+static char *driver_version(void)
+{
+	g_autofree char *text = NULL;
+	if (g_file_get_contents("/proc/driver/nvidia/version", &text, NULL, NULL)) {
+		g_auto(GStrv) words = g_strsplit_set(text, " \n", -1);
+		for (int i = 0; words[i]; i++)
+			if (g_ascii_isdigit(words[i][0]) && strchr(words[i], '.'))
+				return g_strdup(words[i]);
+	}
+	return g_strdup("unknown");
+}
+
+static char *describe(const struct device *d)
+{
+	struct cudaDeviceProp properties = {.name = "a GPU"};
+	int cuda = 0;
+	g_autofree char *driver = driver_version();
+	cudaGetDeviceProperties(&properties, cuda_device_of(d)->ordinal);
+	cudaDriverGetVersion(&cuda);
+	return g_strdup_printf("%s, driver %s, CUDA %d.%d", properties.name, driver, cuda / 1000, cuda % 1000 / 10);
+}
+
 static const struct device_core core = {
     .close = close_all,
+    .describe = describe,
     .check = device_checked,
     .fail = device_failed,
     .alloc = cuda_alloc,
