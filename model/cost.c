@@ -290,17 +290,34 @@ static double grouped_once_ns(const struct cost *c, bool backward, const struct 
 	return fmax(group_gemms_ns(c, backward, l, experts, tokens) + traffic_ns(c, STAGE_EXPERT, backward, l, tokens), kernels * c->kernel_ns);
 }
 
-nsec_t cost_grouped(struct cost *c, int pass, const struct layer *l, int experts, uint64_t tokens, uint32_t most, bool padded, uint32_t *n_kernels)
+/* Where no group was measured: one after another, what a virtual GPU does. */
+static bool look_up_group(const struct cost *c, int pass, const uint32_t *tokens, int experts, uint32_t padded_to, double *ns)
 {
-	double work = padded ? (double)most * experts : (double)tokens;
+	bool grouped = c->own && c->own->table[MEASURED_GROUPED][pass].sizes.n > 0;
+	double sum = 0, each = 0;
+	for (int i = 0; i < experts; i++) {
+		if (!cost_look_up(c, c->own, grouped ? MEASURED_GROUPED : STAGE_EXPERT, pass, padded_to ? padded_to : tokens[i], &each))
+			return false;
+		sum += each;
+	}
+	*ns = sum;
+	return true;
+}
+
+nsec_t cost_grouped(struct cost *c, int pass, const struct layer *l, const uint32_t *tokens, int experts, bool padded, uint32_t *n_kernels)
+{
+	uint64_t all = 0;
+	uint32_t most = 0;
+	for (int i = 0; i < experts; i++) {
+		all += tokens[i];
+		most = MAX(most, tokens[i]);
+	}
+	double work = padded ? (double)most * experts : (double)all;
 	*n_kernels = 0;
 	double ns = grouped_once_ns(c, pass == PASS_BACKWARD, l, experts, work, n_kernels);
 	if (pass == PASS_BACKWARD && recomputes(c))
 		ns += grouped_once_ns(c, false, l, experts, work, n_kernels);
-	/* where it was not measured: one after another, what a virtual GPU does */
-	bool grouped = c->own && c->own->table[MEASURED_GROUPED][pass].sizes.n > 0;
-	if (cost_look_up(c, c->own, grouped ? MEASURED_GROUPED : STAGE_EXPERT, pass, work / experts, &ns))
-		ns *= experts;
+	look_up_group(c, pass, tokens, experts, padded ? most : 0, &ns);
 	return cost_whole(ns);
 }
 

@@ -20,8 +20,9 @@ AUTOPTR(cost)
  * checkpoints. *n_kernels receives the launches it needs. */
 nsec_t cost_compute(struct cost *c, int kind, int pass, const struct layer *l, uint32_t tokens, uint32_t *n_kernels);
 
-/* All experts of one GPU at once: `experts` of them, `tokens` together, the busiest `most` (padded: each counts as `most`). */
-nsec_t cost_grouped(struct cost *c, int pass, const struct layer *l, int experts, uint64_t tokens, uint32_t most, bool padded, uint32_t *n_kernels);
+/* Experts of one GPU in one launch, each with its tokens (experts), none of them 0 (padded: each counts as the busiest). The roofline takes them as
+ * equal; a measured machine adds up what each takes in company. */
+nsec_t cost_grouped(struct cost *c, int pass, const struct layer *l, const uint32_t *tokens, int experts, bool padded, uint32_t *n_kernels);
 
 /* The dense mask of GShard-style dispatch or combine: einsum of tokens x (experts x capacity) x D. */
 nsec_t cost_mask(struct cost *c, int pass, uint32_t tokens, uint64_t slots, uint32_t *n_kernels);

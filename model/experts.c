@@ -233,15 +233,15 @@ static void resident(struct schedule *s, int pass, int layer, int microbatch, co
 	const struct layer *l = &s->n->layer[layer];
 	const struct block *b = &s->moe[layer].block[microbatch];
 	bool grouped = s->p->expert_compute == EXPERTS_GROUPED;
-	uint64_t tokens = 0;
-	uint32_t most = 0;
+	uint32_t *shares = g_newa(uint32_t, MAX(1, t->to - t->from)), tokens = 0;
 	int busy = 0;
 	for (int i = t->from; i < t->to; i++) {
 		uint32_t share = b->work[i].tokens / (uint32_t)t->chunks + ((uint32_t)t->chunk < b->work[i].tokens % (uint32_t)t->chunks);
+		if (!share)
+			continue;
 		tokens += share;
-		most = MAX(most, share);
-		busy += share > 0;
-		if (!grouped && share)
+		shares[busy++] = share;
+		if (!grouped)
 			expert_compute(s, pass, layer, microbatch, b->work[i].expert, t->gpu, share, (struct at){-1, t->chunk}, &t->arrived, 1);
 	}
 	if (!grouped || !tokens)
@@ -251,8 +251,8 @@ static void resident(struct schedule *s, int pass, int layer, int microbatch, co
 	st.slot = -1;
 	st.part = t->chunk;
 	st.block = b;
-	st.tokens = (uint32_t)tokens;
-	st.cost_ns = cost_grouped(s->cost, pass, l, busy, tokens, most, b->capacity > 0, &st.n_kernels) / b->slices;
+	st.tokens = tokens;
+	st.cost_ns = cost_grouped(s->cost, pass, l, shares, busy, b->capacity > 0, &st.n_kernels) / b->slices;
 	after(&st, t->arrived);
 	after_awaited(s, &st);
 	s->gpu[t->gpu].last_compute = emit(s, &st);

@@ -12,7 +12,7 @@ struct measured_table {
 	double extra_experts; /* gates: what a token costs whatever the experts, in experts */
 };
 
-/* Experts in one grouped launch have tables of their own: the time of one of them by the mean of their tokens. */
+/* Experts in one grouped launch have tables of their own: the time of one of them by its tokens. */
 enum { MEASURED_GROUPED = N_STAGE_KINDS, MEASURED_KINDS };
 
 struct measured {

@@ -188,8 +188,11 @@ Test(cost, tables_answer_and_say_where_they_do_not_reach)
 	cr_assert_eq(cost_basis(c, STAGE_EXPERT, PASS_FORWARD), COST_MEASURED | COST_ABOVE);
 	cr_assert_float_eq((double)cost_compute(c, STAGE_EXPERT, PASS_FORWARD, l, 1, &kernels), 10000, 1);
 	cr_assert_eq(cost_basis(c, STAGE_EXPERT, PASS_FORWARD), COST_MEASURED | COST_ABOVE | COST_BELOW);
-	/* four experts of 100 tokens, one after another */
-	cr_assert_float_eq((double)cost_grouped(c, PASS_FORWARD, l, 4, 400, 100, false, &kernels), 160000, 1);
+	/* four experts, one after another; padded to the busiest */
+	const uint32_t even[] = {100, 100, 100, 100}, uneven[] = {100, 2000, 1, 100};
+	cr_assert_float_eq((double)cost_grouped(c, PASS_FORWARD, l, even, 4, false, &kernels), 4 * 40000, 1);
+	cr_assert_float_eq((double)cost_grouped(c, PASS_FORWARD, l, uneven, 4, false, &kernels), 40000 + 1600000 + 10000 + 40000, 1);
+	cr_assert_float_eq((double)cost_grouped(c, PASS_FORWARD, l, uneven, 4, true, &kernels), 4 * 1600000, 1);
 	cr_assert_eq(cost_upload(c, 1000), 50000);
 	cr_assert_eq(cost_basis(c, STAGE_UPLOAD, PASS_BACKWARD), COST_MEASURED);
 	cr_assert_gt(cost_adam(c, 1000000), 0);
