@@ -5,9 +5,9 @@
  *     exchanges     two GPUs, experts at home: both compute streams wait meanwhile
  *     all-reduces   outside a run, because in one the backward goes on beside them
  *
- * Runs differ in tokens, experts and the experts' inner size, so that each kind is seen over a range of sizes. They have a few of the network's
- * layers: what a stage takes does not depend on their number. Samples whose sizes lie within half an octave make one point of a table, within an
- * eighth where there are many. */
+ * Runs differ in tokens, experts and the experts' inner size, so that each kind is seen over a range of sizes; where experts are measured, a rule
+ * takes the gate's place (skewed where they run one by one, even where they are grouped), so that there are tokens for all of them. Runs have a few
+ * of the network's layers: what a stage takes does not depend on their number. */
 #include "calibrate.h"
 
 #include "engine.h"
@@ -16,6 +16,7 @@
 #include "model/schedule.h"
 #include "rates.h"
 #include "run.h"
+#include "samples.h"
 #include "traces/kineto.h"
 #include "waits.h"
 
@@ -26,23 +27,29 @@
 
 enum {
 	WARMUP = 2,
-	ENOUGH = 24 /* samples of a point */,
 	LAYERS_LEAST = 4,
 	HOT_LAYERS = 12 /* steps long beside what lies between them, and more state than caches of any kind hold */
 };
 
-enum serves { SERVES_COMPUTE = 1, SERVES_COPIES = 2, SERVES_EXCHANGES = 4, SERVES_OVERHEADS = 8, SERVES_CORES = 16, SERVES_GROUPED = 32 };
+enum serves {
+	SERVES_COMPUTE = 1,
+	SERVES_COPIES = 2,
+	SERVES_EXCHANGES = 4,
+	SERVES_OVERHEADS = 8,
+	SERVES_CORES = 16,
+	SERVES_GROUPED = 32,
+	SERVES_EXPERTS = 64
+};
 
 struct probe {
 	int serves;
 	int gpus, sequences, experts, microbatches, d_expert;
+	const char *routing; /* in the gate's place; NULL: it decides */
 };
 
-struct timing {
-	int kind, pass;
-	double size, us;
-	double tokens, experts; /* of a gate */
-};
+/* Loads of a rule: sizes an octave and more apart in one run; and the same for all. */
+#define SKEWED "zipf:2"
+#define EVEN "uniform"
 
 struct calibration {
 	const struct scenario_options *o;
@@ -58,7 +65,8 @@ struct calibration {
 	int layers;          /* of a run */
 	int d_expert;        /* of the network */
 	uint32_t heat_tokens;
-	int heating; /* steps until a GPU is as hot as it gets */
+	int heating;    /* steps until a GPU is as hot as it gets */
+	uint32_t steps; /* recorded so far */
 	int done, total;
 };
 
@@ -75,29 +83,37 @@ static void add_probe(struct calibration *c, struct probe p)
 static void list_probes(struct calibration *c, const struct scenario *base)
 {
 	const int s = base->sequences, e = network_experts(base->network), gpus = c->m->gpus_per_node;
-	int d = 0, half = MAX(s / 2, 2); /* even where two micro-batches share them */
-	for (int i = 0; i < base->network->layers; i++)
-		d = base->network->layer[i].experts ? base->network->layer[i].d_expert : d;
+	int d = 0, k = 1, half = MAX(s / 2, 2); /* even where two micro-batches share them */
+	for (int i = 0; i < base->network->layers; i++) {
+		const struct layer *l = &base->network->layer[i];
+		d = l->experts ? l->d_expert : d;
+		k = MAX(k, l->top_k);
+	}
 	c->d_expert = d;
 	for (int n = 1; n < s; n *= 2)
 		add_probe(c, (struct probe){SERVES_COMPUTE, 1, n, e, 1, d});
 	add_probe(c, (struct probe){SERVES_COMPUTE | SERVES_OVERHEADS | SERVES_CORES, 1, s, e, 1, d});
 	add_probe(c, (struct probe){SERVES_COMPUTE, 1, 2 * s, e, 1, d});
-	add_probe(c, (struct probe){SERVES_COMPUTE, 1, s, MAX(e / 4, 1), 1, d});
+	add_probe(c, (struct probe){SERVES_COMPUTE, 1, s, MAX(e / 4, k), 1, d});
 	add_probe(c, (struct probe){SERVES_COMPUTE, 1, s, e * 4, 1, d});
 	add_probe(c, (struct probe){SERVES_COMPUTE, 1, s + s % 2, e, 2, d});
+	for (int n = MAX(s / 16, 1); n < 2 * s; n *= 4)
+		add_probe(c, (struct probe){SERVES_EXPERTS, 1, n, e, 1, d, SKEWED});
+	add_probe(c, (struct probe){SERVES_EXPERTS, 1, 2 * s, e, 1, d, SKEWED});
 	for (int n = s; n >= MAX(s / 16, 1); n /= 4)
 		for (int of = 1; of <= 4; of *= 2)
-			add_probe(c, (struct probe){SERVES_GROUPED, 1, n, MAX(e * of / 2, 1), 1, d});
-	add_probe(c, (struct probe){SERVES_COPIES, 1, half, e, 1, MAX(d / 4, 1)});
-	add_probe(c, (struct probe){SERVES_COPIES | SERVES_OVERHEADS, 1, half, e, 1, d});
-	add_probe(c, (struct probe){SERVES_COPIES, 1, half + half % 2, e, 2, d});
-	add_probe(c, (struct probe){SERVES_COPIES, 1, half, e, 1, 4 * d});
+			add_probe(c, (struct probe){SERVES_GROUPED, 1, n, MAX(e * of / 2, k), 1, d, EVEN});
+	add_probe(c, (struct probe){SERVES_GROUPED, 1, s, k, 1, d, EVEN});
+	add_probe(c, (struct probe){SERVES_COPIES, 1, half, e, 1, MAX(d / 4, 1), EVEN});
+	add_probe(c, (struct probe){SERVES_COPIES | SERVES_OVERHEADS, 1, half, e, 1, d, EVEN});
+	add_probe(c, (struct probe){SERVES_COPIES, 1, half + half % 2, e, 2, d, EVEN});
+	add_probe(c, (struct probe){SERVES_COPIES, 1, half, e, 1, 4 * d, EVEN});
 	if (gpus < 2)
 		return;
-	add_probe(c, (struct probe){SERVES_EXCHANGES, 2, MAX(s / 4, 1), MAX(e, 2), 1, d});
-	add_probe(c, (struct probe){SERVES_EXCHANGES | SERVES_CORES, 2, s, MAX(e, 2), 1, d});
-	add_probe(c, (struct probe){SERVES_EXCHANGES, 2, 2 * s, MAX(e, 2), 1, d});
+	for (int n = MAX(s / 16, 1); n < s; n *= 4)
+		add_probe(c, (struct probe){SERVES_EXCHANGES, 2, n, MAX(e, 2), 1, d, EVEN});
+	add_probe(c, (struct probe){SERVES_EXCHANGES | SERVES_CORES, 2, s, MAX(e, 2), 1, d, EVEN});
+	add_probe(c, (struct probe){SERVES_EXCHANGES, 2, 2 * s, MAX(e, 2), 1, d, EVEN});
 }
 
 static struct scenario *scenario_of(const struct calibration *c, const struct probe *p, GError **error)
@@ -122,6 +138,7 @@ static struct scenario *scenario_of(const struct calibration *c, const struct pr
 	o.sequences = p->sequences;
 	o.experts = p->experts;
 	o.microbatches = p->microbatches;
+	o.routing = p->routing;
 	return scenario_new(&o, error);
 }
 
@@ -146,19 +163,20 @@ static char *make_folder(GError **error)
 	return folder;
 }
 
-static struct trace *run(const struct calibration *c, const struct scenario *sc, bool copies, GError **error)
+static struct trace *run(const struct calibration *c, const struct probe *p, const struct scenario *sc, GError **error)
 {
 	g_autofree char *folder = make_folder(error);
 	if (!folder)
 		return NULL;
 	const struct run_options o = {.device = c->how->device,
-	                              .steps = (uint64_t)(WARMUP + (copies ? 0 : c->heating) + c->how->steps),
+	                              .steps = (uint64_t)(WARMUP + (p->serves & SERVES_COPIES ? 0 : c->heating) + c->how->steps),
 	                              .lr = 1e-3f,
 	                              .balance = 1e-2f,
 	                              .z = 1e-3f,
 	                              .trace = folder,
 	                              .trace_steps = c->how->steps,
 	                              .save_every = 1,
+	                              .impose = p->routing != NULL,
 	                              .command = "esmoe calibrate",
 	                              .report = say_nothing};
 	const char *const paths[] = {folder, NULL};
@@ -200,6 +218,8 @@ static bool serves_kind(int serves, int kind)
 	case STAGE_SSD_READ:
 	case STAGE_SSD_WRITE:
 		return false;
+	case STAGE_EXPERT:
+		return serves & SERVES_EXPERTS;
 	default:
 		return serves & SERVES_COMPUTE;
 	}
@@ -209,7 +229,7 @@ static bool serves_kind(int serves, int kind)
 static void take_group(struct calibration *c, const struct scenario *sc, const struct span *s)
 {
 	double experts = sc->network->layer[s->layer].experts, us = (double)(s->end_ns - s->start_ns) / 1e3;
-	struct timing sample = {MEASURED_GROUPED, s->pass, s->tokens / experts, us / experts, s->tokens, experts};
+	struct timing sample = {MEASURED_GROUPED, s->pass, s->tokens / experts, us / experts, s->tokens, experts, c->steps + s->step};
 	if (s->kind == STAGE_EXPERT && s->expert < 0 && s->tokens)
 		g_array_append_val(c->samples, sample);
 }
@@ -227,8 +247,8 @@ static void take_samples(struct calibration *c, const struct probe *p, const str
 			take_group(c, sc, s);
 		if (!measured_unit(s->kind, s->pass) || !serves_kind(p->serves, s->kind))
 			continue;
-		struct timing sample = {s->kind,   measured_pass(s->kind, s->pass),     size_of(c, sc, s), us,
-		                        s->tokens, sc->network->layer[s->layer].experts};
+		struct timing sample = {s->kind,   measured_pass(s->kind, s->pass),      size_of(c, sc, s), us,
+		                        s->tokens, sc->network->layer[s->layer].experts, c->steps + s->step};
 		if (sample.size > 0)
 			g_array_append_val(c->samples, sample);
 	}
@@ -260,82 +280,14 @@ static bool take_launches(struct calibration *c, struct scenario *sc, const stru
 static bool measure_probe(struct calibration *c, const struct probe *p, GError **error)
 {
 	g_autoptr(scenario) sc = scenario_of(c, p, error);
-	g_autoptr(trace) trace = sc ? run(c, sc, p->serves & SERVES_COPIES, error) : NULL;
+	g_autoptr(trace) trace = sc ? run(c, p, sc, error) : NULL;
 	if (!trace)
 		return false;
 	take_samples(c, p, sc, trace);
+	c->steps += trace->step_end_ns->len;
 	if (p->serves & SERVES_OVERHEADS)
 		waits_add(&c->waits, trace);
 	return !(p->serves & SERVES_OVERHEADS) || take_launches(c, sc, trace, error);
-}
-
-static int by_size(gconstpointer a, gconstpointer b)
-{
-	const struct timing *x = a, *y = b;
-	if (x->kind != y->kind)
-		return x->kind - y->kind;
-	if (x->pass != y->pass)
-		return x->pass - y->pass;
-	return (x->size > y->size) - (x->size < y->size);
-}
-
-/* How unequal the time of a unit of size is between the gates of a pass, with so many extra experts: the variance of its logarithm. */
-static double unevenness(const struct timing *t, guint n, double extra)
-{
-	double sum = 0, squares = 0;
-	for (guint i = 0; i < n; i++) {
-		double x = log(fmax(t[i].us, 0.001) / (t[i].tokens * (t[i].experts + extra)));
-		sum += x;
-		squares += x * x;
-	}
-	return squares / n - sum / n * (sum / n);
-}
-
-/* A gate's token costs a + b E: the extra experts a / b are those that explain the samples best. */
-static void fit_gates(struct calibration *c)
-{
-	struct timing *all = (struct timing *)(void *)c->samples->data;
-	for (guint first = 0, end; first < c->samples->len; first = end) {
-		struct measured_table *t = &c->tables->table[all[first].kind][all[first].pass];
-		double best = 0;
-		for (end = first; end < c->samples->len && all[end].kind == all[first].kind && all[end].pass == all[first].pass; end++)
-			continue;
-		if (all[first].kind != STAGE_GATE)
-			continue;
-		for (double extra = 1; extra <= 512; extra *= sqrt(2))
-			best = unevenness(&all[first], end - first, extra) < unevenness(&all[first], end - first, best) ? extra : best;
-		t->extra_experts = best;
-		for (guint i = first; i < end; i++)
-			all[i].size = all[i].tokens * (all[i].experts + best);
-	}
-}
-
-/* Where the point ends that begins at `first`: equal sizes are never parted. */
-static guint end_of_point(const struct timing *all, guint first, guint n)
-{
-	guint end = first + 1;
-	for (; end < n && all[end].kind == all[first].kind && all[end].pass == all[first].pass; end++) {
-		double width = end - first < ENOUGH ? sqrt(2) : pow(2, 0.125);
-		if (all[end].size > all[end - 1].size && all[end].size >= all[first].size * width)
-			break;
-	}
-	return end;
-}
-
-static void fill_tables(struct calibration *c)
-{
-	g_array_sort(c->samples, by_size);
-	fit_gates(c);
-	g_array_sort(c->samples, by_size);
-	const struct timing *all = (const struct timing *)(const void *)c->samples->data;
-	for (guint first = 0, end; first < c->samples->len; first = end) {
-		const struct timing *s = &all[first];
-		g_autoptr(GArray) us = g_array_new(FALSE, FALSE, sizeof(double));
-		end = end_of_point(all, first, c->samples->len);
-		for (guint i = first; i < end; i++)
-			g_array_append_val(us, all[i].us);
-		measured_add(&c->tables->table[s->kind][s->pass], all[(first + end - 1) / 2].size, (double *)(void *)us->data, (int)us->len);
-	}
 }
 
 static double median(GArray *values, double otherwise)
@@ -464,7 +416,7 @@ bool calibrate(const struct scenario_options *o, const struct calibrate_options 
 	c.total = (int)c.probes->len + rates_parts(m);
 	if (!measure_all(&c, error))
 		return false;
-	fill_tables(&c);
+	samples_to_tables(c.samples, c.tables);
 	fill_cores(&c);
 	fill_identity(&c, base);
 	m->cool_speedup = c.heating ? fmin(fmax(1, median(c.heat_us[0], 1) / median(c.heat_us[1], median(c.heat_us[0], 1))), 2) : 1;

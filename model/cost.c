@@ -352,12 +352,17 @@ nsec_t cost_ssd(const struct cost *c, bool write, uint64_t bytes)
 	return cost_whole(ns);
 }
 
-nsec_t cost_adam(const struct cost *c, uint64_t params)
+double cost_adam_share(const struct cost *c, bool gradient)
+{
+	return gradient ? 1 : fmax(1 - c->p->gradient_bytes / c->m->adam_bytes_per_param, 0);
+}
+
+nsec_t cost_adam(const struct cost *c, uint64_t params, bool gradient)
 {
 	double ns = (double)params / c->adam_params_per_ns;
 	if (cost_look_up(c, c->m->measured, STAGE_ADAM, PASS_UPDATE, (double)params, &ns))
 		ns *= c->adam_slowdown;
-	return cost_whole(ns);
+	return cost_whole(ns * cost_adam_share(c, gradient));
 }
 
 /* Reads the 2-byte gradient, reads and writes the fp32 sum: 10 bytes a parameter at the same DRAM rate as Adam. */

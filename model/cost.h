@@ -35,7 +35,9 @@ nsec_t cost_next_token(const struct cost *c, uint32_t sequences, uint32_t *n_ker
 nsec_t cost_upload(const struct cost *c, uint64_t bytes);
 nsec_t cost_download(const struct cost *c, uint64_t bytes);
 nsec_t cost_ssd(const struct cost *c, bool write, uint64_t bytes);
-nsec_t cost_adam(const struct cost *c, uint64_t params);       /* all threads of a node on one expert */
+/* All threads of a node on one expert; without a gradient, as of one that no token came to, there is less to read: cost_adam_share of the bytes. */
+nsec_t cost_adam(const struct cost *c, uint64_t params, bool gradient);
+double cost_adam_share(const struct cost *c, bool gradient);
 nsec_t cost_accumulate(const struct cost *c, uint64_t params); /* adds a gradient that came down to the one in DRAM */
 nsec_t cost_adam_gpu(const struct cost *c, uint64_t params, uint64_t tensors, uint32_t *n_kernels); /* casts as the policy says */
 nsec_t cost_accumulate_gpu(const struct cost *c, uint64_t params);

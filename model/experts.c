@@ -61,10 +61,11 @@ static stage_id host_work(struct schedule *s, int kind, int layer, int microbatc
 {
 	struct stage st =
 	    stage_on_node(s, kind, kind == STAGE_ADAM ? PASS_UPDATE : PASS_BACKWARD, layer, microbatch, gpu, STREAM_OPTIMIZER, PROFILE_ADAM);
+	bool brings = gradient != STAGE_NONE || s->plan.microbatches > 1; /* of this micro-batch or of those before */
 	st.expert = e;
-	st.bytes = (uint64_t)((double)params * (kind == STAGE_ADAM ? s->m->adam_bytes_per_param : 10.0));
+	st.bytes = (uint64_t)((double)params * (kind == STAGE_ADAM ? s->m->adam_bytes_per_param * cost_adam_share(s->cost, brings) : 10.0));
 	st.part = gradient != STAGE_NONE;
-	st.cost_ns = kind == STAGE_ADAM ? cost_adam(s->cost, params) : cost_accumulate(s->cost, params);
+	st.cost_ns = kind == STAGE_ADAM ? cost_adam(s->cost, params, brings) : cost_accumulate(s->cost, params);
 	after(&st, gradient);
 	after(&st, fetched);
 	if (kind == STAGE_ADAM)

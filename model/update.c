@@ -281,7 +281,7 @@ static void update_on_host(struct schedule *s)
 		struct stage adam = stage_on_node(s, STAGE_ADAM, PASS_UPDATE, 0, 0, g, STREAM_OPTIMIZER, PROFILE_ADAM);
 		adam.bytes = (uint64_t)((double)params * s->m->adam_bytes_per_param);
 		adam.part = 1;
-		adam.cost_ns = cost_adam(s->cost, params);
+		adam.cost_ns = cost_adam(s->cost, params, true);
 		after(&adam, s->gpu[g].brought);
 		stage_id updated = s->adam_last[s->node_of[g]] = emit(s, &adam);
 		struct stage up = stage_on_gpu(s, STAGE_UPLOAD, PASS_UPDATE, 0, 0, g, STREAM_UPLOAD, PROFILE_UP);

@@ -126,7 +126,9 @@ Test(cost, links_are_latency_and_bytes_over_the_rate)
 	cr_assert_eq(cost_download(c, 1 << 24), 5000 + (1 << 20));
 	cr_assert_eq(cost_ssd(c, false, 1 << 24), 100000 + (1 << 22));
 	cr_assert_eq(cost_ssd(c, true, 1 << 24), 100000 + (1 << 23));
-	cr_assert_eq(cost_adam(c, 1 << 23), 1 << 20);
+	cr_assert_eq(cost_adam(c, 1 << 23, true), 1 << 20);
+	/* two bytes of gradient less than the machine's bytes a parameter */
+	cr_assert_float_eq((double)cost_adam(c, 1 << 23, false), (1 << 20) * (1 - 2 / s->machine->adam_bytes_per_param), 1);
 	cr_assert_eq(cost_accumulate(c, 28 << 20), 10 << 17);
 	/* ring: (n - 1) / n of the bytes at 50 GB/s, twice for an all-reduce */
 	cr_assert_eq(cost_all_gather(c, 200 << 20, 4), 20000 + 3 * (1 << 20));

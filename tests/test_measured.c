@@ -195,7 +195,7 @@ Test(cost, tables_answer_and_say_where_they_do_not_reach)
 	cr_assert_float_eq((double)cost_grouped(c, PASS_FORWARD, l, uneven, 4, true, &kernels), 4 * 1600000, 1);
 	cr_assert_eq(cost_upload(c, 1000), 50000);
 	cr_assert_eq(cost_basis(c, STAGE_UPLOAD, PASS_BACKWARD), COST_MEASURED);
-	cr_assert_gt(cost_adam(c, 1000000), 0);
+	cr_assert_gt(cost_adam(c, 1000000, true), 0);
 	cr_assert_eq(cost_basis(c, STAGE_ADAM, PASS_UPDATE), COST_ROOFLINE);
 }
 
