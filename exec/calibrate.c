@@ -70,9 +70,26 @@ struct calibration {
 	int done, total;
 };
 
-static void advance(struct calibration *c)
+static void advance(struct calibration *c, const char *what)
 {
-	c->how->progress(++c->done, c->total, c->how->user);
+	c->how->progress(++c->done, c->total, what, c->how->user);
+}
+
+/* For whoever waits. */
+static char *probe_name(const struct probe *p)
+{
+	static const struct {
+		int serves;
+		const char *what;
+	} names[] = {{SERVES_COPIES, "copies and Adam"},
+	             {SERVES_EXCHANGES, "exchanges"},
+	             {SERVES_GROUPED, "grouped experts"},
+	             {SERVES_EXPERTS, "experts"},
+	             {SERVES_COMPUTE, "computation"}};
+	const char *what = "";
+	for (size_t i = 0; i < G_N_ELEMENTS(names) && !*what; i++)
+		what = p->serves & names[i].serves ? names[i].what : "";
+	return g_strdup_printf("%s, %d sequences, %d experts, inner size %d", what, p->sequences, p->experts, p->d_expert);
 }
 
 static void add_probe(struct calibration *c, struct probe p)
@@ -324,9 +341,9 @@ static void fill_identity(struct calibration *c, const struct scenario *base)
 	c->tables->gpus = MIN(c->m->gpus_per_node, 2);
 }
 
-static void rates_advance(void *calibration)
+static void rates_advance(const char *what, void *calibration)
 {
-	advance(calibration);
+	advance(calibration, what);
 }
 
 static bool measure_rates(struct calibration *c, GError **error)
@@ -347,12 +364,13 @@ static bool measure_all(struct calibration *c, GError **error)
 		return false;
 	for (guint i = 0; i < c->probes->len; i++) {
 		g_autoptr(GError) cause = NULL;
+		g_autofree char *name = probe_name(&g_array_index(c->probes, struct probe, i));
 		/* what is too large for this machine is what its runs cannot need either */
 		if (!measure_probe(c, &g_array_index(c->probes, struct probe, i), &cause) && !g_error_matches(cause, ESMOE_ERROR, ESMOE_ERROR_FIT)) {
 			g_propagate_error(error, g_steal_pointer(&cause));
 			return false;
 		}
-		advance(c);
+		advance(c, name);
 	}
 	if (!c->samples->len) {
 		g_set_error(error, ESMOE_ERROR, ESMOE_ERROR_FIT, "%s: not even the smallest run fits this machine", c->o->model);

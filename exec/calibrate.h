@@ -5,10 +5,10 @@
 #include "model/scenario.h"
 
 struct calibrate_options {
-	const char *device; /* "host" */
-	const char *ssd;    /* a folder on it; NULL: a temporary one */
-	int steps;          /* measured in each run, after two more */
-	void (*progress)(int done, int total, void *user);
+	const char *device;                                                  /* "host" */
+	const char *ssd;                                                     /* a folder on it; NULL: a temporary one */
+	int steps;                                                           /* measured in each run, after two more */
+	void (*progress)(int done, int total, const char *what, void *user); /* `what` is done */
 	void *user;
 };
 

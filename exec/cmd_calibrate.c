@@ -66,12 +66,14 @@ static char **overrides(const struct options *o)
 	return g_strv_builder_end(set);
 }
 
-static void show(int done, int total, void *user)
+/* A bar, or lines for a log. */
+static void show(int done, int total, const char *what, void *user)
 {
 	struct progress *p = user;
-	if (done == 1)
-		progress_init(p, 0, total);
+	p->total = total;
 	progress_step(p);
+	if (!p->shown)
+		fprintf(stderr, "%3d/%d  %5.1f s  %s\n", done, total, progress_seconds(p), what);
 }
 
 /* NULL: printed. */
@@ -100,6 +102,7 @@ bool cmd_calibrate(int argc, char **argv, GError **error)
 	how.ssd = o.ssd;
 	/* opened before the work, so that it is not in vain */
 	g_autoptr(outfile) file = m && o.output ? outfile_new(o.output, false, error) : NULL;
+	progress_init(&progress, 0, 1);
 	bool ok = m && (file || !o.output) && calibrate(&asked, &how, m, error);
 	progress_clear(&progress);
 	return ok && deliver(m, file, error);

@@ -74,7 +74,8 @@ static bool fill_contention(const struct machine_rates *r, struct measure *one, 
 			if (measure && !fill_column(r, measure, &columns[i], row_threads(r->m, row), row, rows, error))
 				return false;
 		}
-		r->part(r->user);
+		g_autofree char *what = g_strdup_printf("copies beside %d threads of Adam", row_threads(r->m, row));
+		r->part(what, r->user);
 	}
 	return true;
 }
@@ -121,7 +122,7 @@ static bool fill_ssd(const struct machine_rates *r, GError **error)
 	m->ssd_cores = fmin(ssd.cores, 1);
 	/* a machine's file takes no less than the mean of both alone, and no more than their sum */
 	m->ssd_mixed_gbps = fmin(fmax(ssd.mixed_gbps, (ssd.read_gbps + ssd.write_gbps) / 2), ssd.read_gbps + ssd.write_gbps);
-	r->part(r->user);
+	r->part("the disk", r->user);
 	return true;
 }
 

@@ -6,10 +6,10 @@
 
 struct machine_rates {
 	const char *device;
-	const char *ssd;          /* a folder on it */
-	struct machine *m;        /* filled */
-	struct measured *tables;  /* of all-reduces, reduce-scatters, reads and writes: filled, and what the device is */
-	void (*part)(void *user); /* one of rates_parts is done */
+	const char *ssd;                            /* a folder on it */
+	struct machine *m;                          /* filled */
+	struct measured *tables;                    /* of all-reduces, reduce-scatters, reads and writes: filled, and what the device is */
+	void (*part)(const char *what, void *user); /* one of rates_parts is done */
 	void *user;
 };
 

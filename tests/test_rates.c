@@ -9,7 +9,7 @@
 
 static int parts;
 
-static void count_part(void *user)
+static void count_part(const char *what, void *user)
 {
 	parts++;
 }

@@ -12,6 +12,11 @@ void progress_init(struct progress *p, int done, int total)
 	*p = (struct progress){isatty(STDERR_FILENO), done, done, total, g_get_monotonic_time(), 0};
 }
 
+double progress_seconds(const struct progress *p)
+{
+	return (double)(g_get_monotonic_time() - p->start_us) / G_USEC_PER_SEC;
+}
+
 void progress_step(struct progress *p)
 {
 	int64_t now_us = g_get_monotonic_time();

@@ -12,6 +12,7 @@ struct progress {
 
 /* `done` of `total` are there already and do not count for the speed. */
 void progress_init(struct progress *p, int done, int total);
+double progress_seconds(const struct progress *p); /* since progress_init */
 void progress_step(struct progress *p);
 /* Wipes the bar. */
 void progress_clear(struct progress *p);
