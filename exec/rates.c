@@ -74,7 +74,7 @@ static bool fill_contention(const struct machine_rates *r, struct measure *one, 
 			if (measure && !fill_column(r, measure, &columns[i], row_threads(r->m, row), row, rows, error))
 				return false;
 		}
-		g_autofree char *what = g_strdup_printf("copies beside %d threads of Adam", row_threads(r->m, row));
+		g_autofree char *what = g_strdup_printf("copies and Adam outside of runs, threads: %d", row_threads(r->m, row));
 		r->part(what, r->user);
 	}
 	return true;
