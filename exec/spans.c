@@ -54,9 +54,21 @@ static struct span span_of(const struct exec *x, const struct record *r)
 void spans_add(struct exec *x, const struct record *r)
 {
 	struct traced traced = {span_of(x, r), r->group};
-	if (r->group)
-		r->group->start_ns = MAX(r->group->start_ns, traced.span.start_ns);
 	g_array_append_val(x->spans, traced);
+}
+
+/* When their work really ran, where the device knows; and when the last member of a group began. Its clock is not that of the events, so all of a
+ * group's come from it. */
+static void take_times(struct exec *x)
+{
+	for (guint i = 0; i < x->spans->len; i++) {
+		struct traced *traced = &g_array_index(x->spans, struct traced, i);
+		struct span *span = &traced->span;
+		if (on_gpu(x, span->stream))
+			(void)device_stage_times(x->devices[span->rank], span->id, &span->start_ns, &span->end_ns);
+		if (traced->group)
+			traced->group->start_ns = MAX(traced->group->start_ns, span->start_ns);
+	}
 }
 
 static void step_end(struct exec *x, struct trace *trace, uint16_t step, nsec_t end_ns)
@@ -83,12 +95,11 @@ void exec_trace(struct backend *b, struct trace *trace)
 	trace->gpu_name = g_strdup(x->m->gpu_name);
 	trace->hbm_bytes = (uint64_t)(x->m->hbm_gib * GIB);
 	trace->sms = x->m->sms;
+	take_times(x);
 	for (guint i = 0; i < x->spans->len; i++) {
 		struct traced *traced = &g_array_index(x->spans, struct traced, i);
-		if (on_gpu(x, traced->span.stream))
-			(void)device_stage_times(x->devices[traced->span.rank], traced->span.id, &traced->span.start_ns, &traced->span.end_ns);
-		if (traced->group)
-			traced->span.start_ns = traced->group->start_ns;
+		if (traced->group) /* clocks of GPUs differ by microseconds */
+			traced->span.start_ns = MIN(traced->group->start_ns, traced->span.end_ns);
 		group_unref(traced->group);
 		step_end(x, trace, traced->span.step, traced->span.end_ns);
 		g_array_append_val(trace->spans, traced->span);

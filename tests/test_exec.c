@@ -227,6 +227,42 @@ Test(exec, a_collective_starts_for_all_when_the_last_has_come)
 	cr_assert_geq(span_of(bench, a)->end_ns, span_of(bench, a)->start_ns);
 }
 
+enum { CLOCK_BEHIND_NS = 100 * NSEC_PER_MSEC };
+
+/* Of a device that knows when work ran, by a clock of its own: each stage took a microsecond. */
+static bool own_times(struct device *d, uint32_t id, nsec_t *start_ns, nsec_t *end_ns)
+{
+	*start_ns = *start_ns - CLOCK_BEHIND_NS;
+	*end_ns = *start_ns + 1000;
+	return true;
+}
+
+/* What a trace's writer relies on, however the clocks of devices and events differ. */
+Test(exec, collectives_do_not_end_before_they_start_on_the_devices_own_clock)
+{
+	g_autoptr(machine) m = machine_load("h200-x2", NULL, NULL);
+	g_autoptr(bench) bench = bench_new(m, NULL, as_it_says);
+	struct device_core core = *bench->device[0]->impl->core;
+	struct device_impl impl = *bench->device[0]->impl;
+	core.stage_times = own_times;
+	impl.core = &core;
+	for (int gpu = 0; gpu < m->gpus; gpu++)
+		bench->device[gpu]->impl = &impl;
+	stage_id last = STAGE_NONE;
+	for (uint32_t group = 1; group <= 20; group++)
+		for (int gpu = 0; gpu < m->gpus; gpu++)
+			last = add_member(bench, gpu, group, (uint32_t)m->gpus);
+	await(bench, last);
+	exec_trace(bench->b, bench->trace);
+	for (guint i = 0; i < bench->trace->spans->len; i++) {
+		const struct span *s = &g_array_index(bench->trace->spans, struct span, i);
+		cr_assert_leq(s->start_ns, s->end_ns);
+	}
+	cr_assert_eq(bench->trace->spans->len, 20 * (guint)m->gpus);
+	for (int gpu = 0; gpu < m->gpus; gpu++)
+		bench->device[gpu]->impl = bench->group->impl;
+}
+
 Test(exec, steps_end_with_their_last_stage_over_several_traces)
 {
 	const struct machine m = {.gpus = 1, .gpus_per_node = 1};
