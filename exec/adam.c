@@ -14,6 +14,7 @@
 #include <pthread.h>
 #include <sched.h>
 #include <stdatomic.h>
+#include <string.h>
 
 /* Waking the threads costs as much as passing over this many parameters. */
 #define ALONE_BELOW (1 << 15)
@@ -32,6 +33,7 @@ struct job {
 	void *out;
 	int format;
 	size_t n;
+	bool fresh;
 };
 
 struct adam_thread {
@@ -255,6 +257,12 @@ static void run_update(const struct job *j, const struct adam_loops *loops, size
 
 static void run_accumulate(const struct job *j, const struct adam_loops *loops, size_t from, size_t to)
 {
+	if (j->fresh && j->format == ADAM_FP32) { /* zeros keep their signs */
+		loops->cast(j->sum, ADAM_FP32, j->in, from, to);
+		return;
+	}
+	if (j->fresh)
+		memset(j->sum + from, 0, (to - from) * sizeof(float));
 	loops->accumulate(j->sum, j->in, j->format, from, to);
 }
 
@@ -275,9 +283,9 @@ void adam_update_plain(const struct adam_args *a)
 		adam_plain.update(a, &f, 0, a->n);
 }
 
-void adam_accumulate(struct adam_pool *p, float *sum, const void *gradient, int format, size_t n)
+void adam_accumulate(struct adam_pool *p, float *sum, const void *gradient, int format, size_t n, bool fresh)
 {
-	run(p, &(struct job){.run = run_accumulate, .sum = sum, .in = gradient, .format = format, .n = n});
+	run(p, &(struct job){.run = run_accumulate, .sum = sum, .in = gradient, .format = format, .n = n, .fresh = fresh});
 }
 
 void adam_cast(struct adam_pool *p, void *out, int format, const float *in, size_t n)

@@ -28,8 +28,8 @@ void adam_pool_set_patience(struct adam_pool *p, nsec_t patience_ns);
 void adam_pool_free(struct adam_pool *p);
 AUTOPTR(adam_pool)
 void adam_update(struct adam_pool *p, const struct adam_args *a);
-/* sum += gradient (n), the same threads. */
-void adam_accumulate(struct adam_pool *p, float *sum, const void *gradient, int format, size_t n);
+/* sum += gradient (n), or sum = gradient when `fresh`; the same threads. */
+void adam_accumulate(struct adam_pool *p, float *sum, const void *gradient, int format, size_t n, bool fresh);
 /* out <- fp32 in. */
 void adam_cast(struct adam_pool *p, void *out, int format, const float *in, size_t n);
 

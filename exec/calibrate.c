@@ -1,9 +1,9 @@
 /* A stage is measured where it will run, in a training step with its caches as they are then, but without company:
  *
  *     computation   one GPU, experts at home: only the compute stream works, long enough for the GPU to be as hot as it gets
- *     copies, Adam  one GPU, one slot: an upload waits for the computation before it, Adam for the end of the backward
+ *     Adam          one GPU, experts in DRAM, and only when the backward has ended
  *     exchanges     two GPUs, experts at home: both compute streams wait meanwhile
- *     all-reduces   outside a run, because in one the backward goes on beside them
+ *     the others    copies, counts, all-reduces: outside a run, because in one they have company
  *
  * Runs differ in tokens, experts and the experts' inner size, so that each kind is seen over a range of sizes; where experts are measured, a rule
  * takes the gate's place (skewed where they run one by one, even where they are grouped), so that there are tokens for all of them. Runs have a few
@@ -33,12 +33,14 @@ enum {
 
 enum serves {
 	SERVES_COMPUTE = 1,
-	SERVES_COPIES = 2,
+	SERVES_HOST = 2,
 	SERVES_EXCHANGES = 4,
 	SERVES_OVERHEADS = 8,
 	SERVES_CORES = 16,
 	SERVES_GROUPED = 32,
-	SERVES_EXPERTS = 64
+	SERVES_EXPERTS = 64,
+	SERVES_ADAM = 128,
+	SERVES_SUMS = 256
 };
 
 struct probe {
@@ -64,6 +66,7 @@ struct calibration {
 	GArray *heat_us[2];  /* double: the same on a busy GPU, and on one that mostly waits */
 	int layers;          /* of a run */
 	int d_expert;        /* of the network */
+	size_t expert;       /* parameters of one */
 	uint32_t heat_tokens;
 	int heating;    /* steps until a GPU is as hot as it gets */
 	uint32_t steps; /* recorded so far */
@@ -81,7 +84,7 @@ static char *probe_name(const struct probe *p)
 	static const struct {
 		int serves;
 		const char *what;
-	} names[] = {{SERVES_COPIES, "copies and Adam"},
+	} names[] = {{SERVES_HOST, "Adam"},
 	             {SERVES_EXCHANGES, "exchanges"},
 	             {SERVES_GROUPED, "grouped experts"},
 	             {SERVES_EXPERTS, "experts"},
@@ -107,6 +110,7 @@ static void list_probes(struct calibration *c, const struct scenario *base)
 		k = MAX(k, l->top_k);
 	}
 	c->d_expert = d;
+	c->expert = (size_t)activation_matrices(base->network->activation) * (size_t)base->network->d_model * (size_t)d;
 	for (int n = 1; n < s; n *= 2)
 		add_probe(c, (struct probe){SERVES_COMPUTE, 1, n, e, 1, d});
 	add_probe(c, (struct probe){SERVES_COMPUTE | SERVES_OVERHEADS | SERVES_CORES, 1, s, e, 1, d});
@@ -121,10 +125,10 @@ static void list_probes(struct calibration *c, const struct scenario *base)
 		for (int of = 1; of <= 4; of *= 2)
 			add_probe(c, (struct probe){SERVES_GROUPED, 1, n, MAX(e * of / 2, k), 1, d, EVEN});
 	add_probe(c, (struct probe){SERVES_GROUPED, 1, s, k, 1, d, EVEN});
-	add_probe(c, (struct probe){SERVES_COPIES, 1, half, e, 1, MAX(d / 4, 1), EVEN});
-	add_probe(c, (struct probe){SERVES_COPIES | SERVES_OVERHEADS, 1, half, e, 1, d, EVEN});
-	add_probe(c, (struct probe){SERVES_COPIES, 1, half + half % 2, e, 2, d, EVEN});
-	add_probe(c, (struct probe){SERVES_COPIES, 1, half, e, 1, 4 * d, EVEN});
+	add_probe(c, (struct probe){SERVES_HOST | SERVES_ADAM, 1, half, e, 1, MAX(d / 4, 1), EVEN});
+	add_probe(c, (struct probe){SERVES_HOST | SERVES_ADAM | SERVES_OVERHEADS, 1, half, e, 1, d, EVEN});
+	add_probe(c, (struct probe){SERVES_HOST | SERVES_SUMS, 1, half + half % 2, e, 2, d, EVEN});
+	add_probe(c, (struct probe){SERVES_HOST | SERVES_ADAM, 1, half, e, 1, 4 * d, EVEN});
 	if (gpus < 2)
 		return;
 	for (int n = MAX(s / 16, 1); n < s; n *= 4)
@@ -135,7 +139,7 @@ static void list_probes(struct calibration *c, const struct scenario *base)
 
 static struct scenario *scenario_of(const struct calibration *c, const struct probe *p, GError **error)
 {
-	bool copies = p->serves & SERVES_COPIES;
+	bool copies = p->serves & SERVES_HOST;
 	g_autoptr(GStrvBuilder) set = g_strv_builder_new();
 	g_autofree char *inner = g_strdup_printf("network.d_expert=%d", p->d_expert),
 	                *layers = g_strdup_printf("network.layers=%d",
@@ -186,7 +190,7 @@ static struct trace *run(const struct calibration *c, const struct probe *p, con
 	if (!folder)
 		return NULL;
 	const struct run_options o = {.device = c->how->device,
-	                              .steps = (uint64_t)(WARMUP + (p->serves & SERVES_COPIES ? 0 : c->heating) + c->how->steps),
+	                              .steps = (uint64_t)(WARMUP + (p->serves & SERVES_HOST ? 0 : c->heating) + c->how->steps),
 	                              .lr = 1e-3f,
 	                              .balance = 1e-2f,
 	                              .z = 1e-3f,
@@ -221,14 +225,15 @@ static double size_of(const struct calibration *c, const struct scenario *sc, co
 static bool serves_kind(int serves, int kind)
 {
 	switch (kind) {
-	case STAGE_UPLOAD:
-	case STAGE_DOWNLOAD:
 	case STAGE_ADAM:
+		return serves & SERVES_ADAM;
 	case STAGE_ACCUMULATE:
-		return serves & SERVES_COPIES;
-	case STAGE_COUNTS:
+		return serves & SERVES_SUMS;
 	case STAGE_ALL_TO_ALL:
 		return serves & SERVES_EXCHANGES;
+	case STAGE_UPLOAD:
+	case STAGE_DOWNLOAD:
+	case STAGE_COUNTS:
 	case STAGE_ALL_REDUCE:
 	case STAGE_REDUCE_SCATTER:
 	case STAGE_ALL_GATHER:
@@ -259,7 +264,7 @@ static void take_samples(struct calibration *c, const struct probe *p, const str
 		if (s->kind == STAGE_MIXER && s->pass == PASS_BACKWARD && p->serves & SERVES_CORES)
 			g_array_append_val(c->mixer_us[p->gpus - 1], us);
 		if (s->kind == STAGE_MIXER && s->pass == PASS_BACKWARD && p->gpus == 1 && s->tokens == c->heat_tokens)
-			g_array_append_val(c->heat_us[p->serves & SERVES_COPIES ? 1 : 0], us);
+			g_array_append_val(c->heat_us[p->serves & SERVES_HOST ? 1 : 0], us);
 		if (p->serves & SERVES_GROUPED)
 			take_group(c, sc, s);
 		if (!measured_unit(s->kind, s->pass) || !serves_kind(p->serves, s->kind))
@@ -350,7 +355,7 @@ static bool measure_rates(struct calibration *c, GError **error)
 {
 	g_autofree char *made = c->how->ssd ? NULL : make_folder(error);
 	const char *ssd = c->how->ssd ? c->how->ssd : made;
-	const struct machine_rates r = {c->how->device, ssd, c->m, c->tables, rates_advance, c};
+	const struct machine_rates r = {c->how->device, ssd, c->m, c->expert, c->tables, rates_advance, c};
 	bool ok = ssd && rates_measure(&r, error);
 	if (made)
 		remove_folder(made);

@@ -16,21 +16,23 @@ struct rates {
 
 struct measure;
 
-/* Opens one or two devices of that name. Owned by the caller. */
-struct measure *measure_new(const char *device, int count, GError **error) G_GNUC_WARN_UNUSED_RESULT;
+/* Opens one or two devices of that name; Adam will update experts of so many parameters. Owned by the caller. */
+struct measure *measure_new(const char *device, int count, size_t expert, GError **error) G_GNUC_WARN_UNUSED_RESULT;
 void measure_free(struct measure *m);
 AUTOPTR(measure)
 
 /* device_describe of what it measures. Owned by the caller. */
 char *measure_describe(const struct measure *m);
 
-/* Each class works on blocks of its own, one after the other, for `ms` milliseconds at a time; the best of several times. */
+/* Each class works on blocks of its own, one after the other, for `ms` milliseconds at a time; the middle of several times. */
 bool measure_together(struct measure *m, const struct together *what, int ms, struct rates *out, GError **error) G_GNUC_WARN_UNUSED_RESULT;
 
-/* All-reduce or reduce-scatter of the devices over a range of sizes, `repeats` times each (large
- * ones fewer), added to the table. Time runs from when the later one came
- * to the end of the slower. */
+/* STAGE_ALL_REDUCE, STAGE_REDUCE_SCATTER or STAGE_COUNTS (bytes of all members) over a range of sizes, `repeats` times each, added to the table. Time
+ * runs from when the last one came to the end of the slowest. */
 bool measure_collective(struct measure *m, int kind, int repeats, struct measured_table *table, GError **error) G_GNUC_WARN_UNUSED_RESULT;
+
+/* Copies of the first device, nothing beside them, over a range of sizes. */
+bool measure_copies(struct measure *m, bool up, int repeats, struct measured_table *table, GError **error) G_GNUC_WARN_UNUSED_RESULT;
 
 struct ssd_rates {
 	double gb;                                /* that the file system has free */

@@ -344,13 +344,8 @@ static bool add_gradient(const struct issue *i)
 	store_lend(i->e->store, i->at->moe, i->st->expert, &loan);
 	const char *gradient = loan.gradient;
 	const void *own = gradient ? gradient + share.from * (size_t)i->e->gradient_bytes : NULL;
-	if (own && !*summed_of(i) && gradient_format(i) == ADAM_FP32) {
-		adam_cast(pool_of(i), sum + share.from, ADAM_FP32, own, share.n);
-	} else if (own) {
-		if (!*summed_of(i))
-			memset(sum + share.from, 0, share.n * sizeof(float));
-		adam_accumulate(pool_of(i), sum + share.from, own, gradient_format(i), share.n);
-	}
+	if (own)
+		adam_accumulate(pool_of(i), sum + share.from, own, gradient_format(i), share.n, !*summed_of(i));
 	*summed_of(i) = 1;
 	store_return(i->e->store, i->at->moe, i->st->expert);
 	return gradient || absent(i, "gradients");

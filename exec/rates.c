@@ -7,7 +7,7 @@
 
 #include <math.h>
 
-enum { CONTENTION_MS = 30, COLLECTIVE_REPEATS = 30, SSD_REPEATS = 25 };
+enum { CONTENTION_MS = 30, COLLECTIVE_REPEATS = 30, COPY_REPEATS = 30, SSD_REPEATS = 25 };
 
 /* One mix: which copies, and where its rates go; NULL: nothing of that class runs. */
 struct column {
@@ -140,14 +140,17 @@ int rates_parts(const struct machine *m)
 
 bool rates_measure(const struct machine_rates *r, GError **error)
 {
-	static const int kinds[] = {STAGE_ALL_REDUCE, STAGE_REDUCE_SCATTER};
+	static const int kinds[] = {STAGE_ALL_REDUCE, STAGE_REDUCE_SCATTER, STAGE_COUNTS};
 	const bool several = r->m->gpus_per_node > 1;
 	unknown(&r->m->table);
-	g_autoptr(measure) one = measure_new(r->device, 1, error);
-	g_autoptr(measure) two = one && several ? measure_new(r->device, 2, error) : NULL;
+	g_autoptr(measure) one = measure_new(r->device, 1, r->expert, error);
+	g_autoptr(measure) two = one && several ? measure_new(r->device, 2, r->expert, error) : NULL;
 	if (!one || (several && !two) || !fill_ssd(r, error) || !fill_contention(r, one, two, error))
 		return false;
 	fill_rates(r->m);
+	if (!measure_copies(one, true, COPY_REPEATS, &r->tables->table[STAGE_UPLOAD][PASS_FORWARD], error) ||
+	    !measure_copies(one, false, COPY_REPEATS, &r->tables->table[STAGE_DOWNLOAD][PASS_FORWARD], error))
+		return false;
 	g_free(r->tables->device);
 	r->tables->device = measure_describe(one);
 	for (size_t i = 0; two && i < G_N_ELEMENTS(kinds); i++)

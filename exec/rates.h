@@ -8,7 +8,8 @@ struct machine_rates {
 	const char *device;
 	const char *ssd;                            /* a folder on it */
 	struct machine *m;                          /* filled */
-	struct measured *tables;                    /* of all-reduces, reduce-scatters, reads and writes: filled, and what the device is */
+	size_t expert;                              /* parameters of one */
+	struct measured *tables;                    /* of copies, collectives, reads and writes: filled, and what the device is */
 	void (*part)(const char *what, void *user); /* one of rates_parts is done */
 	void *user;
 };

@@ -66,6 +66,11 @@ static stage_id host_work(struct schedule *s, int kind, int layer, int microbatc
 	st.bytes = (uint64_t)((double)params * (kind == STAGE_ADAM ? s->m->adam_bytes_per_param * cost_adam_share(s->cost, brings) : 10.0));
 	st.part = gradient != STAGE_NONE;
 	st.cost_ns = kind == STAGE_ADAM ? cost_adam(s->cost, params, brings) : cost_accumulate(s->cost, params);
+	if (kind == STAGE_ADAM && st.part && s->plan.microbatches > 1 && s->m->runtime == RUNTIME_ESMOE) {
+		/* our executor adds the last micro-batch's gradient first */
+		st.bytes += params * 10;
+		st.cost_ns += cost_accumulate(s->cost, params);
+	}
 	after(&st, gradient);
 	after(&st, fetched);
 	if (kind == STAGE_ADAM)

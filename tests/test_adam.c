@@ -217,10 +217,16 @@ Test(adam, accumulates_both_formats)
 	}
 	for (size_t i = 0; i < n; i++)
 		half[i] = i % 2 ? 0x3f80 : 0xc000; /* 1, -2 */
-	adam_accumulate(pool, sum, whole, ADAM_FP32, n);
-	adam_accumulate(pool, sum, half, ADAM_BF16, n);
+	adam_accumulate(pool, sum, whole, ADAM_FP32, n, false);
+	adam_accumulate(pool, sum, half, ADAM_BF16, n, false);
 	for (size_t i = 0; i < n; i++)
 		cr_assert_eq(sum[i], (float)(3 * i) + (i % 2 ? 1 : -2));
+	adam_accumulate(pool, sum, half, ADAM_BF16, n, true);
+	for (size_t i = 0; i < n; i++)
+		cr_assert_eq(sum[i], i % 2 ? 1 : -2);
+	adam_accumulate(pool, sum, whole, ADAM_FP32, n, true);
+	for (size_t i = 0; i < n; i++)
+		cr_assert_eq(sum[i], (float)(2 * i));
 }
 
 static gpointer update_often(gpointer user)

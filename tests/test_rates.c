@@ -30,7 +30,7 @@ static struct machine *measured_machine(int gpus, int threads)
 	cr_assert(m);
 	m->measured = measured_new();
 	m->measured->gpus = gpus;
-	const struct machine_rates r = {"host", folder, m, m->measured, count_part, NULL};
+	const struct machine_rates r = {"host", folder, m, 1 << 20, m->measured, count_part, NULL};
 	parts = 0;
 	GError *error = NULL;
 	cr_assert(rates_measure(&r, &error), "%s", error ? error->message : "");
