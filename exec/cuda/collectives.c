@@ -31,10 +31,14 @@ struct nccl {
 	ncclResult_t (*all_gather)(const void *, void *, size_t, ncclDataType_t, ncclComm_t, cudaStream_t);
 };
 
-/* What a member shows the others. */
+#define GATHERED_BYTES ((size_t)1 << 16) /* taken in advance: most gates count less */
+
+/* What a member shows the others; and where it gathers, which other GPUs may write. */
 struct shown {
 	const struct segment *sends;
 	int n;
+	char *gathered;
+	size_t gathered_bytes;
 };
 
 struct cuda_collectives {
@@ -85,6 +89,16 @@ static bool open_nccl(struct nccl *n, GError **error)
 	return true;
 }
 
+static bool gather_room(struct cuda_collectives *c, int member, size_t bytes, GError **error)
+{
+	struct shown *m = &c->member[member];
+	if (bytes <= m->gathered_bytes)
+		return true;
+	m->gathered = cuda_alloc(&c->group->devices[member]->base, bytes, "gathered counts", error);
+	m->gathered_bytes = m->gathered ? bytes : 0;
+	return m->gathered != NULL;
+}
+
 struct cuda_collectives *cuda_collectives_new(struct cuda_group *g, GError **error)
 {
 	struct cuda_collectives *c = g_new0(struct cuda_collectives, 1);
@@ -94,9 +108,12 @@ struct cuda_collectives *cuda_collectives_new(struct cuda_group *g, GError **err
 	c->member = g_new0(struct shown, g->count);
 	pthread_mutex_init(&c->lock, NULL);
 	pthread_cond_init(&c->met, NULL);
-	for (int i = 0; i < g->count; i++)
+	bool ok = open_nccl(&c->nccl, error);
+	for (int i = 0; ok && i < g->count; i++) {
 		ordinals[i] = g->devices[i]->ordinal;
-	if (!open_nccl(&c->nccl, error)) {
+		ok = gather_room(c, i, GATHERED_BYTES, error);
+	}
+	if (!ok) {
 		cuda_collectives_free(c);
 		return NULL;
 	}
@@ -194,7 +211,8 @@ static void all_to_all(struct device_stream *stream, struct device_group *g, int
 	struct cuda_collectives *c = collectives_of(g);
 	if (!cuda_ready(s))
 		return;
-	c->member[member] = (struct shown){sends, n};
+	c->member[member].sends = sends;
+	c->member[member].n = n;
 	if (!meet(c))
 		return;
 	nccl_ok(s, c, c->nccl.group_start(), "all-to-all");
@@ -233,15 +251,18 @@ static void gather_host(struct device_stream *stream, struct device_group *g, in
 	struct cuda_stream *s = cuda_stream_of(stream);
 	struct cuda_collectives *c = collectives_of(g);
 	size_t gpus = (size_t)((struct cuda_group *)g)->count;
+	g_autoptr(GError) error = NULL;
 	if (!c) {
 		device_download(stream, all, own, bytes);
 		return;
 	}
-	char *gathered = cuda_ready(s) ? cuda_scratch(s, bytes * gpus) : NULL;
-	if (!gathered)
+	char *to = cuda_ready(s) && gather_room(c, member, bytes * gpus, &error) ? c->member[member].gathered : NULL;
+	if (error)
+		cuda_group_fail(s->device->group, error);
+	if (!to)
 		return;
-	nccl_ok(s, c, c->nccl.all_gather(own, gathered, bytes, ncclUint8, c->comm[member], s->stream), "all-gather");
-	device_download(stream, all, gathered, bytes * gpus);
+	nccl_ok(s, c, c->nccl.all_gather(own, to, bytes, ncclUint8, c->comm[member], s->stream), "all-gather");
+	device_download(stream, all, to, bytes * gpus);
 }
 
 const struct device_collectives cuda_collectives_table = {

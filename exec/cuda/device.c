@@ -179,6 +179,10 @@ static void close_all(struct device **devices, int count, struct device_group *g
 		device_free(cuda_device_of(devices[i]));
 	g_assert(!g->events.length);
 	g_hash_table_unref(g->pinned);
+	for (guint i = 0; i < g->flag_blocks->len; i++)
+		cudaFreeHost(g_ptr_array_index(g->flag_blocks, i));
+	g_ptr_array_unref(g->flag_blocks);
+	g_ptr_array_unref(g->flags);
 	pthread_mutex_destroy(&g->lock);
 	g_clear_error(&g->error);
 	g_free(g->devices);
@@ -221,14 +225,24 @@ static bool enough(int count, GError **error)
 	return there >= count;
 }
 
+/* A kernel that is loaded when it is first launched waits for the GPU, where a collective may wait for a kernel that this launch holds up. */
+static void load_kernels_early(int count)
+{
+	if (count > 1)
+		g_setenv("CUDA_MODULE_LOADING", "EAGER", FALSE);
+}
+
 static bool open_all(int count, uint64_t arena_bytes, struct device **devices, struct device_group **group, GError **error)
 {
+	load_kernels_early(count);
 	if (!enough(count, error))
 		return false;
 	struct cuda_group *g = g_new0(struct cuda_group, 1);
 	g->base.impl = &cuda_impl;
 	g->devices = g_new0(struct cuda_device *, (size_t)count);
 	g->pinned = g_hash_table_new(NULL, NULL);
+	g->flag_blocks = g_ptr_array_new();
+	g->flags = g_ptr_array_new();
 	pthread_mutex_init(&g->lock, NULL);
 	g_queue_init(&g->events);
 	bool ok = true;

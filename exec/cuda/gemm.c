@@ -74,11 +74,13 @@ static struct cuda_gemms *gemms_of(struct cuda_stream *s)
 static bool open_lane(struct cuda_stream *s, struct cuda_lane *lane)
 {
 	g_autoptr(GError) error = NULL;
-	lane->workspace = device_alloc(&s->device->base, WORKSPACE_BYTES, "cuBLAS's workspace", &error);
+	if ((!lane->stream && !cuda_ok(s->device, cudaStreamCreateWithFlags(&lane->stream, cudaStreamNonBlocking), "a lane")) ||
+	    !cuda_ok(s->device, cudaEventCreateWithFlags(&lane->done, cudaEventDisableTiming), "a lane"))
+		return false;
+	lane->workspace = cuda_alloc_on(s->device, lane->stream, WORKSPACE_BYTES, "cuBLAS's workspace", &error);
 	if (!lane->workspace)
 		cuda_group_fail(s->device->group, error);
-	return lane->workspace && (lane->stream || cuda_ok(s->device, cudaStreamCreateWithFlags(&lane->stream, cudaStreamNonBlocking), "a lane")) &&
-	       cuda_ok(s->device, cudaEventCreateWithFlags(&lane->done, cudaEventDisableTiming), "a lane");
+	return lane->workspace != NULL;
 }
 
 static struct cuda_lane *lane_of(struct cuda_stream *s, int i)

@@ -56,7 +56,7 @@ struct cuda_event {
 	struct device_event base;
 	struct cuda_device *device;
 	cudaEvent_t event;
-	uint32_t *flag; /* pinned: occurrences signalled by the host */
+	uint32_t *flag; /* one of the group's: occurrences signalled by the host */
 	uint32_t armed;
 	atomic_bool by_host;
 	atomic_int_least64_t ns;
@@ -73,8 +73,9 @@ struct cuda_group {
 	struct cuda_device **devices;
 	pthread_mutex_t lock;
 	GQueue events;
-	GHashTable *pinned; /* address to bytes of what was registered */
-	GError *error;      /* the first */
+	GHashTable *pinned;             /* address to bytes of what was registered */
+	GPtrArray *flag_blocks, *flags; /* pinned; those in them that no event has */
+	GError *error;                  /* the first */
 	atomic_bool failed;
 	struct cuda_collectives *collectives; /* several devices only */
 };
@@ -148,6 +149,12 @@ void cuda_stage_end(struct device_stream *s);
 void cuda_stages_ended(struct device *d);
 bool cuda_stage_times(struct device *d, uint32_t id, nsec_t *start_ns, nsec_t *end_ns);
 void *cuda_alloc(struct device *d, size_t bytes, const char *what, GError **error);
+/* The same for what the stream is the first to use, while others run: does not wait for the GPU, as cudaMalloc may, on which a collective may be
+ * waiting for one that this thread has yet to queue. Other GPUs cannot reach it. */
+void *cuda_alloc_on(struct cuda_device *d, cudaStream_t stream, size_t bytes, const char *what, GError **error);
+/* A flag at zero, and its way back; NULL: the group has failed. */
+uint32_t *cuda_flag_take(struct cuda_device *d);
+void cuda_flag_return(struct cuda_device *d, uint32_t *flag);
 uint64_t cuda_used_bytes(const struct device *d);
 void *cuda_pinned_alloc(struct device *device, size_t bytes, GError **error);
 void cuda_pinned_free(struct device *device, void *p);

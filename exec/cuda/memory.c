@@ -12,8 +12,16 @@
 
 /* ---- memory ---- */
 
+static cudaError_t allocate(void **p, size_t bytes, const cudaStream_t *stream)
+{
+	cudaError_t status = stream ? cudaMallocAsync(p, bytes, *stream) : cudaMalloc(p, bytes);
+	if (status != cudaSuccess)
+		return status;
+	return stream ? cudaMemsetAsync(*p, 0, bytes, *stream) : cudaMemset(*p, 0, bytes);
+}
+
 /* From the GPU's own memory, counted against the arena so that a smaller GPU can be emulated. */
-static void *take(struct cuda_device *d, size_t bytes, const char *what, GError **error)
+static void *take(struct cuda_device *d, const cudaStream_t *stream, size_t bytes, const char *what, GError **error)
 {
 	void *p = NULL;
 	size_t whole = MAX(1, (bytes + CUDA_ALIGNMENT - 1) / CUDA_ALIGNMENT) * CUDA_ALIGNMENT;
@@ -29,9 +37,7 @@ static void *take(struct cuda_device *d, size_t bytes, const char *what, GError 
 		return NULL;
 	}
 	cuda_use(d);
-	cudaError_t status = cudaMalloc(&p, whole);
-	if (status == cudaSuccess)
-		status = cudaMemset(p, 0, whole);
+	cudaError_t status = allocate(&p, whole, stream);
 	if (status != cudaSuccess) {
 		size_t left = 0, all = 0;
 		(void)cudaGetLastError();
@@ -48,7 +54,12 @@ static void *take(struct cuda_device *d, size_t bytes, const char *what, GError 
 
 void *cuda_alloc(struct device *d, size_t bytes, const char *what, GError **error)
 {
-	return take(cuda_device_of(d), bytes, what, error);
+	return take(cuda_device_of(d), NULL, bytes, what, error);
+}
+
+void *cuda_alloc_on(struct cuda_device *d, cudaStream_t stream, size_t bytes, const char *what, GError **error)
+{
+	return take(d, &stream, bytes, what, error);
 }
 
 uint64_t cuda_used_bytes(const struct device *d)
@@ -60,7 +71,7 @@ void *cuda_scratch(struct cuda_stream *s, size_t bytes)
 {
 	if (bytes > s->scratch_bytes) {
 		g_autoptr(GError) error = NULL;
-		void *p = take(s->device, bytes, "scratch of an operation", &error);
+		void *p = take(s->device, &s->stream, bytes, "scratch of an operation", &error);
 		if (!p) {
 			cuda_group_fail(s->device->group, error);
 			return NULL;
@@ -147,6 +158,43 @@ void cuda_pinned_free(struct device *device, void *p)
 	}
 	cudaHostUnregister(p);
 	munmap(p, bytes);
+}
+
+/* ---- flags ---- */
+
+#define FLAGS (1 << 16) /* more than the live stages of most schedules have events */
+
+/* To pin memory may wait for the GPU, so it is done for many events at once. The caller holds the lock. */
+static bool more_flags(struct cuda_group *g)
+{
+	uint32_t *block = NULL;
+	if (cudaHostAlloc((void **)&block, FLAGS * sizeof(*block), cudaHostAllocPortable | cudaHostAllocMapped) != cudaSuccess)
+		return false;
+	g_ptr_array_add(g->flag_blocks, block);
+	for (int i = FLAGS - 1; i >= 0; i--)
+		g_ptr_array_add(g->flags, block + i);
+	return true;
+}
+
+uint32_t *cuda_flag_take(struct cuda_device *d)
+{
+	struct cuda_group *g = d->group;
+	uint32_t *flag = NULL;
+	cuda_use(d);
+	pthread_mutex_lock(&g->lock);
+	if (g->flags->len || more_flags(g))
+		*(flag = g_ptr_array_steal_index(g->flags, g->flags->len - 1)) = 0;
+	pthread_mutex_unlock(&g->lock);
+	if (!flag)
+		cuda_ok(d, cudaGetLastError(), "no event");
+	return flag;
+}
+
+void cuda_flag_return(struct cuda_device *d, uint32_t *flag)
+{
+	pthread_mutex_lock(&d->group->lock);
+	g_ptr_array_add(d->group->flags, flag);
+	pthread_mutex_unlock(&d->group->lock);
 }
 
 /* ---- copies ---- */

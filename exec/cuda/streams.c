@@ -69,9 +69,9 @@ struct device_event *cuda_event_new(struct device *device)
 	e->device = d;
 	cuda_use(d);
 	cuda_ok(d, cudaEventCreate(&e->event), "no event");
-	cuda_ok(d, cudaHostAlloc((void **)&e->flag, sizeof(*e->flag), cudaHostAllocPortable | cudaHostAllocMapped), "no event");
-	if (e->flag)
-		*e->flag = 0;
+	e->flag = cuda_flag_take(d);
+	if (!e->flag)
+		e->flag = &e->armed; /* nothing waits in a group that failed */
 	pthread_mutex_init(&e->lock, NULL);
 	pthread_cond_init(&e->changed, NULL);
 	e->link.data = e;
@@ -90,8 +90,8 @@ void cuda_event_free(struct device_event *event)
 	cuda_use(e->device);
 	if (e->event)
 		cudaEventDestroy(e->event);
-	if (e->flag)
-		cudaFreeHost(e->flag);
+	if (e->flag != &e->armed)
+		cuda_flag_return(e->device, e->flag);
 	pthread_cond_destroy(&e->changed);
 	pthread_mutex_destroy(&e->lock);
 	g_free(e);
