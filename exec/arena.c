@@ -276,7 +276,8 @@ static bool allocate_host(const struct engine *e, struct gpu *g, GError **error)
 	                        .at = g_new(int, experts),
 	                        .sent = g_new(int, experts),
 	                        .total = g_new(int, experts),
-	                        .segment = g_new(struct segment, experts * (size_t)e->gpus)};
+	                        .sends = g_new(struct segment, experts * (size_t)e->gpus),
+	                        .receives = g_new(struct segment, experts * (size_t)e->gpus)};
 	return (g->tokens_of_step = pinned_alloc(g->device, s.tokens, error)) && (g->loads = pinned_alloc(g->device, s.loads, error)) &&
 	       (g->imposed = pinned_alloc(g->device, s.imposed, error)) && (g->losses = pinned_alloc(g->device, s.losses, error)) &&
 	       (g->staging = pinned_alloc(g->device, s.staging, error));
@@ -306,8 +307,8 @@ static void count_rows(struct engine *e)
 static void gpu_clear(struct gpu *g)
 {
 	void *pinned[] = {g->tokens_of_step, g->loads, g->imposed, g->losses, g->staging};
-	void *heap[] = {g->slot,       g->slot_layer, g->slot_expert, g->x,          g->layer,
-	                g->rows.owner, g->rows.at,    g->rows.sent,   g->rows.total, g->rows.segment};
+	void *heap[] = {g->slot,    g->slot_layer, g->slot_expert, g->x,          g->layer,        g->rows.owner,
+	                g->rows.at, g->rows.sent,  g->rows.total,  g->rows.sends, g->rows.receives};
 	for (size_t i = 0; i < G_N_ELEMENTS(pinned); i++)
 		if (pinned[i])
 			pinned_free(g->device, pinned[i]);
@@ -328,7 +329,7 @@ uint64_t arena_bytes(struct engine *e)
 bool arena_init(struct engine *e, GError **error)
 {
 	count_rows(e);
-	for (int i = 0; i < e->gpus; i++) {
+	for (int i = e->first; i < e->end; i++) {
 		struct room r = {.e = e, .device = e->gpu[i].device, .error = error};
 		allocate_arena(&r, &e->gpu[i]);
 		if (r.failed || !allocate_host(e, &e->gpu[i], error)) {
@@ -341,6 +342,6 @@ bool arena_init(struct engine *e, GError **error)
 
 void arena_clear(struct engine *e)
 {
-	for (int i = 0; i < e->gpus; i++)
+	for (int i = e->first; i < e->end; i++)
 		gpu_clear(&e->gpu[i]);
 }

@@ -7,7 +7,9 @@
  * Once a wait is over, all that the stage followed, by stream or as a predecessor, has ended too: those records take their times from the events, and
  * the oldest that have ended and have no users are retired in order of id; their events go round. A stage of a retired id is no predecessor any more,
  * however old the schedule's memory of it. So only a few steps are live, whatever the number of stages. Their spans stay until exec_trace takes them.
- */
+ *
+ * A stage of another process's GPU has ended as far as anybody here can tell: it has a record, for its number and its place in its group, and no
+ * more. Who waits for one that is a member of a group waits for the members that are here. */
 #include "model/error.h"
 #include "world.h"
 
@@ -19,7 +21,7 @@ static struct record **place(struct exec *x, stage_id id)
 /* The record of a stage that may not have ended; NULL: it has. */
 static struct record *unended(struct exec *x, stage_id id)
 {
-	struct record *r = id == STAGE_NONE || id < x->first ? NULL : *place(x, id);
+	struct record *r = id == STAGE_NONE || id < x->oldest ? NULL : *place(x, id);
 	return r && r->ended ? NULL : r;
 }
 
@@ -57,10 +59,10 @@ static struct group *group_join(struct exec *x, const struct stage *stage)
 static void ring_put(struct exec *x, struct record *r)
 {
 	const stage_id id = r->stage.id;
-	if (id - x->first == x->ring) {
+	if (id - x->oldest == x->ring) {
 		const stage_id old = x->ring;
 		struct record **live = g_new0(struct record *, 2 * old);
-		for (stage_id i = x->first; i < id; i++)
+		for (stage_id i = x->oldest; i < id; i++)
 			live[i & (2 * old - 1)] = x->live[i & (old - 1)];
 		g_free(x->live);
 		x->live = live;
@@ -77,11 +79,14 @@ static struct record *record_new(struct exec *x, const struct stage *stage)
 	x->parity = stage->step_parity;
 	r->stage = *stage;
 	r->step = x->step;
-	r->end = event_take(x, stage->rank);
-	r->start = on_gpu(x, stage->stream) ? event_take(x, stage->rank) : NULL;
+	r->ended = r->issued = !is_here(x, stage->rank);
+	if (!r->ended) {
+		r->end = event_take(x, stage->rank);
+		r->start = on_gpu(x, stage->stream) ? event_take(x, stage->rank) : NULL;
+	}
 	r->before = x->last[stage->stream];
 	x->last[stage->stream] = stage->id;
-	for (int i = 0; i < stage->n_preds; i++) {
+	for (int i = 0; !r->ended && i < stage->n_preds; i++) {
 		struct record *pred = unended(x, stage->preds[i]);
 		if (!pred || pred->stage.stream == stage->stream)
 			continue;
@@ -92,6 +97,24 @@ static struct record *record_new(struct exec *x, const struct stage *stage)
 	return r;
 }
 
+/* Nothing but a collective orders the stages of two processes. */
+static bool order_is_kept(const struct exec *x, const struct stage *stage, GError **error)
+{
+	for (int i = 0; i < stage->n_preds && is_here(x, stage->rank); i++) {
+		const stage_id id = stage->preds[i];
+		const struct record *pred = id < x->oldest || id >= x->base.n_launched ? NULL : x->live[id & (x->ring - 1)];
+		if (pred && !is_here(x, pred->stage.rank)) {
+			g_set_error(error, ESMOE_ERROR, ESMOE_ERROR_INPUT,
+			            "the schedule cannot be run by several processes: stage %u (%s) of GPU %d follows stage %u (%s) of GPU %d, which "
+			            "is another's",
+			            stage->id, stage_kind_name(stage->kind), stage->rank, pred->stage.id, stage_kind_name(pred->stage.kind),
+			            pred->stage.rank);
+			return false;
+		}
+	}
+	return true;
+}
+
 static bool exec_launch(struct backend *b, const struct stage *stage, GError **error)
 {
 	struct exec *x = exec_of(b);
@@ -100,9 +123,13 @@ static bool exec_launch(struct backend *b, const struct stage *stage, GError **e
 	g_assert(!gpu || stage->stream / GPU_STREAMS == (stream_id)stage->rank);
 	if (exec_failed(x, error))
 		return false;
+	if (!order_is_kept(x, stage, error))
+		return false;
 	struct record *r = record_new(x, stage);
-	struct worker *w = gpu ? x->launcher[stage->rank] : x->node[stage->stream - (stream_id)x->m->gpus * GPU_STREAMS];
 	r->group = group_join(x, stage);
+	if (r->ended)
+		return true;
+	struct worker *w = gpu ? x->launcher[stage->rank] : x->node[stage->stream - (stream_id)x->m->gpus * GPU_STREAMS];
 	if (!gpu) {
 		device_event_arm(r->end);
 		r->issued = true;
@@ -135,7 +162,8 @@ static void note_ended(struct exec *x, stage_id id)
 
 static void record_free(struct exec *x, struct record *r)
 {
-	g_ptr_array_add(x->spare[r->stage.rank], r->end);
+	if (r->end)
+		g_ptr_array_add(x->spare[r->stage.rank], r->end);
 	if (r->start)
 		g_ptr_array_add(x->spare[r->stage.rank], r->start);
 	g_free(r);
@@ -143,11 +171,14 @@ static void record_free(struct exec *x, struct record *r)
 
 static void retire(struct exec *x)
 {
-	for (; x->first < x->base.n_launched; x->first++) {
-		struct record *r = *place(x, x->first);
+	for (; x->oldest < x->base.n_launched; x->oldest++) {
+		struct record *r = *place(x, x->oldest);
 		if (!r->ended || g_atomic_int_get(&r->users))
 			return;
-		spans_add(x, r);
+		if (r->end)
+			spans_add(x, r);
+		else
+			group_unref(r->group);
 		record_free(x, r);
 	}
 }
@@ -188,7 +219,7 @@ static bool groups_complete(struct exec *x, stage_id id, GError **error)
 static bool exec_wait(struct backend *b, stage_id id, GError **error)
 {
 	struct exec *x = exec_of(b);
-	const struct record *r = unended(x, id);
+	const struct record *r = id < x->oldest ? NULL : *place(x, id);
 	const struct group *g = r ? r->group : NULL;
 	if (!groups_complete(x, id, error))
 		return false;
@@ -217,19 +248,20 @@ static void exec_free(struct backend *b)
 	x->stopping = true;
 	pthread_cond_broadcast(&x->changed);
 	pthread_mutex_unlock(&x->lock);
-	for (int i = 0; i < x->m->gpus; i++)
+	for (int i = x->first; i < x->end; i++)
 		worker_free(x->launcher[i]);
 	for (int i = 0; i < nodes * NODE_STREAMS; i++)
-		worker_free(x->node[i]);
+		if (x->node[i])
+			worker_free(x->node[i]);
 	for (int i = 0; i < x->m->gpus * GPU_STREAMS; i++)
 		if (x->stream[i])
 			device_stream_free(x->stream[i]);
-	for (; x->first < b->n_launched; x->first++) {
-		group_unref((*place(x, x->first))->group);
-		record_free(x, *place(x, x->first));
+	for (; x->oldest < b->n_launched; x->oldest++) {
+		group_unref((*place(x, x->oldest))->group);
+		record_free(x, *place(x, x->oldest));
 	}
 	spans_clear(x);
-	for (int i = 0; i < x->m->gpus; i++)
+	for (int i = x->first; i < x->end; i++)
 		g_ptr_array_unref(x->spare[i]);
 	g_hash_table_unref(x->open_groups);
 	g_array_unref(x->unfolding);
@@ -263,12 +295,15 @@ static bool streams_new(struct exec *x, GError **error)
 	for (int i = 0; i < x->n_streams; i++) {
 		g_autofree char *name = stream_name(x->m, (stream_id)i);
 		const int node_stream = i - x->m->gpus * GPU_STREAMS;
+		const int gpu = node_stream >= 0 ? node_stream / NODE_STREAMS * x->m->gpus_per_node : i / GPU_STREAMS;
+		if (!is_here(x, gpu))
+			continue;
 		if (node_stream >= 0)
 			x->node[node_stream] = worker_new(name);
-		else if (!(x->stream[i] = device_stream_new(x->devices[i / GPU_STREAMS], name, error)))
+		else if (!(x->stream[i] = device_stream_new(x->devices[gpu], name, error)))
 			return false;
 		else if (i % GPU_STREAMS == STREAM_COMPUTE)
-			device_stream_keep_core(x->stream[i], i / GPU_STREAMS);
+			device_stream_keep_core(x->stream[i], gpu - x->first);
 	}
 	return true;
 }
@@ -281,6 +316,10 @@ struct backend *exec_new_issuing(struct device **devices, int count, const struc
 	x->m = m;
 	x->issue = *issue;
 	x->devices = devices;
+	while (!devices[x->first])
+		x->first++;
+	for (x->end = count; !devices[x->end - 1];)
+		x->end--;
 	x->n_streams = stream_count(m);
 	x->launcher = g_new0(struct worker *, count);
 	x->stream = g_new0(struct device_stream *, count * GPU_STREAMS);
@@ -296,7 +335,7 @@ struct backend *exec_new_issuing(struct device **devices, int count, const struc
 	spans_init(x);
 	pthread_mutex_init(&x->lock, NULL);
 	pthread_cond_init(&x->changed, NULL);
-	for (int i = 0; i < count; i++) {
+	for (int i = x->first; i < x->end; i++) {
 		g_autofree char *name = g_strdup_printf("gpu%d host", i);
 		x->spare[i] = g_ptr_array_new_with_free_func(event_free);
 		x->launcher[i] = worker_new(name);

@@ -9,20 +9,32 @@
 #include <math.h>
 #include <stdio.h>
 
-enum { STEPS_MOST = 1 << 30, TRACE_STEPS_MOST = 4096 };
+enum { STEPS_MOST = 1 << 30, TRACE_STEPS_MOST = 4096, RENDEZVOUS_MOST_S = 86400 };
 
 struct options {
 	struct whatif whatif;
-	char *device, *data, *trace, *save, *resume, *ssd;
-	char *steps, *save_every, *trace_steps;
+	char *device, *data, *trace, *save, *resume, *ssd, *rendezvous;
+	char *steps, *save_every, *trace_steps, *rendezvous_timeout;
+	struct launched launched;
 	double lr, balance, z;
 	gboolean synthetic;
 };
 
 static void options_clear(struct options *o)
 {
-	char **texts[] = {&o->device, &o->data, &o->trace, &o->save, &o->resume, &o->ssd, &o->steps, &o->save_every, &o->trace_steps};
+	char **texts[] = {&o->device,
+	                  &o->data,
+	                  &o->trace,
+	                  &o->save,
+	                  &o->resume,
+	                  &o->ssd,
+	                  &o->steps,
+	                  &o->save_every,
+	                  &o->trace_steps,
+	                  &o->rendezvous,
+	                  &o->rendezvous_timeout};
 	whatif_clear(&o->whatif);
+	launched_clear(&o->launched);
 	for (size_t i = 0; i < G_N_ELEMENTS(texts); i++)
 		g_free(*texts[i]);
 }
@@ -41,18 +53,21 @@ static bool check_weight(const char *option, double value, double most, GError *
 	return false;
 }
 
-static bool check(const struct options *o, struct run_options *run, GError **error)
+static bool check(struct options *o, struct run_options *run, GError **error)
 {
-	int steps = 100, save_every = 100, trace_steps = 20;
+	int steps = 100, save_every = 100, trace_steps = 20, rendezvous_s = 120;
 	if (!whatif_count("steps", o->steps, 1, STEPS_MOST, &steps, error) ||
 	    !whatif_count("save-every", o->save_every, 1, STEPS_MOST, &save_every, error) ||
-	    !whatif_count("trace-steps", o->trace_steps, 1, TRACE_STEPS_MOST, &trace_steps, error) || !check_weight("lr", o->lr, 10, error) ||
-	    !check_weight("balance", o->balance, 100, error) || !check_weight("z", o->z, 100, error))
+	    !whatif_count("trace-steps", o->trace_steps, 1, TRACE_STEPS_MOST, &trace_steps, error) ||
+	    !whatif_count("rendezvous-timeout", o->rendezvous_timeout, 1, RENDEZVOUS_MOST_S, &rendezvous_s, error) ||
+	    !check_weight("lr", o->lr, 10, error) || !check_weight("balance", o->balance, 100, error) || !check_weight("z", o->z, 100, error))
 		return false;
 	if (!o->data == !o->synthetic)
 		return wrong(error, "give --data FILE or --synthetic, one of them");
 	if (o->save_every && !o->save)
 		return wrong(error, "--save-every goes with --save DIR");
+	if (!launched_find(g_getenv, o->rendezvous, &o->launched, error))
+		return false;
 	*run = (struct run_options){.device = o->device ? o->device : "host",
 	                            .data = o->data,
 	                            .steps = (uint64_t)steps,
@@ -65,7 +80,9 @@ static bool check(const struct options *o, struct run_options *run, GError **err
 	                            .save_every = (uint64_t)save_every,
 	                            .resume = o->resume,
 	                            .impose = o->whatif.routing != NULL,
-	                            .ssd = o->ssd};
+	                            .ssd = o->ssd,
+	                            .launched = &o->launched,
+	                            .rendezvous_s = rendezvous_s};
 	return true;
 }
 
@@ -85,6 +102,10 @@ static bool parse(struct options *o, int argc, char **argv, GError **error)
 	    {"save-every", 0, 0, G_OPTION_ARG_STRING, &o->save_every, "steps between them (default 100); one more at the end", "N"},
 	    {"resume", 0, 0, G_OPTION_ARG_FILENAME, &o->resume, "go on from the newest checkpoint of a folder, or from a file", "DIR"},
 	    {"ssd", 0, 0, G_OPTION_ARG_FILENAME, &o->ssd, "folder for experts on SSD (default: a temporary one)", "DIR"},
+	    {"rendezvous", 0, 0, G_OPTION_ARG_STRING, &o->rendezvous,
+	     "where the processes of mpirun or srun find each other: a file in a folder that all see", "FILE|HOST:PORT"},
+	    {"rendezvous-timeout", 0, 0, G_OPTION_ARG_STRING, &o->rendezvous_timeout,
+	     "seconds after which a process that has not come is missing (default 120)", "N"},
 	    {NULL},
 	};
 	g_autoptr(GOptionContext) context = g_option_context_new(NULL);

@@ -92,10 +92,17 @@ const struct device_info *device_find(const char *name, GError **error)
 
 bool device_open(const char *name, int count, uint64_t arena_bytes, struct device **devices, struct device_group **group, GError **error)
 {
+	const struct device_members all = {0, count, NULL};
+	return device_open_among(name, count, arena_bytes, &all, devices, group, error);
+}
+
+bool device_open_among(const char *name, int count, uint64_t arena_bytes, const struct device_members *members, struct device **devices,
+                       struct device_group **group, GError **error)
+{
 	const struct device_impl *impl = find(name, error);
-	g_assert(count > 0);
+	g_assert(count > 0 && members->first + count <= members->total && (members->ranks || count == members->total));
 	clock_origin();
-	return impl && impl->open(count, arena_bytes, devices, group, error);
+	return impl && impl->open(count, arena_bytes, members, devices, group, error);
 }
 
 const struct device_info *device_info(const struct device *d)

@@ -19,7 +19,8 @@
 struct device;
 struct device_stream;
 struct device_event;
-struct device_group; /* a communicator: all devices of a run */
+struct device_group; /* a communicator: all devices of a run, also those of other processes */
+struct ranks;
 typedef void elem;
 
 struct device_info {
@@ -42,6 +43,14 @@ const struct device_info *device_find(const char *name, GError **error) G_GNUC_W
  * ESMOE_ERROR_DEVICE when there are none. devices (count) and *group are owned by the caller. */
 bool device_open(const char *name, int count, uint64_t arena_bytes, struct device **devices, struct device_group **group,
                  GError **error) G_GNUC_WARN_UNUSED_RESULT;
+/* The same as one of several processes: its devices are members first .. first + count - 1 of a group of `total`. `ranks` is borrowed and must
+ * outlive the group. Real GPUs are taken from number ranks_local * count on or, where a process sees no more than it needs, from 0. */
+struct device_members {
+	int first, total;
+	struct ranks *ranks; /* NULL: alone */
+};
+bool device_open_among(const char *name, int count, uint64_t arena_bytes, const struct device_members *members, struct device **devices,
+                       struct device_group **group, GError **error) G_GNUC_WARN_UNUSED_RESULT;
 void device_close(struct device **devices, int count, struct device_group *group);
 const struct device_info *device_info(const struct device *d);
 /* What it is, for files that say where something was measured: "NVIDIA H200, driver 580.65.06, CUDA 13.0". Owned by the caller. */
@@ -200,14 +209,19 @@ void op_cast(struct device_stream *s, elem *to, const float *from, size_t n);
 /* The stream goes on when all members have got here: an event recorded behind it says when a collective began. */
 void group_meet(struct device_stream *s, struct device_group *g, int member);
 
-/* Segments: `rows` rows of `width` elements from row `from` of the sender's buffer to row `to` of device `peer`'s. All devices give their sends; the
- * list is copied. */
+/* `rows` rows from row `from` of the sender's buffer to row `to` of the receiver's; peer: the member at the other end. */
 struct segment {
 	int peer;
 	int from, to, rows;
 };
-void group_all_to_all(struct device_stream *s, struct device_group *g, int member, elem *receive, const elem *send, const struct segment *sends,
-                      int n, int width);
+/* What a member sends and receives, in rows of `width` elements. Between any two members both list their segments in the same order. */
+struct traffic {
+	const struct segment *sends, *receives;
+	int n_sends, n_receives;
+	int width;
+};
+/* The lists are copied. */
+void group_all_to_all(struct device_stream *s, struct device_group *g, int member, elem *receive, const elem *send, const struct traffic *traffic);
 /* Sums in the order of the members: the same bits everywhere. all_reduce in place; reduce_scatter leaves member i's share [i n / G, (i + 1) n / G)
  * valid. */
 void group_all_reduce(struct device_stream *s, struct device_group *g, int member, float *x, size_t n);

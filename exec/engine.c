@@ -4,6 +4,7 @@
 
 #include "model/error.h"
 #include "model/footprint.h"
+#include "ranks.h"
 
 #include <string.h>
 
@@ -88,19 +89,39 @@ static bool can_run(const struct engine *e, GError **error)
 	return true;
 }
 
+/* The nodes of this process. */
+struct node_range {
+	int first, n;
+};
+static struct node_range nodes_here(const struct engine *e)
+{
+	int each = e->sc->machine->gpus_per_node, first = e->first / each;
+	return (struct node_range){first, (e->end + each - 1) / each - first};
+}
+
+static struct store_layer kept_here(const struct engine *e, const struct layer *l)
+{
+	struct store_layer s = {.experts = l->experts, .params = network_expert_params(e->n, l)};
+	if (e->end - e->first < e->gpus) {
+		s.first = first_expert(l->experts, e->gpus, e->first);
+		s.experts = first_expert(l->experts, e->gpus, e->end) - s.first;
+	}
+	return s;
+}
+
 static bool open_store(struct engine *e, GError **error)
 {
 	g_autofree struct store_layer *layers = g_new0(struct store_layer, e->n->layers);
 	int n = 0;
 	for (int i = 0; i < e->n->layers; i++)
 		if (e->n->layer[i].experts)
-			layers[n++] = (struct store_layer){.experts = e->n->layer[i].experts, .params = network_expert_params(e->n, &e->n->layer[i])};
+			layers[n++] = kept_here(e, &e->n->layer[i]);
 	struct store_options o = {.home = e->plan->home,
 	                          .element_bytes = (int)e->element,
 	                          .gradient_bytes = e->gradient_bytes,
 	                          .ssd_folder = e->o.ssd_folder,
-	                          .cache_bytes = e->plan->memory.cache_bytes * (uint64_t)machine_nodes(e->sc->machine)};
-	e->store = store_new(e->gpu[0].device, layers, n, &o, error);
+	                          .cache_bytes = e->plan->memory.cache_bytes * (uint64_t)nodes_here(e).n};
+	e->store = store_new(e->gpu[e->first].device, layers, n, &o, error);
 	return e->store != NULL;
 }
 
@@ -111,8 +132,9 @@ static void open_host(struct engine *e)
 	e->summed = g_new0(uint8_t *, e->n->layers);
 	for (int i = 0; i < e->n->layers; i++)
 		e->summed[i] = g_new0(uint8_t, MAX(1, (size_t)e->n->layer[i].experts) * (size_t)e->gpus);
-	e->pool = g_new0(struct adam_pool *, nodes + 1);
-	for (int i = 0; i < nodes && e->offloaded; i++) {
+	e->pool = g_new0(struct adam_pool *, nodes);
+	const struct node_range here = nodes_here(e);
+	for (int i = here.first; i < here.first + here.n && e->offloaded; i++) {
 		e->pool[i] = adam_pool_new(MAX(1, threads));
 		adam_pool_set_patience(e->pool[i], e->info->adam_patience_ns);
 	}
@@ -145,7 +167,7 @@ uint64_t engine_bytes(const struct device_info *device, const struct scenario *s
 
 uint64_t engine_pinned_bytes(const struct engine *e)
 {
-	uint64_t gpus = (uint64_t)e->gpus;
+	uint64_t gpus = (uint64_t)(e->end - e->first);
 	return gpus * arena_pinned_bytes(e) + (e->store ? store_pinned_bytes(e->store) : 0);
 }
 
@@ -158,7 +180,14 @@ struct engine *engine_new(struct device **devices, struct device_group *group, c
                           const struct data *data, const struct engine_options *o, GError **error)
 {
 	g_autoptr(engine) e = g_new0(struct engine, 1);
-	describe(e, device_info(devices[0]), sc, schedule);
+	int first = 0, end = sc->machine->gpus;
+	while (!devices[first])
+		first++;
+	while (!devices[end - 1])
+		end--;
+	describe(e, device_info(devices[first]), sc, schedule);
+	e->first = first;
+	e->end = end;
 	e->data = data;
 	e->o = *o;
 	e->group = group;
@@ -166,7 +195,7 @@ struct engine *engine_new(struct device **devices, struct device_group *group, c
 	e->gpu = g_new0(struct gpu, e->gpus);
 	if (!can_run(e, error))
 		return NULL;
-	for (int g = 0; g < e->gpus; g++) {
+	for (int g = e->first; g < e->end; g++) {
 		e->gpu[g].device = devices[g];
 		e->gpu[g].done = device_event_new(devices[g]);
 		e->gpu[g].gathered = device_event_new(devices[g]);
@@ -187,7 +216,7 @@ void engine_free(struct engine *e)
 		return;
 	arena_clear(e);
 	tensors_clear(e);
-	for (int g = 0; g < e->gpus; g++) {
+	for (int g = e->first; g < e->end; g++) {
 		if (e->gpu[g].side)
 			device_stream_free(e->gpu[g].side);
 		g_clear_pointer(&e->gpu[g].done, device_event_free);
@@ -195,8 +224,9 @@ void engine_free(struct engine *e)
 	}
 	for (int i = 0; e->summed && i < e->n->layers; i++)
 		g_free(e->summed[i]);
-	for (int i = 0; e->pool && e->pool[i]; i++)
-		adam_pool_free(e->pool[i]);
+	for (int i = 0; e->pool && i < machine_nodes(e->sc->machine); i++)
+		if (e->pool[i])
+			adam_pool_free(e->pool[i]);
 	g_free(e->summed);
 	g_free(e->pool);
 	store_free(e->store);
@@ -217,7 +247,7 @@ static bool impose(struct engine *e, uint64_t step, int parity, GError **error)
 			size_t experts = (size_t)l->experts;
 			if (!routing_loads(e->o.imposed, (int)step, mb, layer, e->gpus, l->experts, l->top_k, (uint32_t)e->N, tokens, error))
 				return false;
-			for (int g = 0; g < e->gpus; g++)
+			for (int g = e->first; g < e->end; g++)
 				memcpy(imposed_of(e, g, parity, layer, mb), tokens + (size_t)g * experts, experts * sizeof(*tokens));
 		}
 	return true;
@@ -231,7 +261,7 @@ void engine_begin(struct engine *e, uint64_t step)
 	g_clear_error(&e->unread[parity]);
 	if (e->o.imposed && !impose(e, step, parity, &e->unread[parity]))
 		return;
-	for (int g = 0; g < e->gpus; g++)
+	for (int g = e->first; g < e->end; g++)
 		for (int mb = 0; mb < e->microbatches && !e->unread[parity]; mb++) {
 			int32_t *tokens = e->gpu[g].tokens_of_step + ((size_t)(parity * e->microbatches + mb)) * 2 * (size_t)e->N;
 			uint64_t first = (uint64_t)g * (uint64_t)all + (uint64_t)mb * (uint64_t)e->B;
@@ -245,11 +275,16 @@ static const float *losses_now(const struct engine *e, int g)
 	return e->gpu[g].losses + ((e->begun + 1) & 1) * losses_of_step(e);
 }
 
+float engine_loss_of(const struct engine *e, int gpu)
+{
+	return losses_now(e, gpu)[0];
+}
+
 double engine_loss(const struct engine *e)
 {
 	double sum = 0;
 	for (int g = 0; g < e->gpus; g++)
-		sum += (double)losses_now(e, g)[0];
+		sum += (double)engine_loss_of(e, g);
 	return sum;
 }
 
@@ -286,17 +321,36 @@ static void tensor_state_clear(struct tensor_state *s)
 	g_free(s->gradient);
 }
 
-static bool call(const struct visit *v, const char *name, size_t n, const struct tensor_state *s, GError **error)
+/* A tensor that process `owner` has read into `s`: rank 0 shows what others hand in. What is written back all have been given. */
+static bool call(struct engine *e, const struct visit *v, int owner, const char *name, size_t n, const struct tensor_state *s, GError **error)
 {
-	return v->fn(name, n, s->master, s->m, s->v, s->gradient, v->user, error);
+	struct ranks *ranks = e->o.ranks;
+	float *const parts[] = {s->master, s->m, s->v, s->gradient};
+	for (size_t i = 0; ranks && !v->write_back && i < G_N_ELEMENTS(parts) && parts[i]; i++)
+		if (!ranks_hand_in(ranks, RANKS_STEPS, owner, parts[i], n * sizeof(float), error))
+			return false;
+	return (ranks && !v->write_back && ranks_own(ranks)) || v->fn(name, n, s->master, s->m, s->v, s->gradient, v->user, error);
+}
+
+/* The process of a GPU. */
+static int rank_of(const struct engine *e, int gpu)
+{
+	return e->o.ranks ? gpu / e->sc->machine->gpus_per_node : 0;
+}
+
+static bool is_here(const struct engine *e, int gpu)
+{
+	return gpu >= e->first && gpu < e->end;
 }
 
 static bool visit_dense(struct engine *e, const struct visit *v, const struct tensor *t, GError **error)
 {
+	if (e->o.ranks && !v->write_back && ranks_own(e->o.ranks))
+		return true;
 	autoclear(tensor_state) s = state_new(t->n, e->o.grad_check);
-	if (!tensors_read(e, 0, t->at, t->n, &s, error) || !call(v, t->name, t->n, &s, error))
+	if (!tensors_read(e, e->first, t->at, t->n, &s, error) || !call(e, v, 0, t->name, t->n, &s, error))
 		return false;
-	for (int g = 0; v->write_back && g < e->gpus; g++)
+	for (int g = e->first; v->write_back && g < e->end; g++)
 		if (!tensors_write(e, g, t->at, t->n, &s, error))
 			return false;
 	return true;
@@ -310,35 +364,42 @@ static bool visit_resident(struct engine *e, const struct visit *v, int layer, i
 	int owner = 0;
 	while (!expert_at_home(e, owner, layer, expert, &at))
 		owner++;
-	if (!tensors_read(e, owner, at, n, &s, error) || !call(v, name, n, &s, error))
+	if (is_here(e, owner) && !tensors_read(e, owner, at, n, &s, error))
 		return false;
-	for (int g = owner; v->write_back && g < e->gpus; g++)
+	if (!call(e, v, rank_of(e, owner), name, n, &s, error))
+		return false;
+	for (int g = e->first; v->write_back && g < e->end; g++)
 		if (expert_at_home(e, g, layer, expert, &at) && !tensors_write(e, g, at, n, &s, error))
 			return false;
 	return true;
 }
 
 /* Copies that stay in HBM between steps are brought up to date too. */
+static bool refresh_copies(struct engine *e, int layer, int expert, const float *master, size_t n, GError **error)
+{
+	for (int g = e->first; g < e->end; g++)
+		for (int i = 0; i < e->slots; i++)
+			if (e->gpu[g].slot_layer[i] == layer && e->gpu[g].slot_expert[i] == expert &&
+			    !tensors_refresh_slot(e, g, i, master, n, error))
+				return false;
+	return true;
+}
+
 static bool visit_stored(struct engine *e, const struct visit *v, int layer, int expert, GError **error)
 {
 	size_t n = network_expert_params(e->n, &e->n->layer[layer]);
-	int moe = e->layer[layer].moe;
+	int moe = e->layer[layer].moe, experts = e->n->layer[layer].experts;
+	bool here = expert_stored(e, layer, expert);
 	autoclear(tensor_state) s = state_new(n, e->o.grad_check);
 	g_autofree char *name = g_strdup_printf("layer%d.expert%d", layer, expert);
-	if (!store_save(e->store, moe, expert, s.master, s.m, s.v, error))
+	if (here && !store_save(e->store, moe, expert, s.master, s.m, s.v, error))
 		return false;
-	if (e->o.grad_check && e->begun)
+	if (here && e->o.grad_check && e->begun)
 		memcpy(s.gradient, store_sum(e->store, moe, expert), n * sizeof(float));
-	if (!call(v, name, n, &s, error))
+	if (!call(e, v, rank_of(e, (int)((int64_t)expert * e->gpus / experts)), name, n, &s, error))
 		return false;
-	if (v->write_back && !store_load(e->store, moe, expert, s.master, s.m, s.v, error))
-		return false;
-	for (int g = 0; v->write_back && g < e->gpus; g++)
-		for (int i = 0; i < e->slots; i++)
-			if (e->gpu[g].slot_layer[i] == layer && e->gpu[g].slot_expert[i] == expert &&
-			    !tensors_refresh_slot(e, g, i, s.master, n, error))
-				return false;
-	return true;
+	return !here || !v->write_back ||
+	       (store_load(e->store, moe, expert, s.master, s.m, s.v, error) && refresh_copies(e, layer, expert, s.master, n, error));
 }
 
 bool engine_each(struct engine *e, bool write_back, engine_tensor_fn fn, void *user, GError **error)

@@ -14,9 +14,11 @@ struct engine_options {
 	const char *ssd_folder;
 	const struct routing *imposed; /* where tokens go, whatever the gate says; NULL: as it says */
 	bool grad_check;               /* keep gradients: Adam does nothing */
+	struct ranks *ranks;           /* of which this process is one; NULL: it is the only one */
 };
 
-/* All arguments are borrowed; the schedule's plan fixes all sizes. ESMOE_ERROR_FIT names what did not fit the arena; ESMOE_ERROR_INPUT a network that
+/* devices (G): NULL where another process has it; those here are whole nodes. All arguments are borrowed; the schedule's plan fixes all sizes.
+ * ESMOE_ERROR_FIT names what did not fit the arena; ESMOE_ERROR_INPUT a network that
  * cannot be run (Mamba). */
 struct engine *engine_new(struct device **devices, struct device_group *group, const struct scenario *sc, struct schedule *schedule,
                           const struct data *data, const struct engine_options *o, GError **error) G_GNUC_WARN_UNUSED_RESULT;
@@ -44,13 +46,16 @@ bool engine_issue(struct engine *e, const struct stage *stage, struct device_str
 /* After a STAGE_COUNTS (or, with one GPU, its gate) has ended: tokens (G, E) of the layer and micro-batch. */
 void engine_loads(const struct engine *e, int layer, int microbatch, uint32_t *tokens);
 
-/* After the step has ended: mean loss over all tokens (cross entropy alone). */
+/* After the step has ended: what a GPU that is here adds to the mean loss over all tokens (cross entropy alone); and the sum of all. */
+float engine_loss_of(const struct engine *e, int gpu);
 double engine_loss(const struct engine *e);
 /* The z-loss before its weight, and how well each GPU balances its own tokens (the loss balances those of all GPUs together): sums over layers, means
  * over GPUs and micro-batches. */
 void engine_aux(const struct engine *e, double *balance, double *z);
 
 /* Parameters and optimizer state while nothing runs, in a fixed order that does not depend on GPUs, homes or placement: for checkpoints, gradient
- * checks and tests. Each tensor: name, n elements, fp32 master, m, v, gradient (NULL unless grad_check keeps it). fn returns false to stop. */
+ * checks and tests. Each tensor: name, n elements, fp32 master, m, v, gradient (NULL unless grad_check keeps it). fn returns false to stop. With
+ * several processes all call it; fn then sees what is elsewhere, too, but only on rank 0, unless `write_back`: that each rank has to know by itself.
+ */
 typedef bool (*engine_tensor_fn)(const char *name, size_t n, float *master, float *m, float *v, float *gradient, void *user, GError **error);
 bool engine_each(struct engine *e, bool write_back, engine_tensor_fn fn, void *user, GError **error) G_GNUC_WARN_UNUSED_RESULT;

@@ -6,7 +6,8 @@
 #include "model/backend.h"
 #include "traces/trace.h"
 
-/* All arguments are borrowed and must outlive the backend. */
+/* devices (gpus): NULL where another process has it, which launches its stages; the order between processes is kept by collectives, of which every
+ * process has members. All arguments are borrowed and must outlive the backend. */
 struct backend *exec_new(struct device **devices, int count, struct engine *engine, const struct machine *m,
                          GError **error) G_GNUC_WARN_UNUSED_RESULT;
 

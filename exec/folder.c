@@ -14,7 +14,7 @@
 
 struct folder {
 	char *path;
-	int gpus;
+	int gpus, first, end;
 	int losses, memory; /* descriptors */
 };
 
@@ -67,18 +67,23 @@ static void remove_earlier(const struct folder *f)
 		}
 }
 
-struct folder *folder_new(const char *path, const struct scenario *sc, const char *command, GError **error)
+static bool begin_files(struct folder *f, const char *ini, GError **error)
+{
+	return write_whole(f, "run.ini", ini, error) && begin_rows(f, "losses.csv", "step,loss,tokens_per_s,step_ms\n", &f->losses, error) &&
+	       begin_rows(f, "memory.csv", "step,gpu,hbm_bytes,host_bytes,ssd_bytes,pinned_bytes,pageable_bytes\n", &f->memory, error);
+}
+
+struct folder *folder_new(const char *path, const struct scenario *sc, const char *command, int first, int end, GError **error)
 {
 	g_autoptr(folder) f = g_new0(struct folder, 1);
 	g_autofree char *scenario = scenario_ini(sc), *ini = g_strdup_printf("# %s\n%s", command, scenario);
-	*f = (struct folder){.path = g_strdup(path), .gpus = sc->machine->gpus, .losses = -1, .memory = -1};
+	*f = (struct folder){.path = g_strdup(path), .gpus = sc->machine->gpus, .first = first, .end = end, .losses = -1, .memory = -1};
 	if (g_mkdir_with_parents(path, 0777) != 0) {
 		failed(path, NULL, error);
 		return NULL;
 	}
 	remove_earlier(f);
-	if (!write_whole(f, "run.ini", ini, error) || !begin_rows(f, "losses.csv", "step,loss,tokens_per_s,step_ms\n", &f->losses, error) ||
-	    !begin_rows(f, "memory.csv", "step,gpu,hbm_bytes,host_bytes,ssd_bytes,pinned_bytes,pageable_bytes\n", &f->memory, error))
+	if (first == 0 && !begin_files(f, ini, error))
 		return NULL;
 	return g_steal_pointer(&f);
 }
@@ -97,6 +102,8 @@ void folder_free(struct folder *f)
 
 bool folder_step(struct folder *f, const struct run_step *s, const struct run_memory *m, GError **error)
 {
+	if (f->first)
+		return true;
 	g_autoptr(GString) losses = g_string_new(NULL), memory = g_string_new(NULL);
 	g_string_append_printf(losses, "%" G_GUINT64_FORMAT ",%.9g,%.6g,%.6g\n", s->step, s->loss, s->tokens_per_s, s->step_ms);
 	for (int g = 0; g < f->gpus; g++)
@@ -112,6 +119,7 @@ bool folder_finish(struct folder *f, const struct record *r, GError **error)
 	g_autoptr(trace) trace = record_trace(r);
 	g_autoptr(GString) loads = g_string_new(NULL);
 	g_autofree char *prefix = g_build_filename(f->path, "trace", NULL);
-	record_loads(r, loads);
-	return write_whole(f, "loads.csv", loads->str, error) && kineto_write(trace, prefix, false, error);
+	if (f->first == 0)
+		record_loads(r, loads);
+	return (f->first || write_whole(f, "loads.csv", loads->str, error)) && kineto_write_part(trace, prefix, false, f->first, f->end, error);
 }

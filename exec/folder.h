@@ -1,4 +1,5 @@
-/* The folder of a run: run.ini, losses.csv and memory.csv from the first step on; at its end trace.rank<N>.json, trace.host.json and loads.csv. */
+/* The folder of a run: run.ini, losses.csv and memory.csv from the first step on; at its end trace.rank<N>.json, trace.host.json and loads.csv. Of
+ * several processes, which share the folder, each writes the traces of its GPUs and of its host, and the first one the rest. */
 #pragma once
 
 #include "record.h"
@@ -15,15 +16,16 @@ struct run_step {
 	const char *bound_by; /* the stream that was busiest, "host_launch" where that is launching; borrowed, static */
 };
 
-/* Bytes in use at a step's end: of each GPU's arena, of the process, and of the expert files. */
+/* Bytes in use at a step's end: of each GPU's arena, of the processes, and of the expert files. */
 struct run_memory {
 	const uint64_t *hbm_bytes; /* (G) */
 	uint64_t host_bytes, ssd_bytes, pinned_bytes, pageable_bytes;
 };
 
-/* Makes the folder with its run.ini, which starts with `command` as a comment. The scenario is borrowed. ESMOE_ERROR_INPUT: cannot be written. Owned
- * by the caller. */
-struct folder *folder_new(const char *path, const struct scenario *sc, const char *command, GError **error) G_GNUC_WARN_UNUSED_RESULT;
+/* Makes the folder with its run.ini, which starts with `command` as a comment. This process has the GPUs first .. end - 1. The scenario is borrowed.
+ * ESMOE_ERROR_INPUT: cannot be written. Owned by the caller. */
+struct folder *folder_new(const char *path, const struct scenario *sc, const char *command, int first, int end,
+                          GError **error) G_GNUC_WARN_UNUSED_RESULT;
 void folder_free(struct folder *f);
 AUTOPTR(folder)
 

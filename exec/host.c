@@ -10,6 +10,7 @@
 #include "host.h"
 #include "adam.h"
 #include "model/error.h"
+#include "ranks.h"
 
 #include <cblas.h>
 #include <errno.h>
@@ -54,7 +55,7 @@ static struct host_event *event_of(const struct device_event *e)
 	return (struct host_event *)e;
 }
 
-static struct host_device *host_new(struct host_group *g, uint64_t arena_bytes, GError **error)
+static struct host_device *host_new(struct host_group *g, int first, uint64_t arena_bytes, GError **error)
 {
 	void *arena = mmap(NULL, MAX(arena_bytes, 1), PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
 	if (arena == MAP_FAILED) {
@@ -65,7 +66,7 @@ static struct host_device *host_new(struct host_group *g, uint64_t arena_bytes, 
 	struct host_device *d = g_new0(struct host_device, 1);
 	d->base.impl = &host_impl;
 	d->group = g;
-	d->index = g->count;
+	d->index = g->count + first;
 	d->arena = arena;
 	d->arena_bytes = arena_bytes;
 	return d;
@@ -100,6 +101,7 @@ static void host_close(struct device **devices, int count, struct device_group *
 	pthread_cond_destroy(&g->met);
 	pthread_mutex_destroy(&g->lock);
 	g_clear_error(&g->error);
+	g_clear_pointer(&g->brought, g_ptr_array_unref);
 	g_free(g->post);
 	g_free(g->cores);
 	g_free(g->devices);
@@ -107,7 +109,8 @@ static void host_close(struct device **devices, int count, struct device_group *
 }
 
 /* Two GPUs that share two cores must not start threads of BLAS on top; and a sum that is cut among threads would depend on their number. */
-static bool host_open(int count, uint64_t arena_bytes, struct device **devices, struct device_group **group, GError **error)
+static bool host_open(int count, uint64_t arena_bytes, const struct device_members *members, struct device **devices, struct device_group **group,
+                      GError **error)
 {
 	struct host_group *g = g_new0(struct host_group, 1);
 	openblas_set_num_threads(1);
@@ -115,12 +118,13 @@ static bool host_open(int count, uint64_t arena_bytes, struct device **devices, 
 	g->cores = host_cores_new();
 	g->base.impl = &host_impl;
 	g->devices = g_new0(struct host_device *, (size_t)count);
-	g->post = g_new0(struct host_post, (size_t)count);
+	g->members = *members;
+	g->post = g_new0(struct host_post, (size_t)members->total);
 	pthread_mutex_init(&g->lock, NULL);
 	pthread_cond_init(&g->met, NULL);
 	g_queue_init(&g->events);
 	for (; g->count < count; g->count++) {
-		struct host_device *d = host_new(g, arena_bytes, error);
+		struct host_device *d = host_new(g, members->ranks ? ranks_local(members->ranks) * count : 0, arena_bytes, error);
 		if (!d) {
 			host_close(devices, g->count, &g->base);
 			return false;
@@ -255,16 +259,18 @@ float *host_scratch(struct host_stream *s, size_t n)
 static struct device_stream *host_stream_new(struct device *d, const char *name, GError **error)
 {
 	struct host_stream *s = g_new0(struct host_stream, 1);
+	const int count = host_of(d)->group->count;
 	s->base.device = d;
 	s->device = host_of(d);
 	s->worker = worker_new(name);
-	host_core_keep_off(s->device->group->cores, s->worker, s->device->index, s->device->group->count);
+	host_core_keep_off(s->device->group->cores, s->worker, s->device->index, s->device->index - s->device->index % count + count);
 	return &s->base;
 }
 
 static void host_stream_keep_core(struct device_stream *s, int nth)
 {
-	host_core_keep(stream_of(s)->device->group->cores, stream_of(s)->worker, nth);
+	const struct host_device *d = stream_of(s)->device;
+	host_core_keep(d->group->cores, stream_of(s)->worker, d->index - d->index % d->group->count + nth);
 }
 
 static void host_stream_free(struct device_stream *stream)

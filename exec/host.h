@@ -16,21 +16,25 @@ struct host_post {
 	float *to;
 	const float *from;
 	const struct segment *sends;
-	int n_sends;
+	int n_sends, width;
+	size_t n; /* elements or bytes */
 };
 
 struct host_group {
 	struct device_group base;
 	const struct host_loops *loops;
 	struct host_cores *cores;
-	int count;
+	int count;                     /* devices of this process */
+	struct device_members members; /* of them and those of other processes */
 	struct host_device **devices;
 	pthread_mutex_t lock;
 	pthread_cond_t met;     /* the turn changed, or the group failed */
 	int waiting;            /* members that got to the meeting */
 	uint64_t turn;          /* meetings so far */
+	bool exchanging;        /* with other processes */
 	GQueue events;          /* of all devices: a failure wakes who waits for them */
-	struct host_post *post; /* (G) */
+	struct host_post *post; /* (G) of all processes */
+	GPtrArray *brought;     /* of other processes to the collective that runs, GBytes by rank */
 	GError *error;          /* the first */
 	atomic_bool failed;
 };
@@ -38,7 +42,7 @@ struct host_group {
 struct host_device {
 	struct device base;
 	struct host_group *group;
-	int index; /* in it */
+	int index; /* among those of this host */
 	char *arena;
 	uint64_t arena_bytes, used_bytes;
 };

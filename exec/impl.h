@@ -113,8 +113,8 @@ static inline int assign_stride(int N)
 
 struct device_collectives {
 	void (*meet)(struct device_stream *s, struct device_group *g, int member);
-	void (*all_to_all)(struct device_stream *s, struct device_group *g, int member, elem *receive, const elem *send, const struct segment *sends,
-	                   int n, int width);
+	void (*all_to_all)(struct device_stream *s, struct device_group *g, int member, elem *receive, const elem *send,
+	                   const struct traffic *traffic);
 	void (*all_reduce)(struct device_stream *s, struct device_group *g, int member, float *x, size_t n);
 	void (*reduce_scatter)(struct device_stream *s, struct device_group *g, int member, float *x, size_t n);
 	void (*gather_host)(struct device_stream *s, struct device_group *g, int member, void *all, const void *own, size_t bytes);
@@ -122,7 +122,8 @@ struct device_collectives {
 
 struct device_impl {
 	const struct device_info *info;
-	bool (*open)(int count, uint64_t arena_bytes, struct device **devices, struct device_group **group, GError **error);
+	bool (*open)(int count, uint64_t arena_bytes, const struct device_members *members, struct device **devices, struct device_group **group,
+	             GError **error);
 	const struct device_core *core;
 	const struct device_math *math;
 	const struct device_attention *attention;

@@ -18,7 +18,7 @@ void exec_fail(struct exec *x, GError *error)
 	pthread_cond_broadcast(&x->changed);
 	pthread_mutex_unlock(&x->lock);
 	if (first)
-		device_fail(x->devices[0], error);
+		device_fail(x->devices[x->first], error);
 	g_error_free(error);
 }
 

@@ -22,7 +22,7 @@ static uint32_t *loads_of(const struct engine *e, int g, int layer, int microbat
 void engine_loads(const struct engine *e, int layer, int microbatch, uint32_t *tokens)
 {
 	size_t n = (size_t)e->gpus * (size_t)e->n->layer[layer].experts;
-	memcpy(tokens, loads_of(e, 0, layer, microbatch), n * sizeof(uint32_t));
+	memcpy(tokens, loads_of(e, e->first, layer, microbatch), n * sizeof(uint32_t));
 }
 
 bool issue_gate(const struct issue *i)
@@ -164,13 +164,14 @@ static struct range chunk_range(int total, int chunk, int chunks)
 	return (struct range){from, from + each + (chunk < more)};
 }
 
-/* Segments between the sources and the owners of a chunk, as this GPU sends them: its own tokens on the way out, the rows of its experts on the way
- * back. */
-static int make_segments(const struct issue *i, int chunk, bool back)
+/* Segments between the sources and the owners of a chunk that begin or end at this GPU: its own tokens on the way out, the rows of its experts on the
+ * way back. All GPUs know all loads, so each lists both, in the same order. */
+static struct traffic list_traffic(const struct issue *i, int chunk, bool back)
 {
 	const struct rows *r = &i->g->rows;
 	const uint32_t *loads = loads_of(i->e, i->gpu, i->st->layer, i->st->microbatch);
-	int *sent = g_newa0(int, i->e->gpus), n = 0;
+	int *sent = g_newa0(int, i->e->gpus);
+	struct traffic t = {.sends = r->sends, .receives = r->receives};
 	for (int x = 0; x < i->l->experts; x++) {
 		struct range c = chunk_range(r->total[x], chunk, i->st->block->chunks);
 		for (int g = 0, first = 0; g < i->e->gpus; g++) {
@@ -178,28 +179,33 @@ static int make_segments(const struct issue *i, int chunk, bool back)
 			int there = sent[g] + from - first, here = r->at[x] + from;
 			first += rows;
 			sent[g] += rows;
-			if (from >= to || (back ? r->owner[x] : g) != i->gpu)
+			if (from >= to)
 				continue;
-			r->segment[n++] = back ? (struct segment){.peer = g, .from = here, .to = there, .rows = to - from}
-			                       : (struct segment){.peer = r->owner[x], .from = there, .to = here, .rows = to - from};
+			int sender = back ? r->owner[x] : g, receiver = back ? g : r->owner[x];
+			struct segment s = {.peer = receiver, .from = back ? here : there, .to = back ? there : here, .rows = to - from};
+			if (sender == i->gpu)
+				r->sends[t.n_sends++] = s;
+			s.peer = sender;
+			if (receiver == i->gpu)
+				r->receives[t.n_receives++] = s;
 		}
 	}
-	return n;
+	return t;
 }
 
 /* A chunk's first exchange of a pass takes its rows to the experts, the second brings them back. */
 bool issue_all_to_all(const struct issue *i)
 {
 	const struct workspace *w = &i->g->w;
-	int width = i->st->pass == PASS_BACKWARD ? weighted_width(i->e) : i->e->n->d_model;
 	bool back = i->g->rows.exchanged++ >= i->st->block->chunks;
-	int n = make_segments(i, i->st->part, back);
+	struct traffic traffic = list_traffic(i, i->st->part, back);
+	traffic.width = i->st->pass == PASS_BACKWARD ? weighted_width(i->e) : i->e->n->d_model;
 	elem *from = back ? w->arrived : i->a->sent, *to = back ? w->sent : i->a->arrived;
 	if (!back && i->st->pass == PASS_BACKWARD) {
 		from = w->sent;
 		to = w->arrived;
 	}
-	group_all_to_all(i->s, i->e->group, i->gpu, to, from, i->g->rows.segment, n, width);
+	group_all_to_all(i->s, i->e->group, i->gpu, to, from, &traffic);
 	return true;
 }
 

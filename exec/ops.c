@@ -147,10 +147,9 @@ void group_meet(struct device_stream *s, struct device_group *g, int member)
 	s->device->impl->collectives->meet(s, g, member);
 }
 
-void group_all_to_all(struct device_stream *s, struct device_group *g, int member, elem *receive, const elem *send, const struct segment *sends,
-                      int n, int width)
+void group_all_to_all(struct device_stream *s, struct device_group *g, int member, elem *receive, const elem *send, const struct traffic *traffic)
 {
-	s->device->impl->collectives->all_to_all(s, g, member, receive, send, sends, n, width);
+	s->device->impl->collectives->all_to_all(s, g, member, receive, send, traffic);
 }
 
 void group_all_reduce(struct device_stream *s, struct device_group *g, int member, float *x, size_t n)

@@ -7,6 +7,7 @@
 #include "record.h"
 
 struct kept_step {
+	stage_id first;
 	nsec_t start_ns, end_ns;
 	GArray *spans;
 	uint32_t *tokens;
@@ -50,10 +51,10 @@ static int by_id(gconstpointer a, gconstpointer b)
 	return (x->id > y->id) - (x->id < y->id);
 }
 
-void record_step(struct record *r, nsec_t start_ns, nsec_t end_ns, GArray *spans, uint32_t *tokens, uint64_t *hbm_bytes)
+void record_step(struct record *r, stage_id first, nsec_t start_ns, nsec_t end_ns, GArray *spans, uint32_t *tokens, uint64_t *hbm_bytes)
 {
 	struct kept_step *s = g_new(struct kept_step, 1);
-	*s = (struct kept_step){start_ns, end_ns, spans, tokens, hbm_bytes};
+	*s = (struct kept_step){first, start_ns, end_ns, spans, tokens, hbm_bytes};
 	g_array_sort(spans, by_id);
 	g_queue_push_tail(&r->steps, s);
 	while (g_queue_get_length(&r->steps) > (guint)r->keep)
@@ -106,7 +107,7 @@ struct trace *record_trace(const struct record *r)
 	struct trace *trace = trace_new();
 	const struct machine *m = r->sc->machine;
 	const struct kept_step *oldest = r->steps.head ? r->steps.head->data : NULL;
-	stage_id first = oldest && oldest->spans->len ? g_array_index(oldest->spans, struct span, 0).id : 0;
+	stage_id first = oldest ? oldest->first : 0;
 	nsec_t end_ns = 0;
 	uint16_t step = 0;
 	trace->gpus = m->gpus;

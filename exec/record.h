@@ -11,9 +11,9 @@ struct record *record_new(const struct scenario *sc, int microbatches, int keep)
 void record_free(struct record *r);
 AUTOPTR(record)
 
-/* One step from start_ns to end_ns: its spans (struct span, taken over), the tokens (microbatches, MoE layers, G, E of the layer) of its gates, and
- * what is used of each arena (G) at its end (both taken over, g_free). */
-void record_step(struct record *r, nsec_t start_ns, nsec_t end_ns, GArray *spans, uint32_t *tokens, uint64_t *hbm_bytes);
+/* One step from start_ns to end_ns, whose first stage is `first`: its spans, of all GPUs or of those of this process (struct span, taken over), the
+ * tokens (microbatches, MoE layers, G, E of the layer) of its gates, and what is used of each arena (G) at its end (both taken over, g_free). */
+void record_step(struct record *r, stage_id first, nsec_t start_ns, nsec_t end_ns, GArray *spans, uint32_t *tokens, uint64_t *hbm_bytes);
 
 int record_steps(const struct record *r); /* kept */
 

@@ -88,7 +88,7 @@ void exec_trace(struct backend *b, struct trace *trace)
 	for (int i = 0; i < x->n_streams; i++)
 		if (x->last[i] != STAGE_NONE && !b->impl->wait(b, x->last[i], NULL))
 			return; /* the next call says why */
-	device_stages_ended(x->devices[0]);
+	device_stages_ended(x->devices[x->first]);
 	trace->gpus = x->m->gpus;
 	trace->gpus_per_node = x->m->gpus_per_node;
 	g_free(trace->gpu_name);

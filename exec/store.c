@@ -62,13 +62,14 @@ static struct layer_store *layer_at(const struct store *s, int layer)
 
 static struct expert *expert_at(const struct store *s, int layer, int e)
 {
-	g_assert(e >= 0 && e < layer_at(s, layer)->shape.experts);
-	return &s->layer[layer].expert[e];
+	const struct layer_store *l = layer_at(s, layer);
+	g_assert(e >= l->shape.first && e < l->shape.first + l->shape.experts);
+	return &l->expert[e - l->shape.first];
 }
 
 static char *params_of(const struct layer_store *l, int e)
 {
-	return l->copies + (size_t)e * l->copies_stride;
+	return l->copies + (size_t)(e - l->shape.first) * l->copies_stride;
 }
 
 static char *gradient_of(const struct layer_store *l, int e)
@@ -78,12 +79,12 @@ static char *gradient_of(const struct layer_store *l, int e)
 
 static float *state_of(const struct layer_store *l, int e)
 {
-	return (float *)(void *)(l->states + (size_t)e * l->states_stride);
+	return (float *)(void *)(l->states + (size_t)(e - l->shape.first) * l->states_stride);
 }
 
 static uint64_t offset_of(const struct layer_store *l, int e)
 {
-	return l->offset + (uint64_t)e * 3 * l->vector_bytes;
+	return l->offset + (uint64_t)(e - l->shape.first) * 3 * l->vector_bytes;
 }
 
 static size_t vector_floats(const struct layer_store *l)
@@ -160,7 +161,7 @@ static uint64_t lay_out(struct store *s, const struct store_layer *layers)
 	uint64_t end = 0;
 	for (int i = 0; i < s->n_layers; i++) {
 		struct layer_store *l = &s->layer[i];
-		g_assert(layers[i].experts > 0 && layers[i].params > 0);
+		g_assert(layers[i].experts >= 0 && layers[i].params > 0);
 		*l = (struct layer_store){
 		    .shape = layers[i],
 		    .params_bytes = store_pages(layers[i].params * (size_t)s->o.element_bytes),

@@ -6,10 +6,11 @@
 
 struct store;
 
-/* Shapes of the MoE layers: experts and parameters of one expert. */
+/* Shapes of the MoE layers: the experts that are kept here, first .. first + experts - 1, and parameters of one. */
 struct store_layer {
 	int experts;
 	size_t params;
+	int first;
 };
 
 struct store_options {

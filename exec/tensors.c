@@ -90,10 +90,16 @@ bool expert_at_home(const struct engine *e, int g, int layer, int expert, size_t
 {
 	const struct layer *l = &e->n->layer[layer];
 	int set = e->plan->expert_parallel;
-	/* placement_fixed: expert x is on GPU x * P / E, so the first one of GPU g is the ceiling of g E / P */
-	int first = ((g % set) * l->experts + set - 1) / set;
+	/* placement_fixed: expert x is on GPU x * P / E */
+	int first = first_expert(l->experts, set, g % set);
 	*at = e->layer[layer].experts + network_expert_params(e->n, l) * (size_t)(expert - first);
 	return !e->offloaded && expert >= first && (int)((int64_t)expert * set / l->experts) == g % set;
+}
+
+bool expert_stored(const struct engine *e, int layer, int expert)
+{
+	int experts = e->n->layer[layer].experts, home = (int)((int64_t)expert * e->gpus / experts);
+	return e->end - e->first == e->gpus || (home >= e->first && home < e->end);
 }
 
 void tensors_place(struct engine *e)
@@ -215,7 +221,7 @@ static void start_resident(struct engine *e, int layer, int expert)
 	size_t n = network_expert_params(e->n, l), up = up_params(e, l), at;
 	struct start starts[2];
 	starts_of(e, layer, expert, &starts[0], &starts[1]);
-	for (int g = 0; g < e->gpus; g++)
+	for (int g = e->first; g < e->end; g++)
 		if (expert_at_home(e, g, layer, expert, &at)) {
 			begin(e, g, at, up, &starts[0]);
 			begin(e, g, at + up, n - up, &starts[1]);
@@ -251,7 +257,7 @@ static gpointer fill(gpointer data)
 		while (layer < e->n->layers && expert >= e->n->layer[layer].experts)
 			expert -= e->n->layer[layer++].experts;
 		g_autoptr(GError) error = NULL;
-		if (layer == e->n->layers || start_stored(e, layer, expert, master, &error)) {
+		if (layer == e->n->layers || !expert_stored(e, layer, expert) || start_stored(e, layer, expert, master, &error)) {
 			if (layer == e->n->layers)
 				return NULL;
 			continue;
@@ -285,13 +291,13 @@ bool tensors_start(struct engine *e, GError **error)
 	for (guint i = 0; i < e->tensors->len; i++) {
 		const struct tensor *t = &g_array_index(e->tensors, struct tensor, i);
 		struct start start = start_of(e, t->name, t->start);
-		for (int g = 0; g < e->gpus; g++)
+		for (int g = e->first; g < e->end; g++)
 			begin(e, g, t->at, t->n, &start);
 	}
 	for (int layer = 0; !e->offloaded && layer < e->n->layers; layer++)
 		for (int x = 0; x < e->n->layer[layer].experts; x++)
 			start_resident(e, layer, x);
-	for (int g = 0; g < e->gpus; g++)
+	for (int g = e->first; g < e->end; g++)
 		if (!finish(&e->gpu[g], error))
 			return false;
 	return !e->offloaded || fill_store(e, error);

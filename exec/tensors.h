@@ -65,8 +65,8 @@ struct rows {
 	int *sent;  /* (E) first row where this GPU sends from */
 	int *total; /* (E) rows */
 	int n_sent;
-	int exchanged;           /* all-to-alls since then */
-	struct segment *segment; /* scratch of an all-to-all */
+	int exchanged;                    /* all-to-alls since then */
+	struct segment *sends, *receives; /* (E G) scratch of an all-to-all */
 };
 
 struct gpu {
@@ -101,6 +101,7 @@ struct engine {
 	struct engine_options o;
 	struct device_group *group;
 	int gpus, microbatches, experts; /* experts: the most of a layer */
+	int first, end;                  /* GPUs of this process: first .. end - 1 */
 	int B, N;                        /* sequences and tokens of one GPU's micro-batch */
 	int slots;                       /* for uploaded experts */
 	const struct device_info *info;
@@ -110,7 +111,7 @@ struct engine {
 	bool offloaded, exchanges;
 	uint64_t begun;      /* steps */
 	uint64_t step_of[2]; /* number of the steps under way, by parity */
-	struct gpu *gpu;     /* (G) */
+	struct gpu *gpu;     /* (G), those of this process filled */
 	GArray *tensors;     /* struct tensor, those that all GPUs share */
 	size_t wte, wpe, norm_gain, norm_bias, head;
 	size_t shared_from, shared_to, resident;
@@ -118,7 +119,7 @@ struct engine {
 	size_t widest;             /* parameters of the largest expert */
 	GError *unread[2];         /* why the tokens of a step could not be read, by parity */
 	struct store *store;       /* NULL: experts at home in HBM */
-	struct adam_pool **pool;   /* (nodes) */
+	struct adam_pool **pool;   /* (nodes), those of this process */
 	uint8_t **summed;          /* (L) of (E, G): an earlier micro-batch's gradient of this step is in the store's sum */
 };
 
@@ -147,6 +148,14 @@ bool tensors_refresh_slot(struct engine *e, int g, int slot, const float *master
 
 /* Experts at home in HBM: whether GPU g has expert i of the layer, and at which element. */
 bool expert_at_home(const struct engine *e, int g, int layer, int expert, size_t *at);
+/* Experts beyond HBM: whether this process keeps the expert. */
+bool expert_stored(const struct engine *e, int layer, int expert);
+
+/* The first expert of a layer that placement gives to GPU g of `set`, as model/route.c places them; for g = set, how many there are. */
+static inline int first_expert(int experts, int set, int g)
+{
+	return (int)(((int64_t)g * experts + set - 1) / set);
+}
 
 /* Experts of a layer that have room on each GPU when they are at home in HBM. */
 static inline int experts_at_home(const struct engine *e, int experts)

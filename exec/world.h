@@ -32,7 +32,7 @@ struct group {
 
 struct record {
 	struct stage stage;
-	struct device_event *start, *end; /* start NULL: a node's stage */
+	struct device_event *start, *end; /* start NULL: a node's stage; both: another process's */
 	struct group *group;
 	struct record *after[STAGE_PREDECESSORS]; /* those that may not have ended when it was launched */
 	int n_after;
@@ -48,15 +48,16 @@ struct exec {
 	struct backend base;
 	const struct machine *m;
 	struct issuer issue;
-	struct device **devices;
+	struct device **devices; /* (gpus), NULL where another process has it */
+	int first, end;          /* GPUs of this process: first .. end - 1 */
 	int n_streams;
 	struct worker **launcher;      /* (gpus) */
 	struct device_stream **stream; /* (gpus * GPU_STREAMS) */
 	struct worker **node;          /* (nodes * NODE_STREAMS) */
 	GPtrArray **spare;             /* (gpus) struct device_event * */
 	stage_id *last;                /* (streams) launched */
-	struct record **live;          /* ring by id: first .. launched */
-	stage_id first, ring;          /* ring: its size, a power of two */
+	struct record **live;          /* ring by id: oldest .. launched */
+	stage_id oldest, ring;         /* ring: its size, a power of two */
 	GHashTable *open_groups;       /* id to struct group, of those that miss members */
 	GArray *unfolding;             /* stage_id, scratch of note_ended */
 	GArray *spans;                 /* struct traced */
@@ -84,6 +85,11 @@ static inline struct exec *exec_of(struct backend *b)
 static inline bool on_gpu(const struct exec *x, stream_id stream)
 {
 	return stream < (stream_id)x->m->gpus * GPU_STREAMS;
+}
+
+static inline bool is_here(const struct exec *x, int gpu)
+{
+	return gpu >= x->first && gpu < x->end;
 }
 
 /* Tasks of the launchers and of the nodes' workers; args is a struct errand. */

@@ -20,8 +20,8 @@ struct member {
 	char *pinned;               /* what goes up and comes down */
 	char *sent, *want, *all;    /* on the host: what is sent, what should arrive; pinned: everyone's counts */
 	float *added;               /* (FLOATS) */
-	struct segment segment[MOST_SEGMENTS];
-	int segments;
+	struct segment segment[MOST_SEGMENTS], arriving[MOST * MOST_SEGMENTS];
+	int segments, arrivals;
 };
 
 struct bed {
@@ -102,6 +102,20 @@ static void draw_segments(struct bed *b, bool empty)
 	}
 }
 
+/* What each is sent, in the order in which its peers send it. */
+static void list_arrivals(struct bed *b)
+{
+	for (int g = 0; g < b->gpus; g++)
+		b->member[g].arrivals = 0;
+	for (int g = 0; g < b->gpus; g++)
+		for (int i = 0; i < b->member[g].segments; i++) {
+			struct segment s = b->member[g].segment[i];
+			struct member *to = &b->member[s.peer];
+			s.peer = g;
+			to->arriving[to->arrivals++] = s;
+		}
+}
+
 static void fill(struct bed *b)
 {
 	for (int g = 0; g < b->gpus; g++) {
@@ -125,7 +139,8 @@ static void exchange(struct member *m)
 	memcpy(m->pinned, m->sent, bytes);
 	device_upload(m->stream, m->send, m->pinned, bytes);
 	device_upload(m->stream, m->receive, m->pinned + bytes, bytes);
-	group_all_to_all(m->stream, m->bed->group, m->rank, m->receive, m->send, m->segment, m->segments, WIDTH);
+	const struct traffic traffic = {m->segment, m->arriving, m->segments, m->arrivals, WIDTH};
+	group_all_to_all(m->stream, m->bed->group, m->rank, m->receive, m->send, &traffic);
 	device_download(m->stream, m->pinned + bytes, m->receive, bytes);
 }
 
@@ -134,6 +149,7 @@ static void check_all_to_all(struct bed *b, bool empty, const char *what)
 	bool ok = true;
 	for (int round = 0; round < ROUNDS; round++) {
 		draw_segments(b, empty);
+		list_arrivals(b);
 		fill(b);
 		together(b, exchange);
 		for (int g = 0; g < b->gpus; g++)

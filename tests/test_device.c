@@ -248,8 +248,8 @@ Test(device, all_to_all_moves_rows_of_uneven_segments)
 	for (int round = 0; round < 20; round++) {
 		float send[MOST][ROWS * WIDTH], receive[MOST][ROWS * WIDTH] = {{0}};
 		for (int g = 0; g < MOST; g++) {
-			struct segment s[MOST];
-			int from = 0;
+			struct segment s[MOST], r[MOST];
+			int from = 0, arrived = 0;
 			for (int p = 0; p < MOST; p++) {
 				int rows = g + p + 1, to = 0;
 				for (int before = 0; before < g; before++)
@@ -257,10 +257,16 @@ Test(device, all_to_all_moves_rows_of_uneven_segments)
 				s[p] = (struct segment){.peer = p, .from = from, .to = to, .rows = rows};
 				for (int i = 0; i < rows * WIDTH; i++)
 					send[g][from * WIDTH + i] = (float)(1000 * g + 100 * p + i);
+				r[p] = (struct segment){.peer = p, .to = arrived, .rows = rows};
+				for (int before = 0; before < g; before++)
+					r[p].from += p + before + 1;
+				arrived += rows;
 				from += rows;
 			}
-			group_all_to_all(b.stream[g], b.group, g, receive[g], send[g], s, MOST, WIDTH);
-			memset(s, 0xff, sizeof(s)); /* the list was copied */
+			const struct traffic t = {s, r, MOST, MOST, WIDTH};
+			group_all_to_all(b.stream[g], b.group, g, receive[g], send[g], &t);
+			memset(s, 0xff, sizeof(s)); /* the lists were copied */
+			memset(r, 0xff, sizeof(r));
 		}
 		bed_sync(&b);
 		for (int p = 0; p < MOST; p++)
@@ -276,11 +282,12 @@ Test(device, all_to_all_with_nothing_to_send)
 	struct bed b;
 	bed_init(&b, 2);
 	float x = 5, y = 7;
-	struct segment only = {.peer = 0, .rows = 1}, empty = {.peer = 1};
-	group_all_to_all(b.stream[0], b.group, 0, &x, NULL, &empty, 1, 1);
-	group_all_to_all(b.stream[1], b.group, 1, NULL, &y, &only, 1, 1);
-	group_all_to_all(b.stream[0], b.group, 0, NULL, NULL, NULL, 0, 1);
-	group_all_to_all(b.stream[1], b.group, 1, NULL, NULL, NULL, 0, 1);
+	struct segment only = {.peer = 0, .rows = 1}, arrives = {.peer = 1, .rows = 1}, empty = {.peer = 1}, nothing = {.peer = 0};
+	const struct traffic first = {&empty, &arrives, 1, 1, 1}, second = {&only, &nothing, 1, 1, 1}, none = {.width = 1};
+	group_all_to_all(b.stream[0], b.group, 0, &x, NULL, &first);
+	group_all_to_all(b.stream[1], b.group, 1, NULL, &y, &second);
+	group_all_to_all(b.stream[0], b.group, 0, NULL, NULL, &none);
+	group_all_to_all(b.stream[1], b.group, 1, NULL, NULL, &none);
 	bed_sync(&b);
 	cr_assert_eq(x, 7);
 	bed_clear(&b);

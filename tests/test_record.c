@@ -44,7 +44,7 @@ static void add_step(struct record *r, const struct scenario *sc, int s)
 	for (size_t i = 0; i < counts_of(sc); i++)
 		tokens[i] = (uint32_t)(1000 * s) + (uint32_t)i;
 	const uint64_t hbm[GPUS] = {(uint64_t)s, (uint64_t)(10 * s)};
-	record_step(r, s * 1000 + 100, s * 1000 + 900, spans, tokens, g_memdup2(hbm, sizeof hbm));
+	record_step(r, (stage_id)(s * SPANS), s * 1000 + 100, s * 1000 + 900, spans, tokens, g_memdup2(hbm, sizeof hbm));
 }
 
 Test(record, keeps_the_last_steps_as_a_trace_that_starts_at_zero_without_what_lay_between)

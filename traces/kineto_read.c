@@ -15,19 +15,19 @@ static bool is_trace_name(const char *name)
 	return g_str_has_suffix(name, ".json") || g_str_has_suffix(name, ".json.gz");
 }
 
-/* PREFIX.rank<N>.json, PREFIX.host.json, either with .gz. */
+/* PREFIX.rank<N>.json, PREFIX.host.json, PREFIX.host<N>.json, any with .gz. */
 static bool has_prefix(const char *name, const char *prefix)
 {
 	const char *rest = name + strlen(prefix);
+	bool host;
 
 	if (!g_str_has_prefix(name, prefix) || !is_trace_name(rest))
 		return false;
-	if (g_str_has_prefix(rest, ".host.json"))
-		return true;
-	if (!g_str_has_prefix(rest, ".rank"))
+	host = g_str_has_prefix(rest, ".host");
+	if (!host && !g_str_has_prefix(rest, ".rank"))
 		return false;
 	rest += strlen(".rank");
-	return g_ascii_isdigit(*rest) && g_str_has_prefix(rest + strspn(rest, "0123456789"), ".json");
+	return (host || g_ascii_isdigit(*rest)) && g_str_has_prefix(rest + strspn(rest, "0123456789"), ".json");
 }
 
 static int by_name(gconstpointer a, gconstpointer b)

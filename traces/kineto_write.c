@@ -1,4 +1,5 @@
-/* One file per rank and one for the host. Every span is one event, its launch a second one, and two flow events draw the arrow between them:
+/* One file per rank and one for the host, or for each host whose process writes its own. Every span is one event, its launch a second one, and two
+ * flow events draw the arrow between them:
  *
  *     rank file   launcher  |launch 7|          (cuda_runtime, correlation c)
  *                              \ ac2g
@@ -36,6 +37,7 @@ struct writer {
 	struct entry *entries; /* of all files, one file's after the other's */
 	uint32_t *first;       /* (files + 1) */
 	nsec_t end_ns;
+	int first_gpu, end_gpu; /* whose files are written */
 	struct json_out json;
 };
 
@@ -312,16 +314,24 @@ static void put_rows_of_rank(struct writer *w, int gpu)
 		put_thread(w, gpu, s + 1, stream_kind_name(s));
 }
 
+/* Hosts' files have the numbers after the last GPU's. */
+static int host_number(const struct writer *w)
+{
+	return w->trace->gpus + w->first_gpu / w->trace->gpus_per_node;
+}
+
 static void put_rows_of_host(struct writer *w)
 {
-	for (int node = 0; node < trace_nodes(w->trace); node++) {
+	const int each = w->trace->gpus_per_node;
+
+	for (int node = w->first_gpu / each; node * each < w->end_gpu; node++) {
 		g_autofree char *name = g_strdup_printf("node %d", node);
 
 		put_process(w, KINETO_NODE_PID + node, name, "CPU", node);
 		for (int s = 0; s < NODE_STREAMS; s++)
 			put_thread(w, KINETO_NODE_PID + node, s + 1, stream_kind_name(GPU_STREAMS + s));
 	}
-	put_process(w, KINETO_LAUNCHER_PID + w->trace->gpus, "steps", "CPU", 0);
+	put_process(w, KINETO_LAUNCHER_PID + host_number(w), "steps", "CPU", 0);
 }
 
 /* Holistic Trace Analysis takes each file of a folder for a rank and fails on one without GPU work: one kernel of no length lets it read the host's.
@@ -330,17 +340,17 @@ static void put_placeholder(struct writer *w)
 {
 	static const char event[] =
 	    "{\"ph\":\"X\",\"cat\":\"%s\",\"name\":\"%s\",\"args\":{%s\"correlation\":%d},\"pid\":%d,\"tid\":1,\"ts\":0.000,\"dur\":0.000},\n";
-	int gpus = w->trace->gpus;
+	int pid = KINETO_LAUNCHER_PID + host_number(w);
 
-	json_print(&w->json, event, "cuda_runtime", "cudaLaunchKernel", "", KINETO_FIRST_CORRELATION, KINETO_LAUNCHER_PID + gpus);
-	json_print(&w->json, event, "kernel", "none", "\"stream\":1,", KINETO_FIRST_CORRELATION, KINETO_LAUNCHER_PID + gpus);
+	json_print(&w->json, event, "cuda_runtime", "cudaLaunchKernel", "", KINETO_FIRST_CORRELATION, pid);
+	json_print(&w->json, event, "kernel", "none", "\"stream\":1,", KINETO_FIRST_CORRELATION, pid);
 }
 
-/* Line by line as the profiler writes it: tools look for the rank with a pattern that wants the space behind the colon. The host's file has the
- * number after the last GPU's. */
+/* Line by line as the profiler writes it: tools look for the rank with a pattern that wants the space behind the colon. */
 static void put_file_head(struct writer *w, int file)
 {
 	const struct trace *trace = w->trace;
+	const int number = file < trace->gpus ? file : host_number(w);
 
 	json_print(&w->json, "{\n\"schemaVersion\": 1,\n\"deviceProperties\": [");
 	if (file < trace->gpus) {
@@ -349,7 +359,7 @@ static void put_file_head(struct writer *w, int file)
 		json_print(&w->json, "{\"id\": %d, \"name\": %s, \"totalGlobalMem\": %" G_GUINT64_FORMAT ", \"numSms\": %d}", file, name,
 		           trace->hbm_bytes, trace->sms);
 	}
-	json_print(&w->json, "],\n\"distributedInfo\": {\"backend\": \"nccl\", \"rank\": %d, \"world_size\": %d},\n", file, trace->gpus);
+	json_print(&w->json, "],\n\"distributedInfo\": {\"backend\": \"nccl\", \"rank\": %d, \"world_size\": %d},\n", number, trace->gpus);
 	json_print(&w->json, "\"displayTimeUnit\": \"ms\",\n\"baseTimeNanoseconds\": 0,\n\"gpus_per_node\": %d,\n", trace->gpus_per_node);
 	if (trace->description) {
 		g_autofree char *description = json_quote(trace->description);
@@ -362,6 +372,7 @@ static void put_file_head(struct writer *w, int file)
 static bool write_file(struct writer *w, int file, struct outfile *out, GError **error)
 {
 	const struct trace *trace = w->trace;
+	const int pid = KINETO_LAUNCHER_PID + (file < trace->gpus ? file : host_number(w));
 
 	w->json.file = out;
 	w->json.at = w->json.buffer;
@@ -372,7 +383,7 @@ static bool write_file(struct writer *w, int file, struct outfile *out, GError *
 		put_rows_of_host(w);
 		put_placeholder(w);
 	}
-	put_steps(w, KINETO_LAUNCHER_PID + file);
+	put_steps(w, pid);
 	put_spans(w, file);
 	for (guint i = 0; i < trace->counters->len; i++) {
 		const struct counter *counter = g_ptr_array_index(trace->counters, i);
@@ -380,7 +391,7 @@ static bool write_file(struct writer *w, int file, struct outfile *out, GError *
 		if (file < trace->gpus ? counter->gpu == file : counter->gpu < 0)
 			put_counter(w, counter);
 	}
-	json_print(&w->json, "{\"ph\":\"i\",\"s\":\"g\",\"name\":\"end\",\"pid\":%d,\"tid\":%d,\"ts\":", KINETO_LAUNCHER_PID + file, KINETO_STEP_TID);
+	json_print(&w->json, "{\"ph\":\"i\",\"s\":\"g\",\"name\":\"end\",\"pid\":%d,\"tid\":%d,\"ts\":", pid, KINETO_STEP_TID);
 	w->json.at = put_milli(json_room(&w->json, EVENT_BYTES), w->end_ns);
 	json_print(&w->json, "}\n],\n");
 	if (file < trace->gpus)
@@ -397,18 +408,35 @@ static bool write_file(struct writer *w, int file, struct outfile *out, GError *
 
 bool kineto_write(const struct trace *trace, const char *prefix, bool gzip, GError **error)
 {
+	return kineto_write_part(trace, prefix, gzip, 0, trace->gpus, error);
+}
+
+static char *path_of(const struct writer *w, int file, const char *prefix, bool gzip)
+{
+	const char *ending = gzip ? ".json.gz" : ".json";
+	const int node = w->first_gpu / w->trace->gpus_per_node;
+
+	if (file < w->trace->gpus)
+		return g_strdup_printf("%s.rank%d%s", prefix, file, ending);
+	return node ? g_strdup_printf("%s.host%d%s", prefix, node, ending) : g_strdup_printf("%s.host%s", prefix, ending);
+}
+
+bool kineto_write_part(const struct trace *trace, const char *prefix, bool gzip, int first, int end, GError **error)
+{
 	g_autofree struct writer *w = g_new0(struct writer, 1);
 	g_autoptr(GPtrArray) files = g_ptr_array_new_with_free_func((GDestroyNotify)outfile_free);
 	bool ok = true;
 
 	g_assert(trace->gpus > 0 && trace->gpus <= KINETO_MOST_GPUS && trace->gpus_per_node > 0);
 	w->trace = trace;
+	w->first_gpu = first;
+	w->end_gpu = end;
 	w->end_ns = trace_end_ns(trace);
 	make_heads(w);
 	sort_into_files(w);
-	for (int f = 0; f <= trace->gpus && ok; f++) {
-		g_autofree char *part = f < trace->gpus ? g_strdup_printf("rank%d", f) : g_strdup("host");
-		g_autofree char *path = g_strdup_printf("%s.%s.json%s", prefix, part, gzip ? ".gz" : "");
+	for (int i = first; i <= end && ok; i++) {
+		const int f = i < end ? i : trace->gpus;
+		g_autofree char *path = path_of(w, f, prefix, gzip);
 		struct outfile *out = outfile_new(path, gzip, error);
 
 		if (out)

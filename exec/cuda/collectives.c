@@ -1,13 +1,13 @@
-/* Collectives between the GPUs of one process, by NCCL, which is opened when several GPUs are. Every member's launcher queues its part; sends and
- * receives of an all-to-all need both ends, so launchers show each other their segments before they queue:
+/* Collectives between GPUs, by NCCL, which is opened when a run has several. Every member's launcher queues its part, in launch order on one stream,
+ * so that all members queue the same operations in the same order; sends and receives of an all-to-all come from loads that all know.
  *
- *     launcher 0   show segments --\                  /-- send to 1, receive from 1
- *     launcher 1   show segments ---+-- all shown ---+--- send to 0, receive from 0
- *
- * A group that failed lets everybody out of the meeting. */
+ * Where members are in other processes, one of them may die while the GPUs here wait for it in a kernel: aborting ends that. It must not meet a call
+ * with the same communicator, so calls hold the member's lock. A call that does not come back within ABORT_WAIT_S waits for what aborting ends.
+ */
 #define _GNU_SOURCE
 #include "gpu.h"
 
+#include "exec/ranks.h"
 #include "model/error.h"
 
 #include <dlfcn.h>
@@ -20,6 +20,8 @@ struct nccl {
 	void *library;
 	const char *(*get_error)(ncclResult_t);
 	ncclResult_t (*init_all)(ncclComm_t *, int, const int *);
+	ncclResult_t (*unique_id)(ncclUniqueId *);
+	ncclResult_t (*init_rank)(ncclComm_t *, int, ncclUniqueId, int);
 	ncclResult_t (*destroy)(ncclComm_t);
 	ncclResult_t (*abort)(ncclComm_t);
 	ncclResult_t (*group_start)(void);
@@ -31,26 +33,24 @@ struct nccl {
 	ncclResult_t (*all_gather)(const void *, void *, size_t, ncclDataType_t, ncclComm_t, cudaStream_t);
 };
 
+#define ABORT_WAIT_S 3
+#define PAUSE_US 2000
+#define EXPLAIN_MS 2000
 #define GATHERED_BYTES ((size_t)1 << 16) /* taken in advance: most gates count less */
 
-/* What a member shows the others; and where it gathers, which other GPUs may write. */
-struct shown {
-	const struct segment *sends;
-	int n;
-	char *gathered;
+struct member {
+	ncclComm_t comm;      /* NULL once it was aborted */
+	pthread_mutex_t lock; /* over calls with it */
+	char *gathered;       /* where counts are gathered, which other GPUs may write */
 	size_t gathered_bytes;
 };
 
 struct cuda_collectives {
 	struct cuda_group *group;
 	struct nccl nccl;
-	ncclComm_t *comm;     /* (G) */
-	struct shown *member; /* (G) */
-	pthread_mutex_t lock;
-	pthread_cond_t met;
-	int waiting;
-	uint64_t turn;
-	bool failed;
+	struct member *member; /* of this process */
+	bool across;           /* several processes */
+	atomic_bool failed, aborted;
 };
 
 /* ---- life ---- */
@@ -63,6 +63,8 @@ static bool open_nccl(struct nccl *n, GError **error)
 	} symbols[] = {
 	    {"ncclGetErrorString", (void **)&n->get_error},
 	    {"ncclCommInitAll", (void **)&n->init_all},
+	    {"ncclGetUniqueId", (void **)&n->unique_id},
+	    {"ncclCommInitRank", (void **)&n->init_rank},
 	    {"ncclCommDestroy", (void **)&n->destroy},
 	    {"ncclCommAbort", (void **)&n->abort},
 	    {"ncclGroupStart", (void **)&n->group_start},
@@ -91,7 +93,7 @@ static bool open_nccl(struct nccl *n, GError **error)
 
 static bool gather_room(struct cuda_collectives *c, int member, size_t bytes, GError **error)
 {
-	struct shown *m = &c->member[member];
+	struct member *m = &c->member[member];
 	if (bytes <= m->gathered_bytes)
 		return true;
 	m->gathered = cuda_alloc(&c->group->devices[member]->base, bytes, "gathered counts", error);
@@ -99,45 +101,166 @@ static bool gather_room(struct cuda_collectives *c, int member, size_t bytes, GE
 	return m->gathered != NULL;
 }
 
+static bool refused(const struct cuda_collectives *c, ncclResult_t status, GError **error)
+{
+	g_set_error(error, ESMOE_ERROR, ESMOE_ERROR_DEVICE, "device cuda: NCCL between %d GPUs: %s", c->group->members.total,
+	            c->nccl.get_error(status));
+	return false;
+}
+
+static bool init_alone(struct cuda_collectives *c, GError **error)
+{
+	const int n = c->group->count;
+	g_autofree int *ordinals = g_new(int, n);
+	g_autofree ncclComm_t *comm = g_new0(ncclComm_t, n);
+	for (int i = 0; i < n; i++)
+		ordinals[i] = c->group->devices[i]->ordinal;
+	ncclResult_t status = c->nccl.init_all(comm, n, ordinals);
+	for (int i = 0; i < n; i++)
+		c->member[i].comm = comm[i];
+	return status == ncclSuccess || refused(c, status, error);
+}
+
+/* All members of this process together. It waits for those of the others, so that it has a thread of its own, which is left behind when they die: it
+ * has its own of what it needs. */
+struct joining {
+	struct nccl nccl;
+	ncclUniqueId id;
+	int count, first, total;
+	int *ordinal;     /* (count) */
+	ncclComm_t *comm; /* (count) */
+	ncclResult_t status;
+	atomic_bool done;
+};
+
+static void *join_others(void *joining)
+{
+	struct joining *j = joining;
+	ncclResult_t status = j->nccl.group_start();
+	for (int i = 0; i < j->count && status == ncclSuccess; i++) {
+		cudaSetDevice(j->ordinal[i]);
+		status = j->nccl.init_rank(&j->comm[i], j->total, j->id, j->first + i);
+	}
+	ncclResult_t end = j->nccl.group_end();
+	j->status = status == ncclSuccess ? end : status;
+	atomic_store(&j->done, true);
+	return NULL;
+}
+
+static struct joining *joining_new(const struct cuda_collectives *c, const ncclUniqueId *id)
+{
+	const struct cuda_group *g = c->group;
+	struct joining *j = g_new0(struct joining, 1);
+	j->nccl = c->nccl;
+	j->id = *id;
+	j->count = g->count;
+	j->first = g->members.first;
+	j->total = g->members.total;
+	j->ordinal = g_new(int, g->count);
+	j->comm = g_new0(ncclComm_t, g->count);
+	for (int i = 0; i < g->count; i++)
+		j->ordinal[i] = g->devices[i]->ordinal;
+	return j;
+}
+
+static void joining_free(struct joining *j)
+{
+	g_free(j->ordinal);
+	g_free(j->comm);
+	g_free(j);
+}
+
+/* False: the others died first, and the thread goes on waiting for them. */
+static bool await_others(struct joining *j, struct ranks *ranks, GError **error)
+{
+	pthread_t thread;
+	bool started = pthread_create(&thread, NULL, join_others, j) == 0;
+	g_assert(started);
+	while (!atomic_load(&j->done)) {
+		if (!ranks_check(ranks, error)) {
+			pthread_detach(thread);
+			return false;
+		}
+		g_usleep(PAUSE_US);
+	}
+	pthread_join(thread, NULL);
+	return true;
+}
+
+static bool init_across(struct cuda_collectives *c, GError **error)
+{
+	struct ranks *ranks = c->group->members.ranks;
+	ncclUniqueId id;
+	ncclResult_t status = ranks_own(ranks) == 0 ? c->nccl.unique_id(&id) : ncclSuccess;
+	if (status != ncclSuccess)
+		return refused(c, status, error);
+	if (!ranks_share(ranks, RANKS_STEPS, &id, sizeof(id), error))
+		return false;
+	struct joining *j = joining_new(c, &id);
+	if (!await_others(j, ranks, error)) {
+		c->nccl.library = NULL; /* the thread runs in it */
+		return false;
+	}
+	for (int i = 0; i < c->group->count; i++)
+		c->member[i].comm = j->comm[i];
+	status = j->status;
+	joining_free(j);
+	if (status == ncclSuccess)
+		return true;
+	(void)refused(c, status, error);
+	(void)ranks_explain(ranks, EXPLAIN_MS, error);
+	return false;
+}
+
 struct cuda_collectives *cuda_collectives_new(struct cuda_group *g, GError **error)
 {
 	struct cuda_collectives *c = g_new0(struct cuda_collectives, 1);
-	g_autofree int *ordinals = g_new(int, g->count);
 	c->group = g;
-	c->comm = g_new0(ncclComm_t, g->count);
-	c->member = g_new0(struct shown, g->count);
-	pthread_mutex_init(&c->lock, NULL);
-	pthread_cond_init(&c->met, NULL);
+	c->across = g->members.ranks != NULL;
+	c->member = g_new0(struct member, g->count);
+	for (int i = 0; i < g->count; i++)
+		pthread_mutex_init(&c->member[i].lock, NULL);
 	bool ok = open_nccl(&c->nccl, error);
-	for (int i = 0; ok && i < g->count; i++) {
-		ordinals[i] = g->devices[i]->ordinal;
+	for (int i = 0; ok && i < g->count; i++)
 		ok = gather_room(c, i, GATHERED_BYTES, error);
-	}
-	if (!ok) {
-		cuda_collectives_free(c);
-		return NULL;
-	}
-	ncclResult_t status = c->nccl.init_all(c->comm, g->count, ordinals);
-	if (status == ncclSuccess)
+	if (ok && (c->across ? init_across : init_alone)(c, error))
 		return c;
-	g_set_error(error, ESMOE_ERROR, ESMOE_ERROR_DEVICE, "device cuda: NCCL between %d GPUs: %s", g->count, c->nccl.get_error(status));
 	cuda_collectives_free(c);
 	return NULL;
+}
+
+static void abort_all(struct cuda_collectives *c)
+{
+	if (atomic_exchange(&c->aborted, true))
+		return;
+	for (int i = 0; i < c->group->count; i++) {
+		struct member *m = &c->member[i];
+		struct timespec until;
+		clock_gettime(CLOCK_REALTIME, &until);
+		until.tv_sec += ABORT_WAIT_S;
+		bool held = pthread_mutex_timedlock(&m->lock, &until) == 0;
+		if (m->comm)
+			c->nccl.abort(m->comm);
+		m->comm = NULL;
+		if (held)
+			pthread_mutex_unlock(&m->lock);
+	}
 }
 
 void cuda_collectives_free(struct cuda_collectives *c)
 {
 	if (!c)
 		return;
-	for (int i = 0; i < c->group->count; i++)
-		if (c->comm[i])
-			(c->failed ? c->nccl.abort : c->nccl.destroy)(c->comm[i]);
+	if (atomic_load(&c->failed))
+		abort_all(c);
+	for (int i = 0; i < c->group->count; i++) {
+		if (c->member[i].comm)
+			c->nccl.destroy(c->member[i].comm);
+		pthread_mutex_destroy(&c->member[i].lock);
+	}
 	if (c->nccl.library)
 		dlclose(c->nccl.library);
-	pthread_cond_destroy(&c->met);
-	pthread_mutex_destroy(&c->lock);
 	g_free(c->member);
-	g_free(c->comm);
 	g_free(c);
 }
 
@@ -145,39 +268,43 @@ void cuda_collectives_fail(struct cuda_collectives *c)
 {
 	if (!c)
 		return;
-	pthread_mutex_lock(&c->lock);
-	c->failed = true;
-	pthread_cond_broadcast(&c->met);
-	pthread_mutex_unlock(&c->lock);
+	atomic_store(&c->failed, true);
+	if (c->across)
+		abort_all(c);
 }
 
-/* ---- meeting of the launchers ---- */
-
-static bool meet(struct cuda_collectives *c)
-{
-	pthread_mutex_lock(&c->lock);
-	uint64_t turn = c->turn;
-	if (++c->waiting == c->group->count) {
-		c->waiting = 0;
-		c->turn++;
-		pthread_cond_broadcast(&c->met);
-	}
-	while (c->turn == turn && !c->failed)
-		pthread_cond_wait(&c->met, &c->lock);
-	bool met = !c->failed;
-	pthread_mutex_unlock(&c->lock);
-	return met;
-}
+/* ---- one operation ---- */
 
 static struct cuda_collectives *collectives_of(struct device_group *g)
 {
 	return ((struct cuda_group *)g)->collectives;
 }
 
-static void nccl_ok(struct cuda_stream *s, struct cuda_collectives *c, ncclResult_t status, const char *what)
+/* The member's communicator until `queued`; NULL: the group has failed, and there is nothing to end. */
+static ncclComm_t take(struct cuda_stream *s, struct cuda_collectives *c, int member)
 {
+	struct member *m = &c->member[member - c->group->members.first];
+	if (!cuda_ready(s))
+		return NULL;
+	pthread_mutex_lock(&m->lock);
+	if (m->comm && !atomic_load(&c->failed))
+		return m->comm;
+	pthread_mutex_unlock(&m->lock);
+	return NULL;
+}
+
+/* Errors are told without the lock, which whoever is told may need. */
+static void queued(struct cuda_stream *s, struct cuda_collectives *c, int member, ncclResult_t status, const char *what)
+{
+	pthread_mutex_unlock(&c->member[member - c->group->members.first].lock);
 	if (status != ncclSuccess)
 		cuda_fail(s->device, ESMOE_ERROR_DEVICE, "GPU %d: NCCL, %s: %s", s->device->ordinal, what, c->nccl.get_error(status));
+}
+
+/* The first error of several calls. */
+static ncclResult_t both(ncclResult_t a, ncclResult_t b)
+{
+	return a != ncclSuccess ? a : b;
 }
 
 /* ---- collectives ---- */
@@ -185,48 +312,36 @@ static void nccl_ok(struct cuda_stream *s, struct cuda_collectives *c, ncclResul
 /* Members' starts are put together from their events. */
 static void no_meeting(struct device_stream *s, struct device_group *g, int member) {}
 
-static void send_and_receive(struct cuda_stream *s, struct cuda_collectives *c, int member, bf16 *receive, const bf16 *send, size_t width)
-{
-	for (int i = 0; i < c->member[member].n; i++) {
-		const struct segment *x = &c->member[member].sends[i];
-		nccl_ok(s, c,
-		        c->nccl.send(send + (size_t)x->from * width, (size_t)x->rows * width, ncclBfloat16, x->peer, c->comm[member], s->stream),
-		        "all-to-all");
-	}
-	for (int peer = 0; peer < c->group->count; peer++)
-		for (int i = 0; i < c->member[peer].n; i++) {
-			const struct segment *x = &c->member[peer].sends[i];
-			if (x->peer == member)
-				nccl_ok(s, c,
-				        c->nccl.receive(receive + (size_t)x->to * width, (size_t)x->rows * width, ncclBfloat16, peer, c->comm[member],
-				                        s->stream),
-				        "all-to-all");
-		}
-}
-
-static void all_to_all(struct device_stream *stream, struct device_group *g, int member, elem *receive, const elem *send, const struct segment *sends,
-                       int n, int width)
+static void all_to_all(struct device_stream *stream, struct device_group *g, int member, elem *receive, const elem *send, const struct traffic *t)
 {
 	struct cuda_stream *s = cuda_stream_of(stream);
 	struct cuda_collectives *c = collectives_of(g);
-	if (!cuda_ready(s))
+	const struct nccl *n = &c->nccl;
+	const size_t width = (size_t)t->width;
+	ncclComm_t comm = take(s, c, member);
+	if (!comm)
 		return;
-	c->member[member].sends = sends;
-	c->member[member].n = n;
-	if (!meet(c))
-		return;
-	nccl_ok(s, c, c->nccl.group_start(), "all-to-all");
-	send_and_receive(s, c, member, receive, send, (size_t)width);
-	nccl_ok(s, c, c->nccl.group_end(), "all-to-all");
-	meet(c); /* the segments are their owners' again */
+	ncclResult_t status = n->group_start();
+	for (int i = 0; i < t->n_sends; i++) {
+		const struct segment *x = &t->sends[i];
+		const bf16 *from = (const bf16 *)send + (size_t)x->from * width;
+		status = both(status, n->send(from, (size_t)x->rows * width, ncclBfloat16, x->peer, comm, s->stream));
+	}
+	for (int i = 0; i < t->n_receives; i++) {
+		const struct segment *x = &t->receives[i];
+		bf16 *to = (bf16 *)receive + (size_t)x->to * width;
+		status = both(status, n->receive(to, (size_t)x->rows * width, ncclBfloat16, x->peer, comm, s->stream));
+	}
+	queued(s, c, member, both(status, n->group_end()), "all-to-all");
 }
 
 static void all_reduce(struct device_stream *stream, struct device_group *g, int member, float *x, size_t n)
 {
 	struct cuda_stream *s = cuda_stream_of(stream);
 	struct cuda_collectives *c = collectives_of(g);
-	if (c && n && cuda_ready(s))
-		nccl_ok(s, c, c->nccl.all_reduce(x, x, n, ncclFloat32, ncclSum, c->comm[member], s->stream), "all-reduce");
+	ncclComm_t comm = c && n ? take(s, c, member) : NULL;
+	if (comm)
+		queued(s, c, member, c->nccl.all_reduce(x, x, n, ncclFloat32, ncclSum, comm, s->stream), "all-reduce");
 }
 
 /* Shares differ by an element where G does not divide n, so each is a reduction of its own. */
@@ -234,34 +349,36 @@ static void reduce_scatter(struct device_stream *stream, struct device_group *g,
 {
 	struct cuda_stream *s = cuda_stream_of(stream);
 	struct cuda_collectives *c = collectives_of(g);
-	if (!c || !cuda_ready(s))
+	ncclComm_t comm = c ? take(s, c, member) : NULL;
+	if (!comm)
 		return;
-	size_t gpus = (size_t)c->group->count;
-	nccl_ok(s, c, c->nccl.group_start(), "reduce-scatter");
+	const size_t gpus = (size_t)c->group->members.total;
+	ncclResult_t status = c->nccl.group_start();
 	for (size_t i = 0; i < gpus; i++) {
 		size_t from = n * i / gpus, to = n * (i + 1) / gpus;
-		nccl_ok(s, c, c->nccl.reduce(x + from, x + from, to - from, ncclFloat32, ncclSum, (int)i, c->comm[member], s->stream),
-		        "reduce-scatter");
+		status = both(status, c->nccl.reduce(x + from, x + from, to - from, ncclFloat32, ncclSum, (int)i, comm, s->stream));
 	}
-	nccl_ok(s, c, c->nccl.group_end(), "reduce-scatter");
+	queued(s, c, member, both(status, c->nccl.group_end()), "reduce-scatter");
 }
 
 static void gather_host(struct device_stream *stream, struct device_group *g, int member, void *all, const void *own, size_t bytes)
 {
 	struct cuda_stream *s = cuda_stream_of(stream);
 	struct cuda_collectives *c = collectives_of(g);
-	size_t gpus = (size_t)((struct cuda_group *)g)->count;
+	const size_t gpus = (size_t)((struct cuda_group *)g)->members.total;
 	g_autoptr(GError) error = NULL;
 	if (!c) {
 		device_download(stream, all, own, bytes);
 		return;
 	}
-	char *to = cuda_ready(s) && gather_room(c, member, bytes * gpus, &error) ? c->member[member].gathered : NULL;
-	if (error)
+	const int here = member - c->group->members.first;
+	if (cuda_ready(s) && !gather_room(c, here, bytes * gpus, &error))
 		cuda_group_fail(s->device->group, error);
-	if (!to)
+	char *to = c->member[here].gathered;
+	ncclComm_t comm = take(s, c, member);
+	if (!comm)
 		return;
-	nccl_ok(s, c, c->nccl.all_gather(own, to, bytes, ncclUint8, c->comm[member], s->stream), "all-gather");
+	queued(s, c, member, c->nccl.all_gather(own, to, bytes, ncclUint8, comm, s->stream), "all-gather");
 	device_download(stream, all, to, bytes * gpus);
 }
 

@@ -1,6 +1,7 @@
 /* The CUDA device's life and its errors: the first one of a group stays, what is queued afterwards is not, and whoever waits is let go. */
 #include "gpu.h"
 
+#include "exec/ranks.h"
 #include "model/error.h"
 
 #include <gmodule.h>
@@ -204,8 +205,10 @@ static bool device_new(struct cuda_group *g, int ordinal, uint64_t capacity, str
 	       cuda_opened(cuda_find_origin(d) ? cudaSuccess : cudaGetLastError(), "no clock", error);
 }
 
-static bool enough(int count, GError **error)
+/* Where a launcher lets each process see only its own GPUs, they are numbered from 0. */
+static bool find_gpus(int count, const struct ranks *ranks, int *first, GError **error)
 {
+	const int local = ranks ? ranks_local(ranks) : 0;
 	int there = 0;
 	cudaError_t status = cudaGetDeviceCount(&there);
 	if (status == cudaErrorInsufficientDriver || status == cudaErrorNoDevice) {
@@ -219,26 +222,36 @@ static bool enough(int count, GError **error)
 	}
 	if (!cuda_opened(status, "looking for GPUs", error))
 		return false;
-	if (there < count)
+	*first = there == count ? 0 : local * count;
+	if (there >= *first + count)
+		return true;
+	if (ranks)
+		g_set_error(error, ESMOE_ERROR, ESMOE_ERROR_DEVICE,
+		            "device cuda: %d GPUs there; expected %d, for %d in each of at least %d processes of this host", there, *first + count,
+		            count, local + 1);
+	else
 		g_set_error(error, ESMOE_ERROR, ESMOE_ERROR_DEVICE, "device cuda: %d GPUs asked for, %d there; expected --gpus %d or fewer", count,
 		            there, there);
-	return there >= count;
+	return false;
 }
 
 /* A kernel that is loaded when it is first launched waits for the GPU, where a collective may wait for a kernel that this launch holds up. */
-static void load_kernels_early(int count)
+static void load_kernels_early(int total)
 {
-	if (count > 1)
+	if (total > 1)
 		g_setenv("CUDA_MODULE_LOADING", "EAGER", FALSE);
 }
 
-static bool open_all(int count, uint64_t arena_bytes, struct device **devices, struct device_group **group, GError **error)
+static bool open_all(int count, uint64_t arena_bytes, const struct device_members *members, struct device **devices, struct device_group **group,
+                     GError **error)
 {
-	load_kernels_early(count);
-	if (!enough(count, error))
+	int first = 0;
+	load_kernels_early(members->total);
+	if (!find_gpus(count, members->ranks, &first, error))
 		return false;
 	struct cuda_group *g = g_new0(struct cuda_group, 1);
 	g->base.impl = &cuda_impl;
+	g->members = *members;
 	g->devices = g_new0(struct cuda_device *, (size_t)count);
 	g->pinned = g_hash_table_new(NULL, NULL);
 	g->flag_blocks = g_ptr_array_new();
@@ -247,11 +260,11 @@ static bool open_all(int count, uint64_t arena_bytes, struct device **devices, s
 	g_queue_init(&g->events);
 	bool ok = true;
 	while (ok && g->count < count) {
-		ok = device_new(g, g->count, arena_bytes, &g->devices[g->count], error);
+		ok = device_new(g, first + g->count, arena_bytes, &g->devices[g->count], error);
 		devices[g->count] = &g->devices[g->count]->base;
 		g->count++;
 	}
-	if (ok && count > 1)
+	if (ok && members->total > 1)
 		ok = (g->collectives = cuda_collectives_new(g, error)) != NULL;
 	if (!ok)
 		close_all(devices, g->count, &g->base);

@@ -69,7 +69,8 @@ struct cuda_collectives;
 
 struct cuda_group {
 	struct device_group base;
-	int count;
+	int count;                     /* GPUs of this process */
+	struct device_members members; /* of them and those of other processes */
 	struct cuda_device **devices;
 	pthread_mutex_t lock;
 	GQueue events;

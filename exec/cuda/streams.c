@@ -16,6 +16,7 @@
 #define ORIGIN_MS 1000.0f /* after which the next one is taken: a float keeps 6e-5 ms then */
 #define LOOK_NS 50000
 #define PAUSE_US 5
+#define LET_GO_NS (5 * NSEC_PER_SEC) /* after the group failed, when what the GPU has yet to do may never end */
 
 static struct cuda_event *event_of(const struct device_event *e)
 {
@@ -174,12 +175,17 @@ static void await_host(struct cuda_event *e)
 static void await_device(struct cuda_event *e)
 {
 	static _Thread_local bool exact;
-	nsec_t until = exec_now_ns() + LOOK_NS;
+	nsec_t until = exec_now_ns() + LOOK_NS, let_go = 0;
 	cudaError_t status;
 	cuda_use(e->device);
 	while ((status = cudaEventQuery(e->event)) == cudaErrorNotReady) {
-		if (exec_now_ns() < until)
+		const nsec_t now = exec_now_ns();
+		if (now < until)
 			continue;
+		if (let_go && now > let_go)
+			return;
+		if (!let_go && atomic_load(&e->device->group->failed))
+			let_go = now + LET_GO_NS;
 		if (!exact)
 			prctl(PR_SET_TIMERSLACK, 1UL);
 		exact = true;

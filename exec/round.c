@@ -1,0 +1,79 @@
+/* Each process sends its figures, then those of each of its GPUs; everyone puts them together in the order of the GPUs, so that sums are the same
+ * everywhere, and the same as one process has. */
+#include "round.h"
+
+#include "model/error.h"
+#include "ranks.h"
+
+#include <string.h>
+
+struct figures {
+	uint64_t host_bytes, ssd_bytes, pinned_bytes, pageable_bytes;
+	nsec_t step_ns, busy_ns;
+	int32_t busiest, signal, first, end;
+};
+
+void round_init(struct round *r, int gpus)
+{
+	*r = (struct round){.loss = g_new0(float, gpus), .hbm_bytes = g_new0(uint64_t, gpus)};
+}
+
+void round_clear(struct round *r)
+{
+	g_free(r->loss);
+	g_free(r->hbm_bytes);
+}
+
+static void add(struct round *r, const struct figures *f)
+{
+	r->host_bytes += f->host_bytes;
+	r->ssd_bytes += f->ssd_bytes;
+	r->pinned_bytes += f->pinned_bytes;
+	r->pageable_bytes += f->pageable_bytes;
+	r->step_ns = MAX(r->step_ns, f->step_ns);
+	r->signal = MAX(r->signal, f->signal);
+	if (f->busy_ns > r->busy_ns) {
+		r->busy_ns = f->busy_ns;
+		r->busiest = f->busiest;
+	}
+}
+
+static bool take(struct round *r, GBytes *part, int gpus)
+{
+	struct figures f;
+	gsize n;
+	const char *data = g_bytes_get_data(part, &n);
+	if (n < sizeof f)
+		return false;
+	memcpy(&f, data, sizeof f);
+	const size_t here = (size_t)(f.end - f.first);
+	if (f.first < 0 || f.first > f.end || f.end > gpus || n != sizeof f + here * (sizeof(float) + sizeof(uint64_t)))
+		return false;
+	memcpy(r->loss + f.first, data + sizeof f, here * sizeof(float));
+	memcpy(r->hbm_bytes + f.first, data + sizeof f + here * sizeof(float), here * sizeof(uint64_t));
+	add(r, &f);
+	return true;
+}
+
+bool round_meet(struct round *r, struct ranks *ranks, int gpus, int first, int end, GError **error)
+{
+	const struct figures own = {r->host_bytes, r->ssd_bytes, r->pinned_bytes, r->pageable_bytes, r->step_ns, r->busy_ns, r->busiest, r->signal,
+	                            first,         end};
+	const size_t here = (size_t)(end - first);
+	if (!ranks)
+		return true;
+	g_autoptr(GString) text = g_string_new_len((const char *)&own, sizeof own);
+	g_string_append_len(text, (const char *)(r->loss + first), (gssize)(here * sizeof(float)));
+	g_string_append_len(text, (const char *)(r->hbm_bytes + first), (gssize)(here * sizeof(uint64_t)));
+	g_autoptr(GPtrArray) all = ranks_gather(ranks, RANKS_STEPS, text->str, text->len, error);
+	if (!all)
+		return false;
+	r->host_bytes = r->ssd_bytes = r->pinned_bytes = r->pageable_bytes = 0;
+	r->busy_ns = -1;
+	for (int i = 0; i < ranks_size(ranks); i++)
+		if (!take(r, g_ptr_array_index(all, i), gpus)) {
+			g_set_error(error, ESMOE_ERROR, ESMOE_ERROR_DEVICE, "%s is not at the end of this step", ranks_name(ranks, i));
+			return false;
+		}
+	return true;
+}

@@ -1,0 +1,27 @@
+/* The end of a step, at which all processes of a run tell each other what each of them knows. */
+#pragma once
+
+#include "model/autoptr.h"
+#include "model/units.h"
+
+#include <glib.h>
+#include <stdbool.h>
+#include <stdint.h>
+
+struct ranks;
+
+/* Of this process at first; then of all of them together. */
+struct round {
+	float *loss;                                                  /* (G) what each GPU adds to the mean loss */
+	uint64_t *hbm_bytes;                                          /* (G) */
+	uint64_t host_bytes, ssd_bytes, pinned_bytes, pageable_bytes; /* sums */
+	nsec_t step_ns;                                               /* the longest */
+	nsec_t busy_ns;                                               /* the longest that anything was busy in the step */
+	int busiest;                                                  /* which, as the caller counts */
+	int signal;                                                   /* that someone was sent; 0: none */
+};
+void round_init(struct round *r, int gpus);
+void round_clear(struct round *r);
+
+/* This process has the GPUs first .. end - 1 of `gpus`. ranks NULL: there is no other, and nothing to do. */
+bool round_meet(struct round *r, struct ranks *ranks, int gpus, int first, int end, GError **error) G_GNUC_WARN_UNUSED_RESULT;
