@@ -119,7 +119,7 @@ static void gpus_init(struct schedule *s)
 	for (int g = 0; g < s->gpus; g++) {
 		s->gpu[g].slot_user = new_ids((size_t)s->slots);
 		fill_ids(s->gpu[g].gradient_user, GRADIENT_SLOTS);
-		s->gpu[g].last_compute = s->gpu[g].awaited = s->gpu[g].gather_awaited = s->gpu[g].brought = STAGE_NONE;
+		s->gpu[g].last_compute = s->gpu[g].awaited = s->gpu[g].gather_awaited = s->gpu[g].brought = s->gpu[g].pinned_user = STAGE_NONE;
 		s->node_of[g] = g / s->m->gpus_per_node;
 	}
 }
@@ -217,6 +217,7 @@ struct schedule *schedule_new(const struct scenario *sc, int *overflow, GError *
 		for (int e = 0; e < s->moe[i].experts; e++)
 			s->layer_of_block[s->moe[i].first_id + e] = i;
 	caches_init(s, all_experts);
+	updates_init(s);
 	return s;
 }
 
@@ -252,7 +253,7 @@ void schedule_free(struct schedule *s)
 	                   s->loads,     s->totals,     s->place,    s->last_place, s->time_ns,    s->load_ns,        s->rows,
 	                   s->received,  s->node_bytes, s->chosen,   s->evicted,    s->block_read, s->layer_of_block, s->last_of,
 	                   s->stream_ns, s->profile_ns, s->launches, s->shadow,     s->arrived,    s->begun,          s->fetched,
-	                   s->slot_user, s->sums};
+	                   s->slot_user, s->sums,       s->since,      s->adam_until};
 	for (size_t i = 0; i < G_N_ELEMENTS(scratch); i++)
 		g_free(scratch[i]);
 	g_array_free(s->late, TRUE);

@@ -20,6 +20,7 @@ struct expert_state {
 	int pinned;        /* GPU that keeps it in HBM, -1 */
 	int pinned_slot;   /* there */
 	int last;          /* GPU that computed it last, -1 */
+	bool put_off;      /* next-forward: its last update waited for the end of the backward */
 	uint32_t tokens;   /* of the step so far */
 };
 
@@ -36,6 +37,7 @@ struct moe_layer {
 	uint64_t params;        /* of one expert */
 	nsec_t upload_ns;       /* of one expert */
 	nsec_t travel_ns;       /* of one expert to all GPUs */
+	nsec_t pause_ns;        /* computation without a gradient of an expert, from this layer's to those of the next one down */
 	struct expert_bytes bytes;
 	int first_pinned_slot;
 	int pinned_slots;            /* experts a GPU keeps in HBM */
@@ -63,6 +65,7 @@ struct gpu_state {
 	stage_id gradient_user[GRADIENT_SLOTS]; /* downloads that free a gradient slot */
 	int gradient_next;
 	stage_id last_compute;
+	stage_id pinned_user;    /* last computation that may have used a pinned copy of before */
 	stage_id awaited;        /* a collective or an upload that the next computation waits for */
 	stage_id gather_awaited; /* and a gather of its layer's parameters, on a stream that may be another */
 	stage_id brought;        /* last download of its part of the non-expert gradients */
@@ -71,7 +74,7 @@ struct gpu_state {
 	stage_id prefetched[MAX_PREFETCH];
 };
 
-/* An update that waits for the layer's or the step's backward to end. */
+/* An update, which may wait for the layer's or the step's backward to end. */
 struct late {
 	int layer, expert, gpu;
 	uint64_t params;
@@ -124,6 +127,9 @@ struct schedule {
 	uint64_t *node_bytes;                 /* (2, nodes) */
 	int *node_of;                         /* (G) */
 	GArray *late;                         /* struct late */
+	bool updating;                        /* next-forward: the step's first gradient of an expert has come */
+	nsec_t *since;                        /* (streams) stream_ns then */
+	nsec_t *adam_until;                   /* (nodes) what Adam was given so far lasts until then */
 
 	struct backend *backend;
 	GError **error;
@@ -186,9 +192,17 @@ void experts_backward(struct schedule *s, int layer, struct batches of);
 void experts_return(struct schedule *s, int pass, int layer, int microbatch); /* of one micro-batch, where experts are not in HBM */
 void experts_settle(struct schedule *s, int layer, int microbatch);           /* what follows a layer's last gradient */
 void experts_prefetch(struct schedule *s, int layer);                         /* uploads the first experts of a layer that has not been routed yet */
-void experts_update_late(struct schedule *s);                                 /* the updates put off so far */
-void experts_refresh(struct schedule *s);                                     /* brings the pinned copies up to date */
 void experts_pin(struct schedule *s, int layer);                              /* chooses them: the busiest of the step so far */
+
+/* Updates of experts beyond HBM, and additions to their gradients before (expert_updates.c): one whose gradient is complete, made now or put off as
+ * the policy says; those put off so far; pinned copies brought up to date, all of them or, where the next forward does it, a layer's. */
+void updates_init(struct schedule *s);
+stage_id updates_accumulate(struct schedule *s, const struct late *u, int microbatch);
+void updates_add(struct schedule *s, const struct late *u);
+void updates_late(struct schedule *s);
+void updates_refresh(struct schedule *s);
+void updates_refresh_layer(struct schedule *s, int layer);
+
 /* Uploads expert e into the next slot of the GPU; *slot receives which. */
 stage_id experts_upload(struct schedule *s, int pass, int layer, int microbatch, int e, int gpu, int *slot);
 

@@ -55,77 +55,6 @@ stage_id expert_compute(struct schedule *s, int pass, int layer, int microbatch,
 	return s->gpu[gpu].last_compute = emit(s, &st);
 }
 
-/* An update, or the addition of a micro-batch's gradient, on the node's CPU threads; `params` of them (a shard when every GPU brings its own). */
-static stage_id host_work(struct schedule *s, int kind, int layer, int microbatch, int e, int gpu, uint64_t params, stage_id gradient,
-                          stage_id fetched)
-{
-	struct stage st =
-	    stage_on_node(s, kind, kind == STAGE_ADAM ? PASS_UPDATE : PASS_BACKWARD, layer, microbatch, gpu, STREAM_OPTIMIZER, PROFILE_ADAM);
-	bool brings = gradient != STAGE_NONE || s->plan.microbatches > 1; /* of this micro-batch or of those before */
-	st.expert = e;
-	st.bytes = (uint64_t)((double)params * (kind == STAGE_ADAM ? s->m->adam_bytes_per_param * cost_adam_share(s->cost, brings) : 10.0));
-	st.part = gradient != STAGE_NONE;
-	st.cost_ns = kind == STAGE_ADAM ? cost_adam(s->cost, params, brings) : cost_accumulate(s->cost, params);
-	if (kind == STAGE_ADAM && st.part && s->plan.microbatches > 1 && s->m->runtime == RUNTIME_ESMOE) {
-		/* our executor adds the last micro-batch's gradient first */
-		st.bytes += params * 10;
-		st.cost_ns += cost_accumulate(s->cost, params);
-	}
-	after(&st, gradient);
-	after(&st, fetched);
-	if (kind == STAGE_ADAM)
-		after(&st, s->moe[layer].expert[e].aside);
-	if (s->p->optimizer == OPTIMIZER_CPU_STEP && kind == STAGE_ADAM) /* the step's own call, once the whole backward has ended */
-		after(&st, s->gpu[gpu].last_compute);
-	return s->adam_last[s->node_of[gpu]] = emit(s, &st);
-}
-
-/* A pinned copy in HBM is brought up to date once Adam is done, instead of two uploads a micro-batch. */
-static void refresh(struct schedule *s, int layer, int e)
-{
-	struct moe_layer *moe = &s->moe[layer];
-	struct expert_state *x = &moe->expert[e];
-	if (x->pinned < 0)
-		return;
-	stage_id fetched = store_fetch(s, PASS_UPDATE, layer, e, false, x->pinned);
-	struct stage st = stage_on_gpu(s, STAGE_UPLOAD, PASS_UPDATE, layer, 0, x->pinned, STREAM_UPLOAD, PROFILE_UP);
-	st.expert = e;
-	st.slot = x->pinned_slot;
-	st.bytes = element_bytes(s) * moe->params;
-	st.cost_ns = moe->upload_ns;
-	st.n_kernels = (uint32_t)s->copy_kernels;
-	after(&st, x->updated);
-	after(&st, s->gpu[x->pinned].last_compute);
-	after(&st, fetched);
-	x->refreshed = x->uploaded = x->aside = emit(s, &st);
-}
-
-static void update(struct schedule *s, const struct late *u)
-{
-	stage_id fetched = store_fetch(s, PASS_UPDATE, u->layer, u->expert, true, u->gpu);
-	struct expert_state *x = &s->moe[u->layer].expert[u->expert];
-	x->updated = host_work(s, STAGE_ADAM, u->layer, 0, u->expert, u->gpu, u->params, u->gradient, fetched);
-	x->aside = STAGE_NONE;
-	store_send_back(s, u->layer, u->expert, u->gpu);
-}
-
-static void update_or_defer(struct schedule *s, const struct late *u)
-{
-	if (s->p->optimizer == OPTIMIZER_CPU_EXPERT)
-		update(s, u);
-	else
-		g_array_append_vals(s->late, u, 1);
-}
-
-void experts_update_late(struct schedule *s)
-{
-	for (guint i = 0; i < s->late->len; i++) {
-		struct late *u = &g_array_index(s->late, struct late, i);
-		update(s, u);
-	}
-	g_array_set_size(s->late, 0);
-}
-
 /* Gradient of one expert: down to the host, there added or used. With every GPU computing every expert, the GPUs first reduce-scatter and each brings
  * its shard. */
 static void retire(struct schedule *s, int layer, int microbatch, int e, int gpu, stage_id done, int slot)
@@ -144,9 +73,9 @@ static void retire(struct schedule *s, int layer, int microbatch, int e, int gpu
 	stage_id down = g->gradient_user[slot] = emit(s, &st);
 	struct late u = {.layer = layer, .expert = e, .gpu = gpu, .params = moe->params / (uint64_t)shards, .gradient = down};
 	if (microbatch == s->plan.microbatches - 1)
-		update_or_defer(s, &u);
+		updates_add(s, &u);
 	else
-		moe->expert[e].added[microbatch % 2] = host_work(s, STAGE_ACCUMULATE, layer, microbatch, e, gpu, u.params, down, STAGE_NONE);
+		moe->expert[e].added[microbatch % 2] = updates_accumulate(s, &u, microbatch);
 }
 
 /* The i-th entry of a GPU's list, or NULL when the list is shorter. */
@@ -311,14 +240,6 @@ void experts_return(struct schedule *s, int pass, int layer, int microbatch)
 		tensor_return(s, pass, layer, microbatch, 0);
 }
 
-/* In the order in which the updates end, behind all uploads of the backward: a refresh that waits for its update must not stand before them. */
-void experts_refresh(struct schedule *s)
-{
-	for (int layer = s->n->layers - 1; layer >= 0; layer--)
-		for (int e = 0; e < s->moe[layer].experts; e++)
-			refresh(s, layer, e);
-}
-
 void experts_prefetch(struct schedule *s, int layer)
 {
 	const struct moe_layer *moe = &s->moe[layer];
@@ -416,7 +337,7 @@ static void backward_round(struct schedule *s, int layer, struct batches of, int
 			retire(s, layer, microbatch, w->expert, g, done[g], x->gradient_next);
 			x->gradient_next = (x->gradient_next + 1) % GRADIENT_SLOTS;
 		} else if (w && last) {
-			update_or_defer(
+			updates_add(
 			    s, &(struct late){.layer = layer, .expert = w->expert, .gpu = g, .params = s->moe[layer].params, .gradient = STAGE_NONE});
 		}
 	}
@@ -440,5 +361,5 @@ void experts_settle(struct schedule *s, int layer, int microbatch)
 	if (!expert_data_parallel(s))
 		experts_pin(s, layer);
 	if (s->p->optimizer == OPTIMIZER_CPU_LAYER)
-		experts_update_late(s);
+		updates_late(s);
 }

@@ -108,7 +108,7 @@ static void pin(struct schedule *s)
 	for (int layer = 0; layer < s->n->layers; layer++)
 		if (s->moe[layer].pinned_slots)
 			experts_pin(s, layer);
-	experts_refresh(s);
+	updates_refresh(s);
 }
 
 /* A capacity that was fixed for the prefill is not one decode step's. */

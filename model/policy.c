@@ -37,6 +37,7 @@ static const char *const stream_words[] = {[REDUCTIONS_SHARED] = "shared", [REDU
 static const char *const scope_words[] = {[UPLOAD_LAYER] = "layer", [UPLOAD_NEXT_LAYER] = "next-layer", NULL};
 static const char *const optimizer_words[] = {
     [OPTIMIZER_GPU] = "gpu", [OPTIMIZER_CPU_STEP] = "cpu-step", [OPTIMIZER_CPU_LAYER] = "cpu-layer", [OPTIMIZER_CPU_EXPERT] = "cpu-expert", NULL};
+static const char *const update_words[] = {[UPDATE_ARRIVAL] = "arrival", [UPDATE_NEXT_FORWARD] = "next-forward", NULL};
 static const char *const all_to_all_words[] = {
     [ALL_TO_ALL_LINEAR] = "linear", [ALL_TO_ALL_HIERARCHICAL] = "hierarchical", [ALL_TO_ALL_AUTO] = "auto", [ALL_TO_ALL_DROPPED] = "dropped", NULL};
 static const char *const checkpoint_words[] = {
@@ -65,6 +66,7 @@ static const struct ini_key keys[] = {
     WHOLE(upload_ahead_layers, "0", 0, 4096, "the same in layers of experts beyond the one in use; the larger counts"),
     KNOB(upload_scope, "layer", scope_words, "how far uploads run ahead; next-layer needs fixed or sticky placement"),
     KNOB(optimizer, "gpu", optimizer_words, "where Adam of the experts runs, and when it may start"),
+    KNOB(update_order, "arrival", update_words, "updates of experts as gradients come, or those that the next forward needs first after it"),
     KNOB(all_to_all, "linear", all_to_all_words, "exchange of tokens between GPUs; dropped: duplicates in a tensor group sent once"),
     COUNT(pipeline_degree, "1", 8, "chunks of tokens, all-to-all of one under the experts of another"),
     KNOB(checkpoint, "full", checkpoint_words, "activation checkpointing; layer: the whole forward again; keep-collectives: without its collectives"),
@@ -99,6 +101,9 @@ static bool check(const struct policy *p, const char *source, const char *const 
 	if (p->upload_scope == UPLOAD_NEXT_LAYER && p->placement == PLACEMENT_LPT)
 		return ini_refuse("policies", source, overrides, "policy", "upload_scope", error,
 		                  "next-layer needs to know the placement before the gate; expected layer, or placement = fixed | sticky");
+	if (p->update_order == UPDATE_NEXT_FORWARD && p->optimizer != OPTIMIZER_CPU_EXPERT)
+		return ini_refuse("policies", source, overrides, "policy", "update_order", error,
+		                  "next-forward puts off the updates of single experts; expected arrival, or optimizer = cpu-expert");
 	return true;
 }
 

@@ -44,13 +44,16 @@ enum dense_optimizer { DENSE_OPTIMIZER_GPU, DENSE_OPTIMIZER_CPU };
 /* Fewer experts than GPUs: replicate them (EP+DP) or cut them (EP+MP), for the run; adaptive: any mixture of both, or DP, for each load (slices.c) */
 enum expert_split { SPLIT_AUTO, SPLIT_DATA, SPLIT_MODEL, SPLIT_ADAPTIVE };
 enum exchanged { EXCHANGE_TOKENS, EXCHANGE_EXPERTS, EXCHANGE_AUTO }; /* what travels between GPUs to meet the other */
+/* Updates of experts as their gradients come; or no more of them than the backward hides, and the others once it has ended, layer by layer as the
+ * next forward asks for them (updates.c) */
+enum update_order { UPDATE_ARRIVAL, UPDATE_NEXT_FORWARD };
 enum ssd_cache { CACHE_LRU, CACHE_LFU_DECAY, CACHE_BELADY };
 
 struct policy {
 	char *name;
 	int expert_home, placement, dispatch, expert_compute, upload_scope, optimizer, all_to_all, checkpoint, expert_split, ssd_cache;
 	int tensor_experts, gradient_cast, dense_optimizer, exchange, microbatch_order, embedding;
-	int expert_rows, reduction_stream;
+	int expert_rows, reduction_stream, update_order;
 	bool fused_communication;            /* one collective a layer for its parameters, and for its gradients; otherwise one a tensor */
 	int gradient_bucket_mib;             /* gradients are reduced by so many MiB, whatever layers they are of; 0: layer by layer */
 	double cache_threshold, cache_decay; /* of ssd_cache = lfu-decay, see cache_tune */

@@ -245,6 +245,8 @@ static bool brings(const struct schedule *s, int microbatch)
 void forward_layer(struct schedule *s, int layer, struct batches of)
 {
 	params_await(s, layer);
+	if (s->step > 0 && of.from == 0)
+		updates_refresh_layer(s, layer);
 	if (layer + 1 < s->n->layers && brings(s, of.from))
 		params_gather(s, PASS_FORWARD, layer + 1, of.from);
 	for (int mb = of.from; mb < of.to; mb++)
@@ -397,9 +399,9 @@ static void train_step(struct schedule *s)
 		run_batches(s, (struct batches){mb, mb + together});
 	if (!s->failed) {
 		update_resident(s);
-		experts_update_late(s);
+		updates_late(s);
 	}
-	experts_refresh(s);
+	updates_refresh(s);
 }
 
 bool schedule_step(struct schedule *s, struct backend *backend, GError **error)

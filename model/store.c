@@ -84,16 +84,26 @@ void store_send_back(struct schedule *s, int layer, int e, int gpu)
 	moe->expert[e].written = emit(s, &st);
 }
 
+enum foreseen { PARAMETERS, STATE, LATE_STATE };
+
+/* Which updates will be put off the last step tells. */
+static bool is_foreseen(const struct schedule *s, const struct expert_state *x, enum foreseen what)
+{
+	if (what == PARAMETERS)
+		return x->pinned < 0;
+	return (what == LATE_STATE) == (s->p->optimizer == OPTIMIZER_CPU_STEP || x->put_off);
+}
+
 /* The blocks of a layer that a node will be asked for, in the order of its experts. */
-static void foresee(const struct schedule *s, int node, int layer, bool state, GArray *ids)
+static void foresee(const struct schedule *s, int node, int layer, enum foreseen what, GArray *ids)
 {
 	const struct moe_layer *moe = &s->moe[layer];
 	bool everywhere = expert_data_parallel(s);
 	int times = everywhere ? machine_node_gpus(s->m, node) : 1;
 	int from = everywhere ? 0 : first_expert(s, moe->experts, node), to = everywhere ? moe->experts : first_expert(s, moe->experts, node + 1);
 	for (int e = from; e < to; e++) {
-		int id = block_id(s, layer, e, state);
-		if (!state && moe->expert[e].pinned >= 0)
+		int id = block_id(s, layer, e, what != PARAMETERS);
+		if (!is_foreseen(s, &moe->expert[e], what))
 			continue;
 		for (int i = 0; i < times; i++)
 			g_array_append_val(ids, id);
@@ -106,21 +116,21 @@ void store_foresee(struct schedule *s)
 {
 	for (int node = 0; s->cache && s->step > 0 && node < s->nodes; node++)
 		cache_step(s->cache[node]);
-	bool at_end = s->p->optimizer == OPTIMIZER_CPU_STEP && !inference(s);
+	bool updates = !inference(s), ascending = s->p->update_order == UPDATE_NEXT_FORWARD;
 	for (int node = 0; s->cache && s->p->ssd_cache == CACHE_BELADY && node < s->nodes; node++) {
 		g_autoptr(GArray) ids = g_array_new(FALSE, FALSE, sizeof(int));
-		int rounds = vertical(s) ? 1 : s->plan.microbatches;
+		int rounds = vertical(s) ? 1 : s->plan.microbatches, layers = s->n->layers;
 		for (int mb = 0; mb < rounds; mb++) {
-			for (int layer = 0; layer < s->n->layers; layer++)
-				foresee(s, node, layer, false, ids);
-			for (int layer = s->n->layers - 1; layer >= 0 && !inference(s); layer--) {
-				foresee(s, node, layer, false, ids);
-				if (mb == rounds - 1 && !at_end)
-					foresee(s, node, layer, true, ids);
+			for (int layer = 0; layer < layers; layer++)
+				foresee(s, node, layer, PARAMETERS, ids);
+			for (int layer = layers - 1; layer >= 0 && updates; layer--) {
+				foresee(s, node, layer, PARAMETERS, ids);
+				if (mb == rounds - 1)
+					foresee(s, node, layer, STATE, ids);
 			}
 		}
-		for (int layer = s->n->layers - 1; at_end && layer >= 0; layer--)
-			foresee(s, node, layer, true, ids);
+		for (int i = 0; i < layers && updates; i++)
+			foresee(s, node, ascending ? i : layers - 1 - i, LATE_STATE, ids);
 		cache_future(s->cache[node], (const int *)(void *)ids->data, (int)ids->len);
 	}
 }

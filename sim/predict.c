@@ -1,5 +1,6 @@
 /* A prediction runs a few steps one behind the other, as training does, and measures the last: pinning, the cache over the SSD and placements have
- * then settled, and what one step leaves to the next (optimizer tails) is counted where it is paid. An inference is run as a whole. */
+ * then settled, and what one step leaves to the next (optimizer tails) is counted where it is paid. Where updates run under the next forward by intent
+ * one more step follows: what they share with it is part of what steps are like. An inference is run as a whole. */
 #include "predict.h"
 
 #include "model/error.h"
@@ -106,14 +107,22 @@ static bool check_stages(const struct scenario *s, const struct schedule *schedu
 	return false;
 }
 
+/* Whether updates are put off into the next step. */
+static bool runs_on(const struct scenario *s, const struct schedule *schedule)
+{
+	bool beyond = schedule_expert_home(schedule) != HOME_HBM && network_experts(s->network) > 0;
+	return s->workload == WORKLOAD_TRAINING && s->policy->update_order == UPDATE_NEXT_FORWARD && beyond;
+}
+
 /* One run of the simulator, step by step. */
 struct simulation {
 	struct backend *b;
 	struct schedule *schedule;
-	int steps;
+	int steps, counted; /* counted: without the one that only follows */
 	stage_id *first;   /* (steps + 1) */
 	nsec_t *ends;      /* (steps + 1) of the steps, from ends[0] = 0 */
 	nsec_t *launch_ns; /* (steps) schedule_launch_ns after each */
+	nsec_t *light_ns;  /* (steps) schedule_light_ns after each */
 };
 
 static void simulation_clear(struct simulation *r)
@@ -122,6 +131,7 @@ static void simulation_clear(struct simulation *r)
 	g_free(r->first);
 	g_free(r->ends);
 	g_free(r->launch_ns);
+	g_free(r->light_ns);
 }
 
 static bool simulate(struct simulation *r, const struct scenario *s, const struct sim_options *o, GError **error)
@@ -131,11 +141,13 @@ static bool simulate(struct simulation *r, const struct scenario *s, const struc
 	r->first = g_new0(stage_id, r->steps + 1);
 	r->ends = g_new0(nsec_t, r->steps + 1);
 	r->launch_ns = g_new0(nsec_t, r->steps);
+	r->light_ns = g_new0(nsec_t, r->steps);
 	for (int i = 0; i < r->steps; i++) {
 		if (!schedule_step(r->schedule, r->b, error))
 			return false;
 		r->first[i + 1] = r->b->n_launched;
 		r->launch_ns[i] = schedule_launch_ns(r->schedule);
+		r->light_ns[i] = schedule_light_ns(r->schedule);
 	}
 	if (!schedule_wait(r->schedule, r->b, error))
 		return false;
@@ -151,8 +163,8 @@ static bool simulate(struct simulation *r, const struct scenario *s, const struc
  * so the one before it is then what steps are like. */
 static int typical_step(const struct simulation *r)
 {
-	int last = r->steps - 1;
-	bool tail = r->ends[last + 1] - r->ends[last] < schedule_light_ns(r->schedule);
+	int last = r->counted - 1;
+	bool tail = r->ends[last + 1] - r->ends[last] < r->light_ns[last];
 	return tail && last > 0 ? last - 1 : last;
 }
 
@@ -162,8 +174,8 @@ static void fill_training(const struct simulation *r, const struct scenario *s, 
 	nsec_t from = r->ends[step], to = r->ends[step + 1];
 	out->step_ms = (double)(to - from) / 1e6;
 	out->tokens_per_s = (double)s->machine->gpus * s->sequences * s->seq_len / ((double)(to - from) / 1e9);
-	out->speed_of_light_ms = (double)schedule_light_ns(r->schedule) / 1e6;
-	name_bound(s, r->b, r->launch_ns[r->steps - 1], from, to, out->bound_by);
+	out->speed_of_light_ms = (double)r->light_ns[step] / 1e6;
+	name_bound(s, r->b, r->launch_ns[step], from, to, out->bound_by);
 }
 
 static void fill_inference(const struct simulation *r, const struct scenario *s, struct prediction *out)
@@ -185,12 +197,15 @@ bool predict(const struct scenario *scenario, const struct sim_options *o, int w
 {
 	struct sim_options options = *o;
 	bool inference = scenario->workload == WORKLOAD_INFERENCE;
-	int steps = inference ? scenario->generate : warmup + 1;
+	int counted = inference ? scenario->generate : warmup + 1, steps;
 	*out = (struct prediction){.oom_tier = -1};
 	g_autoptr(schedule) schedule = schedule_new(scenario, &out->oom_tier, error);
-	if (!schedule || !check_stages(scenario, schedule, steps, error))
+	if (!schedule)
 		return false;
-	autoclear(simulation) r = {.schedule = schedule, .steps = steps};
+	steps = counted + runs_on(scenario, schedule);
+	if (!check_stages(scenario, schedule, steps, error))
+		return false;
+	autoclear(simulation) r = {.schedule = schedule, .steps = steps, .counted = counted};
 	fill_memory(schedule, out);
 	options.record_counters = trace != NULL;
 	if (!simulate(&r, scenario, &options, error))

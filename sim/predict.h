@@ -23,7 +23,7 @@ struct prediction {
 	struct memory memory;
 };
 
-/* Runs 1 + warmup steps, or a whole inference, whatever the warm-up. `trace` may be NULL; otherwise it receives all steps. ESMOE_ERROR_FIT when it
- * does not fit, ESMOE_ERROR_INPUT when the steps have more than STAGES_MOST stages. */
+/* Runs 1 + warmup steps, and one behind them with update_order = next-forward, or a whole inference, whatever the warm-up. `trace` may be NULL;
+ * otherwise it receives all steps. ESMOE_ERROR_FIT when it does not fit, ESMOE_ERROR_INPUT when the steps have more than STAGES_MOST stages. */
 bool predict(const struct scenario *scenario, const struct sim_options *o, int warmup, struct prediction *out, struct trace *trace,
              GError **error) G_GNUC_WARN_UNUSED_RESULT;
