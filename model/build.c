@@ -253,7 +253,7 @@ void schedule_free(struct schedule *s)
 	                   s->loads,     s->totals,     s->place,    s->last_place, s->time_ns,    s->load_ns,        s->rows,
 	                   s->received,  s->node_bytes, s->chosen,   s->evicted,    s->block_read, s->layer_of_block, s->last_of,
 	                   s->stream_ns, s->profile_ns, s->launches, s->shadow,     s->arrived,    s->begun,          s->fetched,
-	                   s->slot_user, s->sums,       s->since,      s->adam_until};
+	                   s->slot_user, s->sums,       s->since,    s->adam_until};
 	for (size_t i = 0; i < G_N_ELEMENTS(scratch); i++)
 		g_free(scratch[i]);
 	g_array_free(s->late, TRUE);

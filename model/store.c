@@ -41,6 +41,11 @@ static stage_id evict(struct schedule *s, int gpu, int n_evicted)
 	return last;
 }
 
+static stage_id later(stage_id a, stage_id b)
+{
+	return a == STAGE_NONE || (b != STAGE_NONE && b > a) ? b : a;
+}
+
 stage_id store_fetch(struct schedule *s, int pass, int layer, int e, bool state, int gpu)
 {
 	struct moe_layer *moe = &s->moe[layer];
@@ -61,11 +66,10 @@ stage_id store_fetch(struct schedule *s, int pass, int layer, int e, bool state,
 	st.part = state;
 	after(&st, freed);
 	after(&st, moe->expert[e].written);
-	after(&st, moe->expert[e].updated);
-	if (!cache_holds(s->cache[node], id)) { /* not kept: through a buffer, once its last upload has left it */
-		after(&st, state ? STAGE_NONE : moe->expert[e].uploaded);
-		after(&st, state ? STAGE_NONE : moe->expert[e].aside);
-	}
+	/* what was not kept before went through a buffer: its last upload has left it; that came behind the update, or the update behind it */
+	after(&st, state ? moe->expert[e].updated : later(moe->expert[e].updated, moe->expert[e].uploaded));
+	if (!state && !cache_holds(s->cache[node], id))
+		after(&st, moe->expert[e].aside);
 	return *read = emit(s, &st);
 }
 

@@ -1,6 +1,6 @@
 /* A prediction runs a few steps one behind the other, as training does, and measures the last: pinning, the cache over the SSD and placements have
- * then settled, and what one step leaves to the next (optimizer tails) is counted where it is paid. Where updates run under the next forward by intent
- * one more step follows: what they share with it is part of what steps are like. An inference is run as a whole. */
+ * then settled, and what one step leaves to the next (optimizer tails) is counted where it is paid. Where updates run under the next forward by
+ * intent one more step follows: what they share with it is part of what steps are like. An inference is run as a whole. */
 #include "predict.h"
 
 #include "model/error.h"
@@ -119,10 +119,10 @@ struct simulation {
 	struct backend *b;
 	struct schedule *schedule;
 	int steps, counted; /* counted: without the one that only follows */
-	stage_id *first;   /* (steps + 1) */
-	nsec_t *ends;      /* (steps + 1) of the steps, from ends[0] = 0 */
-	nsec_t *launch_ns; /* (steps) schedule_launch_ns after each */
-	nsec_t *light_ns;  /* (steps) schedule_light_ns after each */
+	stage_id *first;    /* (steps + 1) */
+	nsec_t *ends;       /* (steps + 1) of the steps, from ends[0] = 0 */
+	nsec_t *launch_ns;  /* (steps) schedule_launch_ns after each */
+	nsec_t *light_ns;   /* (steps) schedule_light_ns after each */
 };
 
 static void simulation_clear(struct simulation *r)

@@ -171,14 +171,16 @@ static void check_seed(uint32_t seed)
 	const int gpus = 1 << g_rand_int_range(r, 0, 3), microbatches = g_rand_int_range(r, 1, 4);
 	const bool alone = g_rand_int_range(r, 0, 4) == 0, ssd = g_rand_boolean(r);
 	const char *placement = alone ? "fixed" : PICK(r, "fixed", "lpt", "sticky");
+	const char *optimizer = PICK(r, "cpu-step", "cpu-layer", "cpu-expert", "cpu-expert");
+	const char *order = g_str_equal(optimizer, "cpu-expert") ? PICK(r, "arrival", "next-forward") : "arrival";
 	const char *scope = g_str_equal(placement, "lpt") ? "layer" : PICK(r, "layer", "next-layer");
-	g_autofree char *policy =
-	    g_strdup_printf("[policy]\nexpert_home = %s\nexpert_parallel = %d\nplacement = %s\nupload_scope = %s\nupload_ahead = %s\n"
-	                    "pinned_share = %s\noptimizer = %s\nssd_cache = %s\ncheckpoint = %s\nmicrobatch_order = %s\nreduction_stream = %s\n"
-	                    "cache_threshold = %s\ncache_decay_steps = %s\n",
-	                    ssd ? "ssd" : "dram", alone ? 1 : 0, placement, scope, PICK(r, "0", "1", "2", "4"), PICK(r, "0", "0.3", "0.6"),
-	                    PICK(r, "cpu-step", "cpu-layer", "cpu-expert"), PICK(r, "lru", "lfu-decay", "belady"), PICK(r, "full", "none", "layer"),
-	                    PICK(r, "horizontal", "vertical"), PICK(r, "shared", "own"), PICK(r, "0", "1.5", "3"), PICK(r, "auto", "1"));
+	g_autofree char *policy = g_strdup_printf(
+	    "[policy]\nexpert_home = %s\nexpert_parallel = %d\nplacement = %s\nupload_scope = %s\nupload_ahead = %s\n"
+	    "pinned_share = %s\noptimizer = %s\nupdate_order = %s\nssd_cache = %s\ncheckpoint = %s\nmicrobatch_order = %s\nreduction_stream = %s\n"
+	    "cache_threshold = %s\ncache_decay_steps = %s\n",
+	    ssd ? "ssd" : "dram", alone ? 1 : 0, placement, scope, PICK(r, "0", "1", "2", "4"), PICK(r, "0", "0.3", "0.6"), optimizer, order,
+	    PICK(r, "lru", "lfu-decay", "belady"), PICK(r, "full", "none", "layer"), PICK(r, "horizontal", "vertical"), PICK(r, "shared", "own"),
+	    PICK(r, "0", "1.5", "3"), PICK(r, "auto", "1"));
 	const struct scenario_options o = {
 	    .model = ROUND_NETWORK,
 	    .machine = ROUND_MACHINE,
