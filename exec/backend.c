@@ -177,8 +177,7 @@ static void retire(struct exec *x)
 			return;
 		if (r->end)
 			spans_add(x, r);
-		else
-			group_unref(r->group);
+		group_unref(r->group);
 		record_free(x, r);
 	}
 }

@@ -196,6 +196,7 @@ static struct trace *run(const struct calibration *c, const struct probe *p, con
 	                              .z = 1e-3f,
 	                              .trace = folder,
 	                              .trace_steps = c->how->steps,
+	                              .apart = true,
 	                              .save_every = 1,
 	                              .impose = p->routing != NULL,
 	                              .command = "esmoe calibrate",

@@ -17,7 +17,7 @@ struct options {
 	char *steps, *save_every, *trace_steps, *rendezvous_timeout;
 	struct launched launched;
 	double lr, balance, z;
-	gboolean synthetic;
+	gboolean synthetic, apart;
 };
 
 static void options_clear(struct options *o)
@@ -82,6 +82,7 @@ static bool check(struct options *o, struct run_options *run, GError **error)
 	                            .impose = o->whatif.routing != NULL,
 	                            .ssd = o->ssd,
 	                            .launched = &o->launched,
+	                            .apart = o->apart,
 	                            .rendezvous_s = rendezvous_s};
 	return true;
 }
@@ -102,6 +103,7 @@ static bool parse(struct options *o, int argc, char **argv, GError **error)
 	    {"save-every", 0, 0, G_OPTION_ARG_STRING, &o->save_every, "steps between them (default 100); one more at the end", "N"},
 	    {"resume", 0, 0, G_OPTION_ARG_FILENAME, &o->resume, "go on from the newest checkpoint of a folder, or from a file", "DIR"},
 	    {"ssd", 0, 0, G_OPTION_ARG_FILENAME, &o->ssd, "folder for experts on SSD (default: a temporary one)", "DIR"},
+	    {"apart", 0, 0, G_OPTION_ARG_NONE, &o->apart, "end each step before the next begins", NULL},
 	    {"rendezvous", 0, 0, G_OPTION_ARG_STRING, &o->rendezvous,
 	     "where the processes of mpirun or srun find each other: a file in a folder that all see", "FILE|HOST:PORT"},
 	    {"rendezvous-timeout", 0, 0, G_OPTION_ARG_STRING, &o->rendezvous_timeout,

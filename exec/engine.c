@@ -270,21 +270,28 @@ void engine_begin(struct engine *e, uint64_t step)
 		}
 }
 
+const GError *engine_unread(const struct engine *e)
+{
+	return e->unread[(e->begun + 1) & 1];
+}
+
 static const float *losses_now(const struct engine *e, int g)
 {
 	return e->gpu[g].losses + ((e->begun + 1) & 1) * losses_of_step(e);
 }
 
-float engine_loss_of(const struct engine *e, int gpu)
+float engine_loss_of(const struct engine *e, uint64_t step, int gpu)
 {
-	return losses_now(e, gpu)[0];
+	int parity = e->step_of[1] == step && e->begun > 1;
+	g_assert(e->step_of[parity] == step && e->begun);
+	return e->gpu[gpu].losses[(size_t)parity * losses_of_step(e)];
 }
 
 double engine_loss(const struct engine *e)
 {
 	double sum = 0;
 	for (int g = 0; g < e->gpus; g++)
-		sum += (double)engine_loss_of(e, g);
+		sum += (double)losses_now(e, g)[0];
 	return sum;
 }
 

@@ -31,7 +31,7 @@ bool engine_knows(const struct scenario *sc, GError **error) G_GNUC_WARN_UNUSED_
 /* Bytes of each GPU's arena that the engine, and the GEMMs that it queues, would take on such a device under this schedule's plan. */
 uint64_t engine_bytes(const struct device_info *device, const struct scenario *sc, const struct schedule *schedule);
 
-/* Host memory that it took, while nothing runs: pinned, and what else is at home in DRAM. */
+/* Host memory that it took: pinned, and what else is at home in DRAM. */
 uint64_t engine_pinned_bytes(const struct engine *e);
 uint64_t engine_pageable_bytes(const struct engine *e);
 
@@ -46,8 +46,12 @@ bool engine_issue(struct engine *e, const struct stage *stage, struct device_str
 /* After a STAGE_COUNTS (or, with one GPU, its gate) has ended: tokens (G, E) of the layer and micro-batch. */
 void engine_loads(const struct engine *e, int layer, int microbatch, uint32_t *tokens);
 
-/* After the step has ended: what a GPU that is here adds to the mean loss over all tokens (cross entropy alone); and the sum of all. */
-float engine_loss_of(const struct engine *e, int gpu);
+/* Why the tokens of the step begun last could not be read; NULL: they were. */
+const GError *engine_unread(const struct engine *e);
+
+/* After one of the last two steps begun has ended: what a GPU that is here adds to its mean loss over all tokens (cross entropy alone). */
+float engine_loss_of(const struct engine *e, uint64_t step, int gpu);
+/* After the step begun last has ended: the sum of all. */
 double engine_loss(const struct engine *e);
 /* The z-loss before its weight, and how well each GPU balances its own tokens (the loss balances those of all GPUs together): sums over layers, means
  * over GPUs and micro-batches. */

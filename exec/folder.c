@@ -73,10 +73,10 @@ static bool begin_files(struct folder *f, const char *ini, GError **error)
 	       begin_rows(f, "memory.csv", "step,gpu,hbm_bytes,host_bytes,ssd_bytes,pinned_bytes,pageable_bytes\n", &f->memory, error);
 }
 
-struct folder *folder_new(const char *path, const struct scenario *sc, const char *command, int first, int end, GError **error)
+struct folder *folder_new(const char *path, const struct scenario *sc, const char *head, int first, int end, GError **error)
 {
 	g_autoptr(folder) f = g_new0(struct folder, 1);
-	g_autofree char *scenario = scenario_ini(sc), *ini = g_strdup_printf("# %s\n%s", command, scenario);
+	g_autofree char *scenario = scenario_ini(sc), *ini = g_strconcat(head, scenario, NULL);
 	*f = (struct folder){.path = g_strdup(path), .gpus = sc->machine->gpus, .first = first, .end = end, .losses = -1, .memory = -1};
 	if (g_mkdir_with_parents(path, 0777) != 0) {
 		failed(path, NULL, error);

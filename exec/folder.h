@@ -10,10 +10,10 @@ struct folder;
 
 /* What came of one step. */
 struct run_step {
-	uint64_t step; /* from 0 */
-	double loss;   /* mean cross entropy of the step's tokens, nats */
-	double tokens_per_s, step_ms;
-	const char *bound_by; /* the stream that was busiest, "host_launch" where that is launching; borrowed, static */
+	uint64_t step;                /* from 0 */
+	double loss;                  /* mean cross entropy of the step's tokens, nats */
+	double tokens_per_s, step_ms; /* from the end of the step before, or from its beginning where that had ended by then */
+	const char *bound_by;         /* the stream that was busiest, "host_launch" where that is launching; borrowed, static */
 };
 
 /* Bytes in use at a step's end: of each GPU's arena, of the processes, and of the expert files. */
@@ -22,9 +22,9 @@ struct run_memory {
 	uint64_t host_bytes, ssd_bytes, pinned_bytes, pageable_bytes;
 };
 
-/* Makes the folder with its run.ini, which starts with `command` as a comment. This process has the GPUs first .. end - 1. The scenario is borrowed.
+/* Makes the folder with its run.ini, which starts with `head`, whole lines. This process has the GPUs first .. end - 1. The scenario is borrowed.
  * ESMOE_ERROR_INPUT: cannot be written. Owned by the caller. */
-struct folder *folder_new(const char *path, const struct scenario *sc, const char *command, int first, int end,
+struct folder *folder_new(const char *path, const struct scenario *sc, const char *head, int first, int end,
                           GError **error) G_GNUC_WARN_UNUSED_RESULT;
 void folder_free(struct folder *f);
 AUTOPTR(folder)

@@ -3,7 +3,7 @@
  *     run     | step 7 |checkpoint| step 8 | step 9 |
  *     trace   | step 0 | step 1 | step 2 |
  *
- * Steps do not overlap (a run waits for the end of each), so that moving a step moves its spans and nothing else. */
+ * A step lasts from the end of the one before, under which its first stages may have run. */
 #include "record.h"
 
 struct kept_step {
@@ -61,6 +61,25 @@ void record_step(struct record *r, stage_id first, nsec_t start_ns, nsec_t end_n
 		kept_step_free(g_queue_pop_head(&r->steps));
 }
 
+void record_exact(struct record *r, const GArray *spans)
+{
+	GList *item = r->steps.head;
+	guint at = 0;
+	for (guint i = 0; i < spans->len; i++) {
+		const struct span *exact = &g_array_index(spans, struct span, i);
+		for (; item; item = item->next, at = 0) {
+			GArray *kept = ((struct kept_step *)item->data)->spans;
+			while (at < kept->len && g_array_index(kept, struct span, at).id < exact->id)
+				at++;
+			if (at == kept->len)
+				continue;
+			if (g_array_index(kept, struct span, at).id == exact->id)
+				g_array_index(kept, struct span, at) = *exact;
+			break;
+		}
+	}
+}
+
 int record_steps(const struct record *r)
 {
 	return (int)r->steps.length;
@@ -102,13 +121,24 @@ static void add_hbm(const struct record *r, struct trace *trace)
 	}
 }
 
+/* The first stages of the oldest step may have run, or been launched, before its time. */
+static nsec_t begin_ns(const struct kept_step *s)
+{
+	nsec_t begin_ns = s->start_ns;
+	for (guint i = 0; i < s->spans->len; i++) {
+		const struct span *span = &g_array_index(s->spans, struct span, i);
+		begin_ns = MIN(begin_ns, span->launch_ns == -1 ? span->start_ns : MIN(span->launch_ns, span->start_ns));
+	}
+	return begin_ns;
+}
+
 struct trace *record_trace(const struct record *r)
 {
 	struct trace *trace = trace_new();
 	const struct machine *m = r->sc->machine;
 	const struct kept_step *oldest = r->steps.head ? r->steps.head->data : NULL;
 	stage_id first = oldest ? oldest->first : 0;
-	nsec_t end_ns = 0;
+	nsec_t end_ns = oldest ? oldest->start_ns - begin_ns(oldest) : 0;
 	uint16_t step = 0;
 	trace->gpus = m->gpus;
 	trace->gpus_per_node = m->gpus_per_node;

@@ -11,13 +11,18 @@ struct record *record_new(const struct scenario *sc, int microbatches, int keep)
 void record_free(struct record *r);
 AUTOPTR(record)
 
-/* One step from start_ns to end_ns, whose first stage is `first`: its spans, of all GPUs or of those of this process (struct span, taken over), the
- * tokens (microbatches, MoE layers, G, E of the layer) of its gates, and what is used of each arena (G) at its end (both taken over, g_free). */
+/* One step from start_ns, where the one before ended or later, to end_ns, whose first stage is `first`: its spans, of all GPUs or of those of this
+ * process (struct span, taken over), the tokens (microbatches, MoE layers, G, E of the layer) of its gates, and what is used of each arena (G) at its
+ * end (both taken over, g_free). */
 void record_step(struct record *r, stage_id first, nsec_t start_ns, nsec_t end_ns, GArray *spans, uint32_t *tokens, uint64_t *hbm_bytes);
+
+/* Better times of stages, as far as their steps are kept. */
+void record_exact(struct record *r, const GArray *spans);
 
 int record_steps(const struct record *r); /* kept */
 
-/* The kept steps as one trace from time 0, step 0 and stage 0; what a run did between two steps (checkpoints) is left out. Owned by the caller. */
+/* The kept steps as one trace from time 0, where the first stage of them was launched or, before that, the step before ended; step 0 and stage 0;
+ * what a run did between two steps (checkpoints) is left out. Owned by the caller. */
 struct trace *record_trace(const struct record *r);
 
 /* Appends their loads as "microbatch,layer,gpu,expert,tokens"; micro-batches count through: step * microbatches + micro-batch. */

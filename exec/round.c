@@ -5,13 +5,45 @@
 #include "model/error.h"
 #include "ranks.h"
 
+#include <stdio.h>
 #include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
 
 struct figures {
 	uint64_t host_bytes, ssd_bytes, pinned_bytes, pageable_bytes;
 	nsec_t step_ns, busy_ns;
 	int32_t busiest, signal, first, end;
 };
+
+/* Resident bytes of the process, 0 where the system does not tell. */
+static uint64_t process_bytes(void)
+{
+	g_autofree char *text = NULL;
+	unsigned long pages;
+	if (!g_file_get_contents("/proc/self/statm", &text, NULL, NULL) || sscanf(text, "%*u %lu", &pages) != 1)
+		return 0;
+	return (uint64_t)pages * (uint64_t)sysconf(_SC_PAGESIZE);
+}
+
+static uint64_t folder_bytes(const char *path)
+{
+	g_autoptr(GDir) dir = path ? g_dir_open(path, 0, NULL) : NULL;
+	uint64_t sum = 0;
+	for (const char *name; dir && (name = g_dir_read_name(dir));) {
+		g_autofree char *file = g_build_filename(path, name, NULL);
+		struct stat st;
+		if (stat(file, &st) == 0)
+			sum += (uint64_t)st.st_blocks * 512;
+	}
+	return sum;
+}
+
+void round_used(struct round *r, const char *ssd)
+{
+	r->host_bytes = process_bytes();
+	r->ssd_bytes = folder_bytes(ssd);
+}
 
 void round_init(struct round *r, int gpus)
 {

@@ -22,6 +22,8 @@ struct round {
 };
 void round_init(struct round *r, int gpus);
 void round_clear(struct round *r);
+/* Bytes of this process and of the files in folder `ssd` (NULL: none); 0 where the system does not tell. */
+void round_used(struct round *r, const char *ssd);
 
 /* This process has the GPUs first .. end - 1 of `gpus`. ranks NULL: there is no other, and nothing to do. */
 bool round_meet(struct round *r, struct ranks *ranks, int gpus, int first, int end, GError **error) G_GNUC_WARN_UNUSED_RESULT;

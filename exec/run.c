@@ -2,10 +2,16 @@
  *
  *     data -> schedule (does it fit?) -> devices -> engine (tensors) -> backend (threads) -> checkpoint
  *
- * and then steps. A step is the schedule's, unchanged; around it stand the engine's batch, the wait for its end, and what is recorded of it. Of
- * several processes each does this with the GPUs of its node; they join before anything else, so that what one cannot do is told to all. */
+ * and then steps. A step is the schedule's, unchanged; around it stand the engine's batch, the wait for its end, and what is recorded of it. The next
+ * one begins before that: what is left of a step then runs under it, in the order that the schedule's own predecessors allow.
+ *
+ *     launched   | step 0 | step 1   |      | step 2   |      | step 3 ...
+ *     ended            |  step 0     | told |  step 1  | told |
+ *
+ * Of several processes each does this with the GPUs of its node; they join before anything else, so that what one cannot do is told to all. */
 #include "run.h"
 
+#include "busiest.h"
 #include "checkpoint.h"
 #include "exec.h"
 #include "model/error.h"
@@ -16,12 +22,16 @@
 
 #include <errno.h>
 #include <glib/gstdio.h>
-#include <stdio.h>
 #include <string.h>
-#include <sys/stat.h>
-#include <unistd.h>
 
 enum { EXPLAIN_MS = 2500 };
+
+/* A step that was begun and has not been told of. */
+struct begun {
+	stage_id first, end;
+	nsec_t start_ns;
+	uint32_t *tokens; /* of its gates; the next step's come in the same place */
+};
 
 struct run {
 	const struct scenario *sc;
@@ -39,9 +49,13 @@ struct run {
 	struct backend *backend;
 	struct record *record;
 	struct folder *folder;
-	size_t tokens; /* counts of one step: (microbatches, MoE layers, G, E) */
-	uint64_t step; /* the next one */
-	int taken;     /* signal that someone was sent */
+	size_t tokens;         /* counts of one step: (microbatches, MoE layers, G, E) */
+	uint64_t step;         /* so many have ended */
+	uint64_t n_begun;      /* at most two more */
+	struct begun begun[2]; /* by parity */
+	nsec_t last_end_ns;
+	bool exact; /* the device knows when the work of a stage really ran, once nothing runs */
+	int taken;  /* signal that someone was sent */
 };
 
 /* Expert files are the store's to remove; what a failed one leaves goes with the folder. */
@@ -72,6 +86,8 @@ static void run_clear(struct run *r)
 		remove_ssd_folder(r->ssd_made);
 	g_free(r->ssd_made);
 	ranks_free(r->ranks);
+	g_free(r->begun[0].tokens);
+	g_free(r->begun[1].tokens);
 	signals_free(r->signals);
 }
 
@@ -173,7 +189,7 @@ static bool resume(struct run *r, GError **error)
 		            state.step);
 		return false;
 	}
-	r->step = state.step;
+	r->step = r->n_begun = state.step;
 	return true;
 }
 
@@ -205,6 +221,12 @@ static bool same_step(struct run *r, GError **error)
 	return all != NULL;
 }
 
+/* Where no gate is asked for its counts, those of a step are not known before it has ended. */
+static bool overlaps(const struct run *r)
+{
+	return !r->o->apart && schedule_asks_gates(r->schedule);
+}
+
 static bool run_open(struct run *r, GError **error)
 {
 	const struct network *n = r->sc->network;
@@ -214,8 +236,10 @@ static bool run_open(struct run *r, GError **error)
 	if (!r->schedule || !open_devices(r, error) || !open_engine(r, error) || !resume(r, error) || !same_step(r, error))
 		return false;
 	if (r->o->trace) {
-		(void)device_record_stages(r->devices[r->first]);
-		r->folder = folder_new(r->o->trace, r->sc, r->o->command, r->first, r->end, error);
+		g_autofree char *head = g_strdup_printf("# %s\n\n[run]\n# a step begins before the one before it has ended\noverlap = %s\n\n",
+		                                        r->o->command, overlaps(r) ? "true" : "false");
+		r->exact = device_record_stages(r->devices[r->first]);
+		r->folder = folder_new(r->o->trace, r->sc, head, r->first, r->end, error);
 		if (!r->folder)
 			return false;
 	}
@@ -226,12 +250,12 @@ static bool run_open(struct run *r, GError **error)
 }
 
 /* Every stage, not only the last of each stream that the next step hangs on: what is recorded has ended. */
-static bool wait_for_all(struct run *r, stage_id first, GError **error)
+static bool wait_for(struct run *r, const struct begun *b, GError **error)
 {
-	for (stage_id id = first; id < r->backend->n_launched; id++)
+	for (stage_id id = b->first; id < b->end; id++)
 		if (!backend_wait(r->backend, id, error))
 			return false;
-	return schedule_wait(r->schedule, r->backend, error);
+	return true;
 }
 
 static uint32_t *step_loads(const struct run *r)
@@ -248,71 +272,19 @@ static uint32_t *step_loads(const struct run *r)
 	return tokens;
 }
 
-static const char *const busy_names[] = {"compute",   "upload",   "download",  "collective", "reduction",
-                                         "optimizer", "ssd_read", "ssd_write", "host_launch"};
-enum { BUSY_LAUNCH = GPU_STREAMS + NODE_STREAMS };
-G_STATIC_ASSERT(G_N_ELEMENTS(busy_names) == BUSY_LAUNCH + 1);
-
-/* The busiest stream; a launcher thread counts as one. */
-static void find_busiest(const struct machine *m, const GArray *spans, struct round *round)
-{
-	int streams = stream_count(m), of_gpus = m->gpus * GPU_STREAMS, busiest = 0, launcher = 0;
-	g_autofree nsec_t *busy = g_new0(nsec_t, streams), *launch = g_new0(nsec_t, m->gpus);
-	for (guint i = 0; i < spans->len; i++) {
-		const struct span *span = &g_array_index(spans, struct span, i);
-		busy[span->stream] += span->end_ns - span->start_ns;
-		if (span->launch_ns != -1)
-			launch[span->rank] += span->launch_end_ns - span->launch_ns;
-	}
-	for (int i = 1; i < streams; i++)
-		if (busy[i] > busy[busiest])
-			busiest = i;
-	for (int i = 1; i < m->gpus; i++)
-		if (launch[i] > launch[launcher])
-			launcher = i;
-	round->busy_ns = MAX(launch[launcher], busy[busiest]);
-	round->busiest = busiest < of_gpus ? busiest % GPU_STREAMS : GPU_STREAMS + (busiest - of_gpus) % NODE_STREAMS;
-	if (launch[launcher] > busy[busiest])
-		round->busiest = BUSY_LAUNCH;
-}
-
-/* Resident bytes of the process, 0 where the system does not tell. */
-static uint64_t process_bytes(void)
-{
-	g_autofree char *text = NULL;
-	unsigned long pages;
-	if (!g_file_get_contents("/proc/self/statm", &text, NULL, NULL) || sscanf(text, "%*u %lu", &pages) != 1)
-		return 0;
-	return (uint64_t)pages * (uint64_t)sysconf(_SC_PAGESIZE);
-}
-
-static uint64_t folder_bytes(const char *path)
-{
-	g_autoptr(GDir) dir = path ? g_dir_open(path, 0, NULL) : NULL;
-	uint64_t sum = 0;
-	for (const char *name; dir && (name = g_dir_read_name(dir));) {
-		g_autofree char *file = g_build_filename(path, name, NULL);
-		struct stat st;
-		if (stat(file, &st) == 0)
-			sum += (uint64_t)st.st_blocks * 512;
-	}
-	return sum;
-}
-
 static void measure(struct run *r, const GArray *spans, struct round *round)
 {
 	for (int g = r->first; g < r->end; g++) {
 		round->hbm_bytes[g] = device_used_bytes(r->devices[g]);
-		round->loss[g] = engine_loss_of(r->engine, g);
+		round->loss[g] = engine_loss_of(r->engine, r->step, g);
 	}
 	if (r->folder) {
-		round->host_bytes = process_bytes();
-		round->ssd_bytes = folder_bytes(r->ssd);
+		round_used(round, r->ssd);
 		round->pinned_bytes = engine_pinned_bytes(r->engine);
 		round->pageable_bytes = engine_pageable_bytes(r->engine);
 	}
 	round->signal = signals_taken(r->signals);
-	find_busiest(r->sc->machine, spans, round);
+	busiest_find(r->sc->machine, spans, round);
 }
 
 static bool note(struct run *r, const struct run_step *s, const struct round *round, GError **error)
@@ -325,39 +297,92 @@ static struct run_step step_of(const struct run *r, const struct round *round)
 {
 	const struct scenario *sc = r->sc;
 	const double seconds = (double)round->step_ns / NSEC_PER_SEC;
-	struct run_step s = {.step = r->step, .step_ms = seconds * 1e3, .bound_by = busy_names[round->busiest]};
+	struct run_step s = {.step = r->step, .step_ms = seconds * 1e3, .bound_by = busiest_name(round->busiest)};
 	for (int g = 0; g < sc->machine->gpus; g++)
 		s.loss += (double)round->loss[g];
 	s.tokens_per_s = (double)sc->machine->gpus * sc->sequences * sc->seq_len / seconds;
 	return s;
 }
 
-static bool step(struct run *r, GError **error)
+/* Its time is that from the end of the step before, or from its own beginning where that had ended by then. */
+static void take_spans(struct run *r, const struct begun *b, GArray *spans, struct round *round)
+{
+	nsec_t start_ns = MAX(b->start_ns, r->last_end_ns), end_ns = start_ns;
+	exec_spans(r->backend, b->first, b->end, spans);
+	for (guint i = 0; i < spans->len; i++)
+		end_ns = MAX(end_ns, g_array_index(spans, struct span, i).end_ns);
+	r->last_end_ns = end_ns;
+	round->step_ns = end_ns - start_ns;
+}
+
+/* Devices are asked for exact times when nothing runs; until then the backend keeps the spans. */
+static void settle_spans(struct run *r, const struct begun *b)
+{
+	g_autoptr(trace) trace = trace_new();
+	if (r->exact && b->end < r->backend->n_launched)
+		return;
+	exec_trace(r->backend, b->end, trace);
+	if (r->exact)
+		record_exact(r->record, trace->spans);
+}
+
+static bool step_end(struct run *r, GError **error)
 {
 	const int gpus = r->sc->machine->gpus;
-	stage_id first = r->backend->n_launched;
+	struct begun *b = &r->begun[r->step & 1];
 	autoclear(round) round;
-	g_autoptr(trace) trace = trace_new();
-	nsec_t start_ns = exec_now_ns();
+	g_autoptr(GArray) spans = g_array_new(FALSE, FALSE, sizeof(struct span));
 	round_init(&round, gpus);
-	engine_begin(r->engine, r->step);
-	if (!schedule_step(r->schedule, r->backend, error) || !wait_for_all(r, first, error))
+	if (!wait_for(r, b, error))
 		return false;
-	round.step_ns = exec_now_ns() - start_ns;
-	exec_trace(r->backend, trace);
-	measure(r, trace->spans, &round);
+	take_spans(r, b, spans, &round);
+	measure(r, spans, &round);
 	if (!round_meet(&round, r->ranks, gpus, r->first, r->end, error))
 		return false;
 	const struct run_step s = step_of(r, &round);
-	record_step(r->record, first, start_ns, start_ns + round.step_ns, g_array_ref(trace->spans), step_loads(r),
+	record_step(r->record, b->first, r->last_end_ns - round.step_ns, r->last_end_ns, g_steal_pointer(&spans), g_steal_pointer(&b->tokens),
 	            g_memdup2(round.hbm_bytes, sizeof(*round.hbm_bytes) * (size_t)gpus));
+	settle_spans(r, b);
 	r->step++;
-	r->taken = round.signal;
+	r->taken = r->ranks ? round.signal : signals_taken(r->signals);
 	if (!note(r, &s, &round, error))
 		return false;
 	if (!r->first)
 		r->o->report(&s, r->o->user);
 	return !r->o->save || r->step == r->o->steps || r->step % r->o->save_every || save(r, error);
+}
+
+/* A step that cannot begin does not take the one before with it; of several processes the others go on to begin theirs. */
+static bool step_begin(struct run *r, GError **error)
+{
+	struct begun *b = &r->begun[r->n_begun & 1];
+	*b = (struct begun){.first = r->backend->n_launched, .start_ns = exec_now_ns()};
+	engine_begin(r->engine, r->n_begun);
+	if (engine_unread(r->engine) && !r->ranks && r->step < r->n_begun && !step_end(r, error))
+		return false;
+	if (!schedule_step(r->schedule, r->backend, error))
+		return false;
+	b->end = r->backend->n_launched;
+	if (r->tokens)
+		b->tokens = step_loads(r);
+	r->n_begun++;
+	return true;
+}
+
+/* Whether the steps begun so far have to end before the next: a checkpoint follows them, or exact times are due. */
+static bool stands(const struct run *r)
+{
+	const struct run_options *o = r->o;
+	return !overlaps(r) || (o->save && r->n_begun % o->save_every == 0) || (r->exact && r->n_begun % (uint64_t)o->trace_steps == 0);
+}
+
+static bool advance(struct run *r, GError **error)
+{
+	bool more = r->n_begun < r->o->steps && !r->taken;
+	if (more && (r->step == r->n_begun || !stands(r)) && !step_begin(r, error))
+		return false;
+	more = r->n_begun < r->o->steps && !r->taken;
+	return (more && !stands(r) && r->n_begun - r->step < 2) || step_end(r, error);
 }
 
 /* A run that fails leaves the trace of its steps before; why it failed matters more than why they could not be written. */
@@ -387,9 +412,9 @@ static char *terms_of(const struct run *r)
 	}
 	g_string_append_printf(terms, "--device %s\n--data %s\n--steps %" G_GUINT64_FORMAT "\n--lr %.9g\n--balance %.9g\n--z %.9g\n", o->device,
 	                       o->data ? o->data : "none", o->steps, (double)o->lr, (double)o->balance, (double)o->z);
-	g_string_append_printf(terms, "--trace %s\n--trace-steps %d\n--save %s\n--save-every %" G_GUINT64_FORMAT "\n--resume %s",
+	g_string_append_printf(terms, "--trace %s\n--trace-steps %d\n--save %s\n--save-every %" G_GUINT64_FORMAT "\n--resume %s\n--apart %s",
 	                       o->trace ? o->trace : "none", o->trace_steps, o->save ? o->save : "none", o->save_every,
-	                       o->resume ? o->resume : "none");
+	                       o->resume ? o->resume : "none", o->apart ? "yes" : "no");
 	return g_string_free(terms, FALSE);
 }
 
@@ -427,11 +452,9 @@ static bool train(struct run *r, GError **error)
 {
 	if (!run_open(r, error))
 		return false;
-	while (r->step < r->o->steps && !r->taken) {
-		if (!step(r, error))
+	while (r->step < r->n_begun || (r->n_begun < r->o->steps && !r->taken))
+		if (!advance(r, error))
 			return false;
-		r->taken = r->ranks ? r->taken : signals_taken(r->signals);
-	}
 	/* launchers send a signal more than once: until the files are whole, the next ones change nothing */
 	if ((r->o->save && !save(r, error)) || (r->folder && !folder_finish(r->folder, r->record, error)))
 		return false;

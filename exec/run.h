@@ -18,14 +18,15 @@ struct run_options {
 	bool impose;                     /* the scenario's routing decides where tokens go, not the gate */
 	const char *ssd;                 /* folder of expert files; NULL: a temporary one */
 	const struct launched *launched; /* one of several processes, each with the GPUs of one node; NULL, or of size 1: alone */
+	bool apart;                      /* each step ends before the next begins: no stage runs in the company of another step's */
 	int rendezvous_s;                /* for how long ranks wait for each other at the start */
 	const char *command;             /* for run.ini */
 	void (*report)(const struct run_step *step, void *user); /* after each step; on rank 0 */
 	void *user;
 };
 
-/* Trains; every step is waited for, because its loss is reported. SIGINT and SIGTERM end it after the step under way, with checkpoint and trace
- * written, as ESMOE_ERROR_SIGNAL + the signal; a second signal kills. ESMOE_ERROR_FIT: does not fit; ESMOE_ERROR_DEVICE: no such device, or it
- * failed, or another process did; ESMOE_ERROR_INPUT: data, checkpoint or disk. What one process cannot do ends all, with one error that names it. A
- * signal to one ends all after the same step. */
+/* Trains. A step is reported when it has ended; by then the next one has begun, but not the one after that. SIGINT and SIGTERM end it after the steps
+ * under way, with checkpoint and trace written, as ESMOE_ERROR_SIGNAL + the signal; a second signal kills. ESMOE_ERROR_FIT: does not fit;
+ * ESMOE_ERROR_DEVICE: no such device, or it failed, or another process did; ESMOE_ERROR_INPUT: data, checkpoint or disk. What one process cannot do
+ * ends all, with one error that names it. A signal to one ends all after the same step. */
 bool run_train(const struct scenario *sc, const struct run_options *o, GError **error) G_GNUC_WARN_UNUSED_RESULT;

@@ -51,24 +51,77 @@ static struct span span_of(const struct exec *x, const struct record *r)
 	return span;
 }
 
-void spans_add(struct exec *x, const struct record *r)
+void spans_add(struct exec *x, struct record *r)
 {
 	struct traced traced = {span_of(x, r), r->group};
+	if (r->noted)
+		return;
+	r->noted = true;
+	r->group = NULL;
 	g_array_append_val(x->spans, traced);
 }
 
-/* When their work really ran, where the device knows; and when the last member of a group began. Its clock is not that of the events, so all of a
- * group's come from it. */
+/* Stages that have ended and still have users are not retired, and those behind them neither. */
+static void note_before(struct exec *x, stage_id before)
+{
+	for (stage_id id = x->oldest; id < before; id++) {
+		struct record *r = x->live[id & (x->ring - 1)];
+		g_assert(r->ended);
+		if (r->end)
+			spans_add(x, r);
+	}
+}
+
+static struct traced *traced_at(const struct exec *x, guint i)
+{
+	return &g_array_index(x->spans, struct traced, i);
+}
+
+/* They are noted in the order of their ids. */
+static guint first_from(const struct exec *x, stage_id id)
+{
+	guint low = 0, high = x->spans->len;
+	while (low < high) {
+		guint middle = low + (high - low) / 2;
+		if (traced_at(x, middle)->span.id < id)
+			low = middle + 1;
+		else
+			high = middle;
+	}
+	return low;
+}
+
+/* When their work really ran, where the device knows. Its clock is not that of the events, so all of a group's come from it. */
 static void take_times(struct exec *x)
 {
+	device_stages_ended(x->devices[x->first]);
 	for (guint i = 0; i < x->spans->len; i++) {
-		struct traced *traced = &g_array_index(x->spans, struct traced, i);
-		struct span *span = &traced->span;
+		struct span *span = &traced_at(x, i)->span;
 		if (on_gpu(x, span->stream))
 			(void)device_stage_times(x->devices[span->rank], span->id, &span->start_ns, &span->end_ns);
-		if (traced->group)
-			traced->group->start_ns = MAX(traced->group->start_ns, span->start_ns);
 	}
+}
+
+/* When the last member of each group began. */
+static void start_groups(struct exec *x, guint from, guint to)
+{
+	for (guint i = from; i < to; i++)
+		if (traced_at(x, i)->group)
+			traced_at(x, i)->group->start_ns = 0;
+	for (guint i = from; i < to; i++) {
+		struct traced *traced = traced_at(x, i);
+		if (traced->group)
+			traced->group->start_ns = MAX(traced->group->start_ns, traced->span.start_ns);
+	}
+}
+
+/* Clocks of GPUs differ by microseconds. */
+static struct span started(const struct traced *traced)
+{
+	struct span span = traced->span;
+	if (traced->group)
+		span.start_ns = MIN(traced->group->start_ns, span.end_ns);
+	return span;
 }
 
 static void step_end(struct exec *x, struct trace *trace, uint16_t step, nsec_t end_ns)
@@ -81,28 +134,42 @@ static void step_end(struct exec *x, struct trace *trace, uint16_t step, nsec_t 
 	x->traced_step = step;
 }
 
-void exec_trace(struct backend *b, struct trace *trace)
+void exec_spans(struct backend *b, stage_id from, stage_id to, GArray *spans)
+{
+	struct exec *x = exec_of(b);
+	note_before(x, to);
+	guint first = first_from(x, from), end = first_from(x, to);
+	start_groups(x, first, end);
+	for (guint i = first; i < end; i++) {
+		struct span span = started(traced_at(x, i));
+		g_array_append_val(spans, span);
+	}
+}
+
+void exec_trace(struct backend *b, stage_id before, struct trace *trace)
 {
 	struct exec *x = exec_of(b);
 	g_assert(!b->failed);
-	for (int i = 0; i < x->n_streams; i++)
+	for (int i = 0; i < x->n_streams && before == b->n_launched; i++)
 		if (x->last[i] != STAGE_NONE && !b->impl->wait(b, x->last[i], NULL))
 			return; /* the next call says why */
-	device_stages_ended(x->devices[x->first]);
+	note_before(x, before);
 	trace->gpus = x->m->gpus;
 	trace->gpus_per_node = x->m->gpus_per_node;
 	g_free(trace->gpu_name);
 	trace->gpu_name = g_strdup(x->m->gpu_name);
 	trace->hbm_bytes = (uint64_t)(x->m->hbm_gib * GIB);
 	trace->sms = x->m->sms;
-	take_times(x);
-	for (guint i = 0; i < x->spans->len; i++) {
-		struct traced *traced = &g_array_index(x->spans, struct traced, i);
-		if (traced->group) /* clocks of GPUs differ by microseconds */
-			traced->span.start_ns = MIN(traced->group->start_ns, traced->span.end_ns);
-		group_unref(traced->group);
-		step_end(x, trace, traced->span.step, traced->span.end_ns);
-		g_array_append_val(trace->spans, traced->span);
+	if (before == b->n_launched)
+		take_times(x);
+	guint n = first_from(x, before);
+	start_groups(x, 0, n);
+	for (guint i = 0; i < n; i++) {
+		struct span span = started(traced_at(x, i));
+		step_end(x, trace, span.step, span.end_ns);
+		g_array_append_val(trace->spans, span);
 	}
-	g_array_set_size(x->spans, 0);
+	for (guint i = 0; i < n; i++)
+		group_unref(traced_at(x, i)->group);
+	g_array_remove_range(x->spans, 0, n);
 }

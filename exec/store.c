@@ -230,8 +230,11 @@ uint64_t store_pageable_bytes(const struct store *s)
 	for (int i = 0; i < s->n_layers; i++) {
 		const struct layer_store *l = &s->layer[i];
 		sum += s->o.home == HOME_DRAM ? states_bytes(l) : 0;
-		for (int e = 0; e < l->shape.experts; e++)
+		for (int e = 0; e < l->shape.experts; e++) {
+			pthread_mutex_lock(&l->expert[e].lock);
 			sum += l->expert[e].sum ? l->shape.params * sizeof(float) : 0;
+			pthread_mutex_unlock(&l->expert[e].lock);
+		}
 	}
 	return sum;
 }

@@ -41,6 +41,7 @@ struct record {
 	uint16_t step;
 	bool issued; /* under the lock */
 	bool ended;  /* and the times are known */
+	bool noted;  /* in a span */
 	nsec_t launch_ns, launch_end_ns, start_ns, end_ns;
 };
 
@@ -107,4 +108,4 @@ void group_unref(struct group *g);
 
 void spans_init(struct exec *x);
 void spans_clear(struct exec *x);
-void spans_add(struct exec *x, const struct record *r); /* that has ended; takes its hold on the group */
+void spans_add(struct exec *x, struct record *r); /* that has ended, once; takes its hold on the group */

@@ -306,6 +306,11 @@ static inline bool offloaded(const struct schedule *s)
 {
 	return s->plan.home != HOME_HBM;
 }
+/* Whether the host asks for the counts of every gate: a fixed capacity needs none. */
+static inline bool asks_gates(const struct schedule *s)
+{
+	return s->p->dispatch == DISPATCH_EXACT || s->p->capacity_factor <= 0 || offloaded(s);
+}
 /* Whether experts come to HBM through a ring of slots, ahead of the gate. */
 static inline bool ring_of_slots(const struct schedule *s)
 {

@@ -289,8 +289,8 @@ void route(struct schedule *s, int layer, int microbatch, stage_id counts)
 	                    .experts = l->experts,
 	                    .top_k = l->top_k,
 	                    .tokens_per_gpu = routed(s)};
-	/* a fixed capacity needs no counts: the host runs on, past stages that still look at the block, which stays as it is */
-	bool waits = s->p->dispatch == DISPATCH_EXACT || s->p->capacity_factor <= 0 || offloaded(s);
+	/* the host runs on, past stages that still look at the block, which stays as it is */
+	bool waits = asks_gates(s);
 	if (s->failed || (!waits && s->moe[layer].block[microbatch].capacity))
 		return;
 	if (waits && !backend_loads(s->backend, &gate, s->loads, s->error)) {

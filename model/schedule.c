@@ -456,6 +456,11 @@ int schedule_microbatches(const struct schedule *s)
 	return s->plan.microbatches;
 }
 
+bool schedule_asks_gates(const struct schedule *s)
+{
+	return asks_gates(s);
+}
+
 nsec_t schedule_launch_ns(const struct schedule *s)
 {
 	uint64_t most = 0;

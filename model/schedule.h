@@ -67,6 +67,7 @@ const struct cost *schedule_cost(const struct schedule *schedule);
 const struct resources *schedule_resources(const struct schedule *schedule);
 int schedule_expert_home(const struct schedule *schedule); /* enum expert_home, never auto */
 int schedule_microbatches(const struct schedule *schedule);
+bool schedule_asks_gates(const struct schedule *schedule); /* so that all counts of a step are known when it has been launched */
 
 /* What was chosen for each load, over the MoE layers and micro-batches of the last step (of inference: what was routed last). */
 struct choices {

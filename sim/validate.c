@@ -1,5 +1,6 @@
-/* What was recorded is simulated with everything that decided it: the scenario of run.ini, and the true loads instead of a routing rule. Steps of a
- * real run do not overlap (it waits to print its loss), so neither do the simulated ones then.
+/* What was recorded is simulated with everything that decided it: the scenario of run.ini, and the true loads instead of a routing rule. A real
+ * run waits for the end of a step, to print its loss, before it begins the next one, or the one after that ([run] of run.ini): so do its simulated
+ * steps.
  *
  *     run.ini  --> scenario --+
  *     loads.csv -> routing  --+--> schedule --> sim --> predicted --+
@@ -65,14 +66,22 @@ static int steps_of(const struct trace *trace)
 
 enum { WARMUP = 2 }; /* pinned experts and the cache over the SSD settle */
 
+static const struct ini_key run_keys[] = {
+    {"run", "overlap", INI_BOOL, offsetof(struct recorded, overlap), "false", 0, 0, NULL, "a step begins before the one before it has ended"},
+};
+
 static bool read_all(const char *folder, struct recorded *r, GError **error)
 {
 	g_autofree char *ini = g_build_filename(folder, "run.ini", NULL), *text = file_of(folder, "run.ini", error), *loads = NULL;
 	const char *const paths[] = {folder, NULL};
 	if (!text)
 		return false;
-	r->waits = exists(folder, "loads.csv", &loads);
-	r->scenario = scenario_from_ini(text, ini, r->waits ? loads : NULL, error);
+	r->real = exists(folder, "loads.csv", &loads);
+	if (!ini_read("runs", text, run_keys, G_N_ELEMENTS(run_keys), NULL, r, NULL, error)) {
+		g_prefix_error(error, "%s: ", ini);
+		return false;
+	}
+	r->scenario = scenario_from_ini(text, ini, r->real ? loads : NULL, error);
 	r->trace = r->scenario ? kineto_read(paths, error) : NULL;
 	if (!r->trace)
 		return false;
@@ -81,7 +90,7 @@ static bool read_all(const char *folder, struct recorded *r, GError **error)
 		            steps_of(r->trace), r->trace->gpus, r->scenario->machine->gpus);
 		return false;
 	}
-	r->warmup = r->waits && steps_of_run(folder) > steps_of(r->trace) ? WARMUP : 0;
+	r->warmup = r->real && steps_of_run(folder) > steps_of(r->trace) ? WARMUP : 0;
 	return true;
 }
 
@@ -106,12 +115,21 @@ GArray *recorded_memory(const char *folder, const struct recorded *r, GError **e
 	return used_of(csv, path, &plan.memory, machine_nodes(r->scenario->machine), error);
 }
 
-static bool wait_for(struct backend *b, stage_id from, GError **error)
+static bool wait_for(struct backend *b, stage_id from, stage_id to, GError **error)
 {
-	for (stage_id id = from; id < b->n_launched; id++)
+	for (stage_id id = from; id < to; id++)
 		if (!backend_wait(b, id, error))
 			return false;
 	return true;
+}
+
+/* When the first stage of the steps from span `first` on was launched, or the step before ended. */
+static nsec_t begin_ns(const struct trace *trace, guint first, nsec_t ended_ns)
+{
+	nsec_t begin_ns = ended_ns;
+	for (guint i = first; i < trace->spans->len; i++)
+		begin_ns = MIN(begin_ns, g_array_index(trace->spans, struct span, i).launch_ns);
+	return begin_ns;
 }
 
 /* Leaves the warm-up out, as a recorder of the last steps does. */
@@ -121,6 +139,7 @@ static void cut_warmup(struct trace *trace, int warmup)
 	nsec_t by_ns = warmup ? g_array_index(trace->step_end_ns, nsec_t, warmup - 1) : 0;
 	while (first < trace->spans->len && g_array_index(trace->spans, struct span, first).step < warmup)
 		first++;
+	by_ns = begin_ns(trace, first, by_ns);
 	g_array_remove_range(trace->spans, 0, first);
 	g_array_remove_range(trace->step_end_ns, 0, (guint)warmup);
 	for (guint i = 0; i < trace->step_end_ns->len; i++)
@@ -149,13 +168,15 @@ struct trace *recorded_simulate(const struct recorded *r, GError **error)
 		return NULL;
 	int steps = steps_of(r->trace), warmup = r->warmup;
 	const struct sim_options o = {0};
-	if (r->waits)
+	if (r->real)
 		routing_replay(s->routing, schedule_microbatches(schedule), steps - warmup % steps);
 	g_autoptr(backend) b = sim_new(s->machine, schedule_resources(schedule), s->routing, &o);
+	stage_id before = 0;
 	for (int i = 0; i < steps + warmup; i++) {
 		stage_id first = b->n_launched;
-		if (!schedule_step(schedule, b, error) || (r->waits && !wait_for(b, first, error)))
+		if (!schedule_step(schedule, b, error) || (r->real && !wait_for(b, before, r->overlap ? first : b->n_launched, error)))
 			return NULL;
+		before = first;
 	}
 	if (!schedule_wait(schedule, b, error))
 		return NULL;

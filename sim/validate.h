@@ -23,8 +23,9 @@ GArray *accuracy_of_traces(const struct trace *measured, const struct trace *pre
 struct recorded {
 	struct scenario *scenario;
 	struct trace *trace;
-	int warmup; /* steps before the first recorded one that are worth simulating: 0 for a run recorded whole */
-	bool waits; /* the run waited for the end of each step before the next */
+	int warmup;   /* steps before the first recorded one that are worth simulating: 0 for a run recorded whole */
+	bool real;    /* a run's own loads are there; a simulation launches all its steps one behind the other */
+	bool overlap; /* a run's step began before the one before it had ended; older runs never did that, nor do those with --apart */
 };
 
 /* Reads the folder of a run: run.ini, the trace, and loads.csv; without the last (a simulated run) the description's own routing. ESMOE_ERROR_INPUT

@@ -146,7 +146,7 @@ static void await(struct bench *bench, stage_id id)
 
 static const struct span *span_of(struct bench *bench, stage_id id)
 {
-	exec_trace(bench->b, bench->trace);
+	exec_trace(bench->b, bench->b->n_launched, bench->trace);
 	const uint32_t i = trace_find(bench->trace, id);
 	cr_assert_neq(i, STAGE_NONE);
 	return &g_array_index(bench->trace->spans, struct span, i);
@@ -261,7 +261,7 @@ Test(exec, collectives_do_not_end_before_they_start_on_the_devices_own_clock)
 		for (int gpu = 0; gpu < m->gpus; gpu++)
 			last = add_member(bench, gpu, group, (uint32_t)m->gpus);
 	await(bench, last);
-	exec_trace(bench->b, bench->trace);
+	exec_trace(bench->b, bench->b->n_launched, bench->trace);
 	for (guint i = 0; i < bench->trace->spans->len; i++) {
 		const struct span *s = &g_array_index(bench->trace->spans, struct span, i);
 		cr_assert_leq(s->start_ns, s->end_ns);
@@ -280,9 +280,9 @@ Test(exec, steps_end_with_their_last_stage_over_several_traces)
 		const struct stage stage = {.id = id, .step_parity = id / 3 & 1};
 		cr_assert(backend_launch(bench->b, &stage, &error));
 		if (id % 2)
-			exec_trace(bench->b, bench->trace);
+			exec_trace(bench->b, bench->b->n_launched, bench->trace);
 	}
-	exec_trace(bench->b, bench->trace);
+	exec_trace(bench->b, bench->b->n_launched, bench->trace);
 	cr_assert_eq(bench->trace->spans->len, 9);
 	cr_assert_eq(bench->trace->step_end_ns->len, 3);
 	for (guint i = 0; i < 3; i++)
@@ -301,7 +301,7 @@ Test(exec, events_go_round_however_many_stages)
 		if (i % 100 == 0)
 			await(bench, last);
 	}
-	exec_trace(bench->b, bench->trace);
+	exec_trace(bench->b, bench->b->n_launched, bench->trace);
 	cr_assert_eq(bench->trace->spans->len, 20000);
 	cr_assert_leq(x->spare[0]->len + x->spare[1]->len, 2 * 101 + 2);
 	for (stage_id id = 0; id < 20000; id++)
@@ -349,7 +349,7 @@ Test(exec, stages_of_other_processes_are_launched_there)
 	const stage_id theirs = add(bench, 1, STREAM_UPLOAD, 0, 1, STAGE_NONE), ours = add(bench, 0, STREAM_UPLOAD, 0, 0, STAGE_NONE);
 	await(bench, theirs);
 	await(bench, ours);
-	exec_trace(bench->b, bench->trace);
+	exec_trace(bench->b, bench->b->n_launched, bench->trace);
 	cr_assert_eq(bench->issued->len, 2);
 	cr_assert_eq(bench->trace->spans->len, 2);
 	cr_assert_eq(g_array_index(bench->trace->spans, struct span, 0).id, 0);
@@ -475,7 +475,7 @@ static void check_same(const char *policy, int microbatches, const char *const *
 	struct schedule *schedule = schedule_made(t.s);
 	struct bench *bench = bench_new(t.s->machine, t.s->routing, NULL);
 	steps_run(schedule, bench->b, 3, NULL);
-	exec_trace(bench->b, bench->trace);
+	exec_trace(bench->b, bench->b->n_launched, bench->trace);
 	check_issued(bench, t.stages);
 	cr_assert_eq(bench->trace->spans->len, simulated->spans->len);
 	cr_assert_eq(bench->trace->step_end_ns->len, simulated->step_end_ns->len);

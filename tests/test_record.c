@@ -87,6 +87,47 @@ Test(record, keeps_the_last_steps_as_a_trace_that_starts_at_zero_without_what_la
 	cr_assert(again, "%s", error ? error->message : "");
 }
 
+static struct span span_at(stage_id id, nsec_t launch_ns, nsec_t start_ns, nsec_t end_ns)
+{
+	return (struct span){.id = id, .launch_ns = launch_ns, .launch_end_ns = launch_ns, .start_ns = start_ns, .end_ns = end_ns};
+}
+
+static void keep_step(struct record *r, const struct scenario *sc, const struct span *spans, guint n, nsec_t start_ns, nsec_t end_ns)
+{
+	GArray *array = g_array_new(FALSE, FALSE, sizeof(struct span));
+	g_array_append_vals(array, spans, n);
+	record_step(r, spans->id, start_ns, end_ns, array, g_new0(uint32_t, counts_of(sc)), g_new0(uint64_t, GPUS));
+}
+
+/* Step 1 (not kept) ends at 1000; step 2 was launched at 700, runs from 800 and ends at 2000; step 3 runs from 1900 and ends at 3100. */
+Test(record, steps_that_overlap_keep_their_spans_and_their_distances)
+{
+	g_autoptr(scenario) sc = scenario_of();
+	g_autoptr(record) r = record_new(sc, MICROBATCHES, 2);
+	const struct span one[] = {span_at(0, 0, 10, 1000)}, two[] = {span_at(1, 700, 800, 1500), span_at(2, 710, 1500, 2000)};
+	const struct span three[] = {span_at(3, 1600, 1900, 3000), span_at(4, 1610, 2000, 3100)};
+	keep_step(r, sc, one, 1, 0, 1000);
+	keep_step(r, sc, two, 2, 1000, 2000);
+	keep_step(r, sc, three, 2, 2000, 3100);
+	g_autoptr(GArray) exact = g_array_new(FALSE, FALSE, sizeof(struct span));
+	const struct span better[] = {span_at(0, 0, 20, 990), span_at(2, 710, 1510, 1990), span_at(3, 1600, 1905, 2990)};
+	g_array_append_vals(exact, better, G_N_ELEMENTS(better));
+	record_exact(r, exact);
+	g_autoptr(trace) trace = record_trace(r);
+	const nsec_t ends[] = {2000 - 700, 3100 - 700}, starts[] = {800, 1510, 1905, 2000};
+	cr_assert_eq(trace->step_end_ns->len, 2);
+	cr_assert_eq(trace->spans->len, 4);
+	for (guint i = 0; i < 2; i++)
+		cr_assert_eq(g_array_index(trace->step_end_ns, nsec_t, i), ends[i]);
+	for (guint i = 0; i < 4; i++) {
+		const struct span *span = &g_array_index(trace->spans, struct span, i);
+		cr_assert_eq(span->id, i);
+		cr_assert_eq(span->step, i / 2);
+		cr_assert_eq(span->start_ns, starts[i] - 700);
+		cr_assert_geq(span->launch_ns, 0);
+	}
+}
+
 Test(record, its_loads_are_read_back_with_micro_batches_that_count_through)
 {
 	g_autoptr(scenario) sc = scenario_of();

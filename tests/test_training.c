@@ -44,7 +44,7 @@ static void train_on(struct training *t, struct device **devices, struct device_
 		cr_assert(schedule_step(schedule, b, &error), "%s", error ? error->message : "");
 		cr_assert(schedule_wait(schedule, b, &error), "%s", error ? error->message : "");
 		t->loss[i] = engine_loss(engine);
-		exec_trace(b, t->trace);
+		exec_trace(b, b->n_launched, t->trace);
 	}
 	cr_assert_eq(t->trace->spans->len, b->n_launched);
 	t->microbatches = schedule_microbatches(schedule);

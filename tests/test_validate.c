@@ -8,6 +8,8 @@
 #include <math.h>
 #include <string.h>
 
+#define PUT_OFF "[policy]\nexpert_home = dram\noptimizer = cpu-expert\nupdate_order = next-forward\npinned_share = 0.25\nplacement = lpt\n"
+
 static struct scenario *scenario_of(const char *policy, int gpus)
 {
 	g_autoptr(GError) error = NULL;
@@ -43,10 +45,14 @@ static void write_loads(const char *folder, const struct scenario *s, int steps,
 	write_text(folder, "loads.csv", out->str);
 }
 
-static struct trace *simulated(struct scenario *s, int steps, bool waits)
+/* As recorded by a simulation, by a run that waits after each step (as its run.ini says, or as old ones do not say), by a run that begins the next.
+ */
+enum pace { SIMULATED, APART, OLD, OVERLAPPING };
+
+static struct trace *simulated(struct scenario *s, int steps, enum pace pace)
 {
 	g_autoptr(GError) error = NULL;
-	struct recorded r = {.scenario = s, .trace = trace_new(), .waits = waits};
+	struct recorded r = {.scenario = s, .trace = trace_new(), .real = pace != SIMULATED, .overlap = pace == OVERLAPPING};
 	nsec_t end = 0;
 	for (int i = 0; i < steps; i++)
 		g_array_append_val(r.trace->step_end_ns, end);
@@ -56,12 +62,13 @@ static struct trace *simulated(struct scenario *s, int steps, bool waits)
 	return trace;
 }
 
-static char *recorded_folder(struct scenario *s, int steps, bool waits)
+static char *recorded_folder(struct scenario *s, int steps, enum pace pace)
 {
 	g_autoptr(GError) error = NULL;
 	char *folder = g_dir_make_tmp("esmoe-validate-XXXXXX", NULL);
-	g_autofree char *ini = scenario_ini(s), *prefix = g_build_filename(folder, "trace", NULL);
-	g_autoptr(trace) trace = simulated(s, steps, waits);
+	const char *head = pace == OVERLAPPING ? "[run]\noverlap = true\n" : pace == APART ? "[run]\noverlap = false\n" : "";
+	g_autofree char *scenario = scenario_ini(s), *ini = g_strconcat(head, scenario, NULL), *prefix = g_build_filename(folder, "trace", NULL);
+	g_autoptr(trace) trace = simulated(s, steps, pace);
 	write_text(folder, "run.ini", ini);
 	cr_assert(kineto_write(trace, prefix, false, &error), "%s", error ? error->message : "");
 	return folder;
@@ -90,12 +97,12 @@ static GArray *validated(const char *folder)
 	return rows;
 }
 
-static void predicts_itself(const char *policy, int gpus, bool with_loads)
+static void predicts_itself(const char *policy, int gpus, enum pace pace)
 {
 	g_autoptr(scenario) s = scenario_of(policy, gpus);
 	enum { STEPS = 3 };
-	char *folder = recorded_folder(s, STEPS, with_loads);
-	if (with_loads) {
+	char *folder = recorded_folder(s, STEPS, pace);
+	if (pace != SIMULATED) {
 		g_autoptr(schedule) schedule = schedule_new(s, NULL, NULL);
 		write_loads(folder, s, STEPS, schedule_microbatches(schedule));
 	}
@@ -115,26 +122,49 @@ static void predicts_itself(const char *policy, int gpus, bool with_loads)
 
 Test(validate, a_simulated_run_is_predicted_exactly)
 {
-	predicts_itself("static", 1, false);
-	predicts_itself("es-moe", 2, false);
+	predicts_itself("static", 1, SIMULATED);
+	predicts_itself("es-moe", 2, SIMULATED);
 }
 
 Test(validate, from_its_own_loads_too)
 {
-	predicts_itself("es-moe", 2, true);
-	predicts_itself("static", 2, true);
+	for (enum pace pace = APART; pace <= OVERLAPPING; pace++) {
+		predicts_itself("es-moe", 2, pace);
+		predicts_itself("static", 2, pace);
+		predicts_itself(PUT_OFF, 2, pace);
+	}
 }
 
 Test(validate, other_loads_give_another_time)
 {
 	g_autoptr(scenario) s = scenario_of("static", 2);
-	char *folder = recorded_folder(s, 2, true);
+	char *folder = recorded_folder(s, 2, OLD);
 	g_autoptr(schedule) schedule = schedule_new(s, NULL, NULL);
 	routing_free(s->routing);
 	s->routing = routing_new("uniform", 0, NULL);
 	write_loads(folder, s, 2, schedule_microbatches(schedule));
 	g_autoptr(GArray) rows = validated(folder);
 	cr_assert_neq(accuracy_error(&g_array_index(rows, struct accuracy, 0)), 0);
+	remove_folder(folder);
+}
+
+/* Half of the updates run under the next forward, or hold it up. */
+Test(validate, steps_that_ran_into_each_other_do_so_again_and_others_do_not)
+{
+	enum { STEPS = 3 };
+	g_autoptr(scenario) s = scenario_of(PUT_OFF, 2);
+	g_autoptr(schedule) schedule = schedule_new(s, NULL, NULL);
+	char *folder = recorded_folder(s, STEPS, OVERLAPPING);
+	g_autofree char *waited = scenario_ini(s), *wrong = g_strconcat("[run]\noverlaps = true\n", waited, NULL);
+	g_autoptr(GError) error = NULL;
+	struct recorded r;
+	write_loads(folder, s, STEPS, schedule_microbatches(schedule));
+	write_text(folder, "run.ini", waited);
+	g_autoptr(GArray) rows = validated(folder);
+	cr_assert_gt(accuracy_error(&g_array_index(rows, struct accuracy, 0)), 0.05, "%g", accuracy_error(&g_array_index(rows, struct accuracy, 0)));
+	write_text(folder, "run.ini", wrong);
+	cr_assert_not(recorded_read(folder, &r, &error));
+	cr_assert(g_error_matches(error, ESMOE_ERROR, ESMOE_ERROR_INPUT) && strstr(error->message, "overlaps"), "%s", error->message);
 	remove_folder(folder);
 }
 
