@@ -113,6 +113,28 @@ expect 0 $run -p es-moe --steps 6 --trace whole --balance 0
 expect 0 $run -p es-moe --steps 6 --trace micro --balance 0 --microbatches 2
 check "two micro-batches learn what one does" near whole/losses.csv micro/losses.csv
 
+# steps that run into each other: the same bits as one after another, in whatever order experts are updated
+ahead="--set policy.update_order=next-forward --set host.adam_gparams_per_s=0.001"
+for home in hbm dram ssd; do
+	expect 0 $run -p es-moe --set policy.expert_home=$home --steps 6 --trace apart-$home --apart
+	check "one after another, experts in $home" same es-moe/losses.csv apart-$home/losses.csv
+	expect 0 $run -p es-moe --set policy.expert_home=$home $ahead --steps 6 --trace ahead-$home
+	check "updates put off, experts in $home" same es-moe/losses.csv ahead-$home/losses.csv
+done
+expect 0 $run -p es-moe --set policy.expert_home=ssd --set host.dram_gib=4.00045 $ahead --steps 6 --trace ahead-narrow
+check "updates put off, few experts in DRAM" same es-moe/losses.csv ahead-narrow/losses.csv
+expect 3 $run -p es-moe --set policy.update_order=next-forward --set policy.optimizer=cpu-layer
+says policy.update_order cpu-expert
+check "run.ini says how" grep -q '^overlap = true$' dram/run.ini
+check "or that they do not" grep -q '^overlap = false$' apart-dram/run.ini
+# the spans of a step are its own; every distance of ends is a time of losses.csv, but for the first, which begins with its first launch
+check "as many spans in every step" test "$(grep -o '"step":[0-9]*' ahead-dram/trace.host.json | sort | uniq -c | awk '{ print $1 }' | sort -u | wc -l)" -eq 1
+expect 0 validate --format csv dram apart-dram ahead-dram
+check "simulated as they ran" test "$(grep -c ',step,step,' .out)" -eq 3
+expect 0 trace critical-path ahead-dram/trace
+expect 0 $run -p es-moe $ahead --set policy.expert_home=dram --steps 7 --save every --save-every 2 --trace-steps 3 --trace every.trace
+check "checkpoints between them change nothing" cmp -s <(cut -d, -f1,2 es-moe/losses.csv) <(cut -d, -f1,2 every.trace/losses.csv | head -7)
+
 # beyond the memory limit: an arena that holds five experts a layer, as its plan says
 small="run -m tiny-moe -M host --synthetic --set network.d_ff=1024 --sequences 4 --set gpu.hbm_gib=0.045 --steps 2"
 expect 0 $small -p static --experts 5

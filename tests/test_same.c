@@ -13,6 +13,8 @@ static void check_same(const struct asked *a, const struct asked *b, double tole
 }
 
 /* DRAM for blocks alone, a few of them. */
+/* So slow in the schedule's eyes that nearly all updates are put off. */
+#define PUT_OFF "policy.update_order=next-forward", "host.adam_gparams_per_s=0.001"
 #define CACHE(gib) "software.runtime=framework", "host.dram_gib=" gib
 
 static void check_same_bits(int gpus, int microbatches)
@@ -24,6 +26,9 @@ static void check_same_bits(int gpus, int microbatches)
 	    SETS("policy.optimizer=cpu-step", "policy.upload_ahead=0"),
 	    SETS("policy.optimizer=cpu-layer", "policy.placement=fixed"),
 	    SETS("policy.expert_home=ssd"),
+	    SETS("policy.pinned_share=0.5", PUT_OFF),
+	    SETS("policy.pinned_share=0.25", "policy.placement=sticky", "policy.upload_scope=next-layer", "policy.upload_ahead=3", PUT_OFF),
+	    SETS("policy.expert_home=ssd", "policy.pinned_share=0.5", "policy.ssd_cache=belady", CACHE("4.00012"), PUT_OFF),
 	    SETS("policy.expert_home=ssd", "policy.pinned_share=0.5", CACHE("4.00012")),
 	    SETS("machine.gpus_per_node=1", "pcie.gpus_per_root=1", "policy.pinned_share=0.5"),
 	    SETS("machine.gpus_per_node=1", "pcie.gpus_per_root=1", "policy.expert_home=ssd", CACHE("4.00012")),
@@ -129,6 +134,12 @@ Test(same, threads_have_the_same_bits_as_one_stage_at_a_time)
 	a.set = SETS("policy.pinned_share=0.25", "policy.upload_ahead=2");
 	check_threads(&a);
 	a.set = SETS("policy.expert_home=ssd", "policy.pinned_share=0.5", CACHE("4.00012"));
+	check_threads(&a);
+	a.set = SETS("policy.pinned_share=0.25", PUT_OFF);
+	check_threads(&a);
+	a.set = SETS("policy.expert_home=ssd", "policy.pinned_share=0.5", CACHE("4.00012"), PUT_OFF);
+	check_threads(&a);
+	a.set = SETS("policy.expert_parallel=1", "policy.placement=fixed", PUT_OFF);
 	check_threads(&a);
 	a.set = SETS("policy.expert_parallel=1", "policy.placement=fixed", "policy.optimizer=cpu-step");
 	check_threads(&a);

@@ -16,6 +16,10 @@ expect 0 $run -p es-moe --set policy.expert_home=dram --set policy.upload_scope=
 	--set policy.optimizer=cpu-layer \
 	--set host.adam_threads=2 --gpus 4 --microbatches 2 --steps 3 --trace four
 expect 0 trace info four/trace
+ahead="--set policy.update_order=next-forward --set host.adam_gparams_per_s=0.001"
+expect 0 $run -p es-moe --set policy.expert_home=dram $ahead --gpus 2 --steps 6 --trace ahead
+expect 0 $run -p es-moe --set policy.expert_home=ssd --set host.dram_gib=4.0007 $ahead --gpus 2 --microbatches 2 --steps 6 --trace ahead-ssd
+check "updates put off, the same losses" cmp -s <(cut -d, -f1,2 dram/losses.csv) <(cut -d, -f1,2 ahead/losses.csv | head -5)
 expect 0 $run -p es-moe --set policy.expert_home=dram --gpus 2 --steps 2 --save saved
 expect 0 $run -p es-moe --set policy.expert_home=ssd --gpus 2 --steps 4 --resume saved
 for policy in fastmoe megablocks tutel; do

@@ -161,7 +161,7 @@ Test(validate, steps_that_ran_into_each_other_do_so_again_and_others_do_not)
 	write_loads(folder, s, STEPS, schedule_microbatches(schedule));
 	write_text(folder, "run.ini", waited);
 	g_autoptr(GArray) rows = validated(folder);
-	cr_assert_gt(accuracy_error(&g_array_index(rows, struct accuracy, 0)), 0.05, "%g", accuracy_error(&g_array_index(rows, struct accuracy, 0)));
+	cr_assert_gt(accuracy_error(&g_array_index(rows, struct accuracy, 0)), 0.01, "%g", accuracy_error(&g_array_index(rows, struct accuracy, 0)));
 	write_text(folder, "run.ini", wrong);
 	cr_assert_not(recorded_read(folder, &r, &error));
 	cr_assert(g_error_matches(error, ESMOE_ERROR, ESMOE_ERROR_INPUT) && strstr(error->message, "overlaps"), "%s", error->message);
