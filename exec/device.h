@@ -68,6 +68,9 @@ uint64_t device_used_bytes(const struct device *d);
 /* Host memory that copies can reach directly, zeroed; one copy for all devices of the host. */
 void *pinned_alloc(struct device *d, size_t bytes, GError **error) G_GNUC_WARN_UNUSED_RESULT;
 void pinned_free(struct device *d, void *p);
+/* Whole pages of the caller's memory, which copies can reach directly from here on; and no longer. What they hold must be there before. */
+bool memory_pin(struct device *d, void *p, size_t bytes, GError **error) G_GNUC_WARN_UNUSED_RESULT;
+void memory_unpin(struct device *d, void *p);
 
 /* ---- streams and events ---- */
 
