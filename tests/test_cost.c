@@ -66,6 +66,36 @@ Test(cost, a_gemm_of_whole_waves_runs_at_the_stated_rate)
 	scenario_free(s);
 }
 
+/* One kernel an operator: bytes of F and of D a token beside the products, by hand. ReLU reads and writes halves; GELU in fp32 between two casts is
+ * 6 + 8 + 6; dropout reads and writes halves and writes a byte of mask, 5 of F, and 10 of D behind it; SiLU and the product with the gate are 4 + 6.
+ */
+Test(cost, activation_and_dropout_are_passes_where_each_operator_is_a_kernel)
+{
+	static const struct {
+		const char *activation, *dropout;
+		int matrices, f, d;
+		uint32_t kernels;
+	} cases[] = {{"relu", "false", 2, 4, 0, 3},  {"relu", "true", 2, 9, 10, 5},    {"gelu", "false", 2, 20, 0, 5},
+	             {"gelu", "true", 2, 25, 10, 7}, {"swiglu", "false", 3, 10, 0, 4}, {"geglu", "true", 3, 31, 10, 8}};
+	for (size_t i = 0; i < G_N_ELEMENTS(cases); i++) {
+		struct scenario *s;
+		struct cost *c;
+		uint32_t kernels;
+		g_autofree char *activation = g_strdup_printf("network.activation=%s", cases[i].activation);
+		g_autofree char *dropout = g_strdup_printf("network.dropout=%s", cases[i].dropout);
+		struct scenario_options o = {.model = ROUND_NETWORK, .machine = ROUND_MACHINE, .policy = ROUND_POLICY};
+		o.set = SETS("gpu.bf16_tflops=1", "gpu.kernel_us=0", "software.kernels=eager", activation, dropout);
+		cost_made(&o, &s, &c);
+		nsec_t ns = cost_compute(c, STAGE_EXPERT, PASS_FORWARD, &s->network->layer[0], 25600, &kernels);
+		double products = cases[i].matrices * 2.0 * 25600 * 1024 * 4096 / 1e3;
+		double traffic = (cases[i].f * 4096.0 + cases[i].d * 1024.0) * 25600 / 50000;
+		cr_expect_eq(ns, (nsec_t)ceil(products + traffic), "%s, dropout %s", cases[i].activation, cases[i].dropout);
+		cr_expect_eq(kernels, cases[i].kernels, "%s, dropout %s: %u kernels", cases[i].activation, cases[i].dropout, kernels);
+		cost_free(c);
+		scenario_free(s);
+	}
+}
+
 Test(cost, more_tokens_never_take_less_time)
 {
 	static const int kinds[] = {STAGE_MIXER, STAGE_GATE, STAGE_PERMUTE, STAGE_EXPERT, STAGE_COMBINE, STAGE_HEAD, STAGE_EMBED};
