@@ -271,13 +271,24 @@ nsec_t cost_grouped(struct cost *c, int pass, const struct layer *l, int experts
 	return cost_whole(ns);
 }
 
-nsec_t cost_mask(struct cost *c, int pass, uint32_t tokens, uint64_t slots, uint32_t *n_kernels)
+/* Of an element of the mask, tokens x slots, as FairSeq and DeepSpeed do it (GShard's layer in PyTorch):
+ *
+ *     dispatch    for each choice the gate's weight times the one-hot of its place, fp32 4; sums of choices 12; as booleans 5, as halves 3; one
+ * einsum combine     the weights as halves 6; one einsum backward    combine: two einsums, the weights' gradient to fp32 6, and a sum of it for each
+ * choice 4. Booleans have no gradient: dispatch has one einsum, for the tokens'
+ */
+nsec_t cost_mask(struct cost *c, int kind, int pass, const struct layer *l, uint32_t tokens, uint64_t slots, uint32_t *n_kernels)
 {
-	double d = c->n->d_model, elements = (double)tokens * (double)slots;
-	/* building the mask: one-hot times one-hot in fp32, its boolean and half copies; then one einsum, two more for the gradients */
-	double bytes = pass == PASS_BACKWARD ? 14 : 19;
-	double ns = gemm_ns(c, 1, (double)slots, d, tokens) * (pass == PASS_BACKWARD ? 2 : 1) + elements * bytes / c->halves;
-	*n_kernels = pass == PASS_BACKWARD ? 10 : 12;
+	bool backward = pass == PASS_BACKWARD, combine = kind == STAGE_COMBINE;
+	uint32_t k = (uint32_t)l->top_k;
+	int einsums = backward && combine ? 2 : 1;
+	double bytes = backward ? 0 : 12.0 * (k - 1) + 4.0 * k + 8;
+	*n_kernels = backward ? 1 : 4 * k + (k - 1) + 3;
+	if (combine) {
+		bytes = backward ? 6 + 4.0 * k : 6;
+		*n_kernels = backward ? 3 + k : 2;
+	}
+	double ns = einsums * gemm_ns(c, 1, (double)slots, c->n->d_model, tokens) + (double)tokens * (double)slots * bytes / c->halves;
 	return cost_whole(fmax(ns, *n_kernels * c->kernel_ns));
 }
 

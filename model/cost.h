@@ -23,8 +23,8 @@ nsec_t cost_compute(struct cost *c, int kind, int pass, const struct layer *l, u
 /* All experts of one GPU at once: `experts` of them, `tokens` together, the busiest `most` (padded: each counts as `most`). */
 nsec_t cost_grouped(struct cost *c, int pass, const struct layer *l, int experts, uint64_t tokens, uint32_t most, bool padded, uint32_t *n_kernels);
 
-/* The dense mask of GShard-style dispatch or combine: einsum of tokens x (experts x capacity) x D. */
-nsec_t cost_mask(struct cost *c, int pass, uint32_t tokens, uint64_t slots, uint32_t *n_kernels);
+/* The dense mask of GShard-style dispatch (STAGE_PERMUTE) or combination (STAGE_COMBINE): tokens x slots, experts x capacity of them. */
+nsec_t cost_mask(struct cost *c, int kind, int pass, const struct layer *l, uint32_t tokens, uint64_t slots, uint32_t *n_kernels);
 
 /* Inference. The mixer of a layer on one new token of each sequence, which looks at `cached` tokens (the new one included); and the head that draws
  * the next token of each sequence. */

@@ -17,9 +17,6 @@ tutel_speedups() {
 		note=$(printf 'precision: half, by the time of the experts below; in fp32 %.2f x. A message between nodes: 20 us, see the pipelining below; 10 us %.2f x, 30 us %.2f x. Overlap: as pipelined; with none %.2f x' \
 			"$(tutel_speedup "$gpus")" "$(tutel_speedup "$gpus" "${half[@]}" --set nic.latency_us=10)" \
 			"$(tutel_speedup "$gpus" "${half[@]}" --set nic.latency_us=30)" "$(tutel_speedup "$gpus" "${half[@]}" --set policy.pipeline_degree=1)")
-		if [ "$gpus" -eq 128 ]; then
-			note+='. The rest is not explained'
-		fi
 		row "Tutel over FairSeq, one layer, $gpus GPUs" "$paper" "$(tutel_speedup "$gpus" "${half[@]}")" "%.2f x" "$note"
 	done <<-EOT
 		16 4.96
