@@ -1,6 +1,6 @@
-# DeepSpeed-MoE (arXiv 2201.05596), training on 128 A100 with sequences of 2048, as in early versions of the authors' scripts (Megatron-DeepSpeed, examples/MoE): activation
-# checkpointing, micro-batches of four sequences, no ZeRO; 1.3B+MoE-128 in batches of 512, not cut; the dense 6.7B of equal quality in batches of 1024,
-# cut over eight GPUs.
+# DeepSpeed-MoE (arXiv 2201.05596), training on 128 A100 with sequences of 2048, as in early versions of the authors' scripts (Megatron-DeepSpeed,
+# examples/MoE): activation checkpointing, micro-batches of four sequences, no ZeRO; 1.3B+MoE-128 in batches of 512, not cut; the dense 6.7B of equal
+# quality in batches of 1024, cut over eight GPUs.
 samples() { # ARGUMENT...
 	ratio "$(predicted tokens_per_s -M nd-a100-v4.ini -p deepspeed-moe --gpus 128 --set policy.microbatch=4 "$@")" 2048
 }
