@@ -13,6 +13,7 @@ struct bench {
 	struct device *device[8];
 	struct device_group *group;
 	const struct machine *m;
+	int here;
 	const struct routing *routing;
 	struct backend *b;
 	struct trace *trace;
@@ -54,12 +55,14 @@ static bool bench_loads(void *user, const struct gate *gate, uint32_t *tokens, G
 	                     gate->tokens_per_gpu, tokens, error);
 }
 
-static struct bench *bench_new(const struct machine *m, const struct routing *routing, nsec_t (*sleep_ns)(const struct stage *))
+/* GPUs 0 .. here - 1 are this process's. */
+static struct bench *bench_new_of(const struct machine *m, int here, const struct routing *routing, nsec_t (*sleep_ns)(const struct stage *))
 {
 	g_autoptr(GError) error = NULL;
 	struct bench *bench = g_new0(struct bench, 1);
 	const struct issuer issue = {bench, bench_stage, bench_loads};
 	bench->m = m;
+	bench->here = here;
 	bench->routing = routing;
 	bench->sleep_ns = sleep_ns;
 	bench->failing = STAGE_NONE;
@@ -67,17 +70,22 @@ static struct bench *bench_new(const struct machine *m, const struct routing *ro
 	bench->issued = g_array_new(FALSE, FALSE, sizeof(struct stage));
 	pthread_mutex_init(&bench->lock, NULL);
 	cr_assert_leq(m->gpus, (int)G_N_ELEMENTS(bench->device));
-	cr_assert(device_open("host", m->gpus, 4096, bench->device, &bench->group, &error), "%s", error ? error->message : "");
+	cr_assert(device_open("host", here, 4096, bench->device, &bench->group, &error), "%s", error ? error->message : "");
 	bench->b = exec_new_issuing(bench->device, m->gpus, &issue, m, &error);
 	cr_assert(bench->b, "%s", error ? error->message : "");
 	return bench;
+}
+
+static struct bench *bench_new(const struct machine *m, const struct routing *routing, nsec_t (*sleep_ns)(const struct stage *))
+{
+	return bench_new_of(m, m->gpus, routing, sleep_ns);
 }
 
 /* `b` is NULL when someone else has freed the backend. */
 static void bench_free(struct bench *bench)
 {
 	backend_free(bench->b);
-	device_close(bench->device, bench->m->gpus, bench->group);
+	device_close(bench->device, bench->here, bench->group);
 	trace_free(bench->trace);
 	g_array_unref(bench->issued);
 	pthread_mutex_destroy(&bench->lock);
@@ -275,6 +283,53 @@ Test(exec, stages_may_be_launched_far_ahead)
 	await(bench, last);
 	cr_assert_geq(span_of(bench, 1)->start_ns, 50000000);
 	cr_assert_geq(span_of(bench, last)->start_ns, span_of(bench, last - 1)->end_ns);
+}
+
+/* ---- one of several processes ---- */
+
+static nsec_t long_on_gpu_0(const struct stage *stage)
+{
+	return stage->rank == 0 && stage->group ? 30000000 : 0;
+}
+
+/* GPU 1 is another process's: whoever waits for its part of a collective has waited for ours. */
+Test(exec, stages_of_other_processes_are_launched_there)
+{
+	const struct machine m = {.gpus = 2, .gpus_per_node = 1};
+	g_autoptr(bench) bench = bench_new_of(&m, 1, NULL, long_on_gpu_0);
+	g_autoptr(GError) error = NULL;
+	const nsec_t before_ns = exec_now_ns();
+	for (int gpu = 0; gpu < 2; gpu++) {
+		const struct stage stage = {.id = (stage_id)gpu,
+		                            .kind = STAGE_ALL_REDUCE,
+		                            .rank = gpu,
+		                            .stream = stream_of_gpu(gpu, STREAM_COLLECTIVE),
+		                            .group = 1,
+		                            .group_size = 2};
+		cr_assert(backend_launch(bench->b, &stage, &error));
+	}
+	await(bench, 1);
+	cr_assert_geq(exec_now_ns() - before_ns, 30000000);
+	const stage_id theirs = add(bench, 1, STREAM_UPLOAD, 0, 1, STAGE_NONE), ours = add(bench, 0, STREAM_UPLOAD, 0, 0, STAGE_NONE);
+	await(bench, theirs);
+	await(bench, ours);
+	exec_trace(bench->b, bench->trace);
+	cr_assert_eq(bench->issued->len, 2);
+	cr_assert_eq(bench->trace->spans->len, 2);
+	cr_assert_eq(g_array_index(bench->trace->spans, struct span, 0).id, 0);
+	cr_assert_eq(g_array_index(bench->trace->spans, struct span, 1).id, ours);
+}
+
+Test(exec, an_order_that_no_collective_keeps_between_processes_is_refused)
+{
+	const struct machine m = {.gpus = 2, .gpus_per_node = 1};
+	g_autoptr(bench) bench = bench_new_of(&m, 1, NULL, NULL);
+	g_autoptr(GError) error = NULL;
+	const stage_id theirs = add(bench, 1, STREAM_COMPUTE, 0, STAGE_NONE, STAGE_NONE);
+	const struct stage stage = {
+	    .id = 1, .kind = STAGE_UPLOAD, .rank = 0, .stream = stream_of_gpu(0, STREAM_UPLOAD), .n_preds = 1, .preds = {theirs}};
+	cr_assert_not(backend_launch(bench->b, &stage, &error));
+	cr_assert(strstr(error->message, "stage 1 (upload) of GPU 0 follows stage 0 (expert) of GPU 1"), "%s", error->message);
 }
 
 /* ---- errors ---- */
