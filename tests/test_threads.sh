@@ -36,4 +36,27 @@ while kill -0 $pid 2>/dev/null; do # what is written makes it long again
 done
 wait $pid
 check "a failed read ends it cleanly" test $? -eq 5
+
+# two processes; then the one that is left when the other was killed
+nodes="--gpus 2 --set machine.gpus_per_node=1 --set pcie.gpus_per_root=1 --set policy.all_to_all=linear --rendezvous meet"
+start() { RANK=$1 WORLD_SIZE=2 "$ESMOE" $run -p es-moe --set policy.expert_home=dram $nodes --trace "$2" --steps "$3" >.out.$1 2>.err.$1 & }
+start 1 pair 4
+other=$!
+start 0 pair 4
+wait $! || complain "rank 0 of 2" "$(head -c 600 .err.0)"
+wait $other || complain "rank 1 of 2" "$(head -c 600 .err.1)"
+check "two processes train" test "$(grep -c '' pair/losses.csv)" -eq 5
+start 1 left 100000
+other=$!
+start 0 left 100000
+pid=$!
+for _ in $(seq 600); do
+	grep -q '^ *3 ' .out.0 && break
+	sleep 0.05
+done
+kill -9 $other
+wait $other 2>/dev/null
+wait $pid
+check "the end of one ends the other" test $? -eq 5
+check "with its trace" test -s left/trace.rank0.json
 finish

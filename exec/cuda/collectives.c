@@ -1,9 +1,9 @@
 /* Collectives between GPUs, by NCCL, which is opened when a run has several. Every member's launcher queues its part, in launch order on one stream,
  * so that all members queue the same operations in the same order; sends and receives of an all-to-all come from loads that all know.
  *
- * Where members are in other processes, one of them may die while others wait for it: in a kernel, or in a call that connects to it. So calls there
- * do not block (ncclConfig_t.blocking = 0): the launcher looks until its operation is queued or the group has failed, holding the member's lock, and
- * whoever fails the group takes each lock and aborts, which ends the kernels. */
+ * Where members are in other processes, one of them may die while the GPUs here wait for it in a kernel: aborting ends that. It must not meet a call
+ * with the same communicator, so calls hold the member's lock. A call that does not come back within ABORT_WAIT_S waits for what aborting ends.
+ */
 #define _GNU_SOURCE
 #include "gpu.h"
 
@@ -21,8 +21,7 @@ struct nccl {
 	const char *(*get_error)(ncclResult_t);
 	ncclResult_t (*init_all)(ncclComm_t *, int, const int *);
 	ncclResult_t (*unique_id)(ncclUniqueId *);
-	ncclResult_t (*init_rank)(ncclComm_t *, int, ncclUniqueId, int, ncclConfig_t *);
-	ncclResult_t (*async_error)(ncclComm_t, ncclResult_t *);
+	ncclResult_t (*init_rank)(ncclComm_t *, int, ncclUniqueId, int);
 	ncclResult_t (*destroy)(ncclComm_t);
 	ncclResult_t (*abort)(ncclComm_t);
 	ncclResult_t (*group_start)(void);
@@ -34,9 +33,8 @@ struct nccl {
 	ncclResult_t (*all_gather)(const void *, void *, size_t, ncclDataType_t, ncclComm_t, cudaStream_t);
 };
 
-/* A look for whether a call is done, and how many before the core is left to others between them. */
-#define LOOKS 1000
-#define PAUSE_US 20
+#define ABORT_WAIT_S 3
+#define PAUSE_US 2000
 #define EXPLAIN_MS 2000
 #define GATHERED_BYTES ((size_t)1 << 16) /* taken in advance: most gates count less */
 
@@ -66,8 +64,7 @@ static bool open_nccl(struct nccl *n, GError **error)
 	    {"ncclGetErrorString", (void **)&n->get_error},
 	    {"ncclCommInitAll", (void **)&n->init_all},
 	    {"ncclGetUniqueId", (void **)&n->unique_id},
-	    {"ncclCommInitRankConfig", (void **)&n->init_rank},
-	    {"ncclCommGetAsyncError", (void **)&n->async_error},
+	    {"ncclCommInitRank", (void **)&n->init_rank},
 	    {"ncclCommDestroy", (void **)&n->destroy},
 	    {"ncclCommAbort", (void **)&n->abort},
 	    {"ncclGroupStart", (void **)&n->group_start},
@@ -87,7 +84,7 @@ static bool open_nccl(struct nccl *n, GError **error)
 	}
 	for (size_t i = 0; i < G_N_ELEMENTS(symbols); i++)
 		if (!(*symbols[i].at = dlsym(n->library, symbols[i].name))) {
-			g_set_error(error, ESMOE_ERROR, ESMOE_ERROR_DEVICE, "device cuda: this NCCL has no %s; expected NCCL 2.14 or newer",
+			g_set_error(error, ESMOE_ERROR, ESMOE_ERROR_DEVICE, "device cuda: this NCCL has no %s; expected NCCL 2.7 or newer",
 			            symbols[i].name);
 			return false;
 		}
@@ -124,58 +121,94 @@ static bool init_alone(struct cuda_collectives *c, GError **error)
 	return status == ncclSuccess || refused(c, status, error);
 }
 
-static bool in_progress(ncclResult_t status)
-{
-	return status == ncclSuccess || status == ncclInProgress;
-}
+/* All members of this process together. It waits for those of the others, so that it has a thread of its own, which is left behind when they die: it
+ * has its own of what it needs. */
+struct joining {
+	struct nccl nccl;
+	ncclUniqueId id;
+	int count, first, total;
+	int *ordinal;     /* (count) */
+	ncclComm_t *comm; /* (count) */
+	ncclResult_t status;
+	atomic_bool done;
+};
 
-/* Until all that was asked of it has been done; ncclInProgress when the group failed first. */
-static ncclResult_t await(struct cuda_collectives *c, ncclComm_t comm)
+static void *join_others(void *joining)
 {
-	ncclResult_t state = ncclInProgress;
-	for (unsigned looks = 0; state == ncclInProgress && !atomic_load(&c->failed); looks++) {
-		ncclResult_t status = c->nccl.async_error(comm, &state);
-		if (status != ncclSuccess)
-			return status;
-		if (state == ncclInProgress && looks > LOOKS)
-			g_usleep(PAUSE_US);
+	struct joining *j = joining;
+	ncclResult_t status = j->nccl.group_start();
+	for (int i = 0; i < j->count && status == ncclSuccess; i++) {
+		cudaSetDevice(j->ordinal[i]);
+		status = j->nccl.init_rank(&j->comm[i], j->total, j->id, j->first + i);
 	}
-	return state;
+	ncclResult_t end = j->nccl.group_end();
+	j->status = status == ncclSuccess ? end : status;
+	atomic_store(&j->done, true);
+	return NULL;
 }
 
-static void let_go(const GError *error, void *collectives)
+static struct joining *joining_new(const struct cuda_collectives *c, const ncclUniqueId *id)
 {
-	atomic_store(&((struct cuda_collectives *)collectives)->failed, true);
+	const struct cuda_group *g = c->group;
+	struct joining *j = g_new0(struct joining, 1);
+	j->nccl = c->nccl;
+	j->id = *id;
+	j->count = g->count;
+	j->first = g->members.first;
+	j->total = g->members.total;
+	j->ordinal = g_new(int, g->count);
+	j->comm = g_new0(ncclComm_t, g->count);
+	for (int i = 0; i < g->count; i++)
+		j->ordinal[i] = g->devices[i]->ordinal;
+	return j;
 }
 
-/* All members of this process together, as members of one process must; while they wait for the others, one of those may die. */
+static void joining_free(struct joining *j)
+{
+	g_free(j->ordinal);
+	g_free(j->comm);
+	g_free(j);
+}
+
+/* False: the others died first, and the thread goes on waiting for them. */
+static bool await_others(struct joining *j, struct ranks *ranks, GError **error)
+{
+	pthread_t thread;
+	bool started = pthread_create(&thread, NULL, join_others, j) == 0;
+	g_assert(started);
+	while (!atomic_load(&j->done)) {
+		if (!ranks_check(ranks, error)) {
+			pthread_detach(thread);
+			return false;
+		}
+		g_usleep(PAUSE_US);
+	}
+	pthread_join(thread, NULL);
+	return true;
+}
+
 static bool init_across(struct cuda_collectives *c, GError **error)
 {
-	const struct device_members *m = &c->group->members;
-	ncclConfig_t config = NCCL_CONFIG_INITIALIZER;
+	struct ranks *ranks = c->group->members.ranks;
 	ncclUniqueId id;
-	ncclResult_t status = ranks_own(m->ranks) == 0 ? c->nccl.unique_id(&id) : ncclSuccess;
+	ncclResult_t status = ranks_own(ranks) == 0 ? c->nccl.unique_id(&id) : ncclSuccess;
 	if (status != ncclSuccess)
 		return refused(c, status, error);
-	if (!ranks_share(m->ranks, RANKS_STEPS, &id, sizeof(id), error))
+	if (!ranks_share(ranks, RANKS_STEPS, &id, sizeof(id), error))
 		return false;
-	config.blocking = 0;
-	ranks_watch(m->ranks, let_go, c);
-	status = c->nccl.group_start();
-	for (int i = 0; i < c->group->count && in_progress(status); i++) {
-		cuda_use(c->group->devices[i]);
-		status = c->nccl.init_rank(&c->member[i].comm, m->total, id, m->first + i, &config);
+	struct joining *j = joining_new(c, &id);
+	if (!await_others(j, ranks, error)) {
+		c->nccl.library = NULL; /* the thread runs in it */
+		return false;
 	}
-	ncclResult_t end = c->nccl.group_end();
-	status = in_progress(status) ? end : status;
-	for (int i = 0; i < c->group->count && in_progress(status); i++)
-		status = await(c, c->member[i].comm);
-	ranks_watch(m->ranks, NULL, NULL);
+	for (int i = 0; i < c->group->count; i++)
+		c->member[i].comm = j->comm[i];
+	status = j->status;
+	joining_free(j);
 	if (status == ncclSuccess)
 		return true;
 	(void)refused(c, status, error);
-	(void)ranks_explain(m->ranks, EXPLAIN_MS, error);
-	atomic_store(&c->failed, true);
+	(void)ranks_explain(ranks, EXPLAIN_MS, error);
 	return false;
 }
 
@@ -202,11 +235,15 @@ static void abort_all(struct cuda_collectives *c)
 		return;
 	for (int i = 0; i < c->group->count; i++) {
 		struct member *m = &c->member[i];
-		pthread_mutex_lock(&m->lock);
+		struct timespec until;
+		clock_gettime(CLOCK_REALTIME, &until);
+		until.tv_sec += ABORT_WAIT_S;
+		bool held = pthread_mutex_timedlock(&m->lock, &until) == 0;
 		if (m->comm)
 			c->nccl.abort(m->comm);
 		m->comm = NULL;
-		pthread_mutex_unlock(&m->lock);
+		if (held)
+			pthread_mutex_unlock(&m->lock);
 	}
 }
 
@@ -256,21 +293,18 @@ static ncclComm_t take(struct cuda_stream *s, struct cuda_collectives *c, int me
 	return NULL;
 }
 
-/* All that follows on the stream comes behind it. Errors are told without the lock, which telling them may need. */
+/* Errors are told without the lock, which whoever is told may need. */
 static void queued(struct cuda_stream *s, struct cuda_collectives *c, int member, ncclResult_t status, const char *what)
 {
-	struct member *m = &c->member[member - c->group->members.first];
-	if (status == ncclInProgress)
-		status = await(c, m->comm);
-	pthread_mutex_unlock(&m->lock);
-	if (!in_progress(status))
+	pthread_mutex_unlock(&c->member[member - c->group->members.first].lock);
+	if (status != ncclSuccess)
 		cuda_fail(s->device, ESMOE_ERROR_DEVICE, "GPU %d: NCCL, %s: %s", s->device->ordinal, what, c->nccl.get_error(status));
 }
 
-/* Of several calls: the first error, else whether one is under way. */
+/* The first error of several calls. */
 static ncclResult_t both(ncclResult_t a, ncclResult_t b)
 {
-	return !in_progress(a) || b == ncclSuccess ? a : b;
+	return a != ncclSuccess ? a : b;
 }
 
 /* ---- collectives ---- */
