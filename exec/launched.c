@@ -97,12 +97,14 @@ bool launched_find(const char *(*get)(const char *name), const char *rendezvous,
 	*out = (struct launched){.size = 1, .local = -1, .ports = 1};
 	if (l && !read_place(get, l, out, error))
 		return false;
+	if (!l && rendezvous) {
+		g_set_error(error, ESMOE_ERROR, ESMOE_ERROR_USAGE,
+		            "--rendezvous is for several processes: expected mpirun, srun or torchrun to start esmoe, or no --rendezvous");
+		return false;
+	}
 	if (out->size == 1) {
-		if (rendezvous)
-			g_set_error(error, ESMOE_ERROR, ESMOE_ERROR_USAGE,
-			            "--rendezvous is for several processes: expected mpirun, srun or torchrun to start esmoe, or no --rendezvous");
 		*out = (struct launched){.size = 1, .local = -1, .ports = 1};
-		return !rendezvous;
+		return true;
 	}
 	out->by = l->name;
 	out->job = g_strdup(get(l->job) ? get(l->job) : "");

@@ -81,6 +81,7 @@ Test(launched, each_launcher_leaves_its_own_variables)
 	     "a:1",
 	     1},
 	    {{"RANK", "0", "WORLD_SIZE", "1", "LOCAL_RANK", "0"}, NULL, NULL, 0, 1, -1, NULL, 1},
+	    {{"RANK", "0", "WORLD_SIZE", "1", "LOCAL_RANK", "0"}, "meet", NULL, 0, 1, -1, NULL, 1},
 	};
 	for (size_t i = 0; i < G_N_ELEMENTS(cases); i++) {
 		g_autoptr(GError) error = NULL;
