@@ -86,6 +86,8 @@ static bool read_master(get_fn get, struct launched *out, GError **error)
 	}
 	if (!read_number(get, "MASTER_PORT", 1, 65535 - PORTS_BEHIND_AGENT, &n, error))
 		return false;
+	g_autofree char *id = out->job;
+	out->job = g_strdup_printf("%s:%s", id, port); /* jobs without an id may be on neighbouring ports of one host */
 	out->address = g_strdup_printf("%s:%d", host, n + taken);
 	out->ports = taken ? PORTS_BEHIND_AGENT : 1;
 	return true;
