@@ -12,5 +12,5 @@ struct backend *exec_new(struct device **devices, int count, struct engine *engi
                          GError **error) G_GNUC_WARN_UNUSED_RESULT;
 
 /* Spans of all stages launched since the last call, on the clock of exec_now_ns, appended to the trace; call when all have
- * ended, every few steps: until then the backend keeps them. A collective starts for all its members when the last has come. */
+ * ended, every few steps: until then the backend keeps them. A collective starts for all its members when the last one of this process has come. */
 void exec_trace(struct backend *b, struct trace *trace);

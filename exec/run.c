@@ -345,6 +345,8 @@ static bool step(struct run *r, GError **error)
 		return false;
 	round.step_ns = exec_now_ns() - start_ns;
 	exec_trace(r->backend, trace);
+	if (!round_align(trace->spans, r->ranks, error))
+		return false;
 	measure(r, trace->spans, &round);
 	if (!round_meet(&round, r->ranks, gpus, r->first, r->end, error))
 		return false;

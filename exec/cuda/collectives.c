@@ -1,8 +1,9 @@
 /* Collectives between GPUs, by NCCL, which is opened when a run has several. Every member's launcher queues its part, in launch order on one stream,
  * so that all members queue the same operations in the same order; sends and receives of an all-to-all come from loads that all know.
  *
- * Where members are in other processes, one of them may die while the GPUs here wait for it in a kernel: aborting ends that. It must not meet a call
- * with the same communicator, so calls hold the member's lock. A call that does not come back within ABORT_WAIT_S waits for what aborting ends.
+ * When the group fails, a GPU may be waiting in a kernel for one that will never come, perhaps in another process: aborting ends that. It must not
+ * meet a call with the same communicator, so calls hold the member's lock. One that does not come back within ABORT_WAIT_S waits for what aborting
+ * ends.
  */
 #define _GNU_SOURCE
 #include "gpu.h"
@@ -49,8 +50,8 @@ struct cuda_collectives {
 	struct cuda_group *group;
 	struct nccl nccl;
 	struct member *member; /* of this process */
-	bool across;           /* several processes */
-	atomic_bool failed, aborted;
+	atomic_bool failed;
+	pthread_mutex_t aborting;
 };
 
 /* ---- life ---- */
@@ -216,23 +217,22 @@ struct cuda_collectives *cuda_collectives_new(struct cuda_group *g, GError **err
 {
 	struct cuda_collectives *c = g_new0(struct cuda_collectives, 1);
 	c->group = g;
-	c->across = g->members.ranks != NULL;
 	c->member = g_new0(struct member, g->count);
+	pthread_mutex_init(&c->aborting, NULL);
 	for (int i = 0; i < g->count; i++)
 		pthread_mutex_init(&c->member[i].lock, NULL);
 	bool ok = open_nccl(&c->nccl, error);
 	for (int i = 0; ok && i < g->count; i++)
 		ok = gather_room(c, i, GATHERED_BYTES, error);
-	if (ok && (c->across ? init_across : init_alone)(c, error))
+	if (ok && (g->members.ranks ? init_across : init_alone)(c, error))
 		return c;
 	cuda_collectives_free(c);
 	return NULL;
 }
 
+/* Those that are left. */
 static void abort_all(struct cuda_collectives *c)
 {
-	if (atomic_exchange(&c->aborted, true))
-		return;
 	for (int i = 0; i < c->group->count; i++) {
 		struct member *m = &c->member[i];
 		struct timespec until;
@@ -251,8 +251,11 @@ void cuda_collectives_free(struct cuda_collectives *c)
 {
 	if (!c)
 		return;
+	pthread_mutex_lock(&c->aborting);
 	if (atomic_load(&c->failed))
 		abort_all(c);
+	pthread_mutex_unlock(&c->aborting);
+	pthread_mutex_destroy(&c->aborting);
 	for (int i = 0; i < c->group->count; i++) {
 		if (c->member[i].comm)
 			c->nccl.destroy(c->member[i].comm);
@@ -269,8 +272,10 @@ void cuda_collectives_fail(struct cuda_collectives *c)
 	if (!c)
 		return;
 	atomic_store(&c->failed, true);
-	if (c->across)
-		abort_all(c);
+	if (pthread_mutex_trylock(&c->aborting) != 0)
+		return; /* somebody does it already */
+	abort_all(c);
+	pthread_mutex_unlock(&c->aborting);
 }
 
 /* ---- one operation ---- */
