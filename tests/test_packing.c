@@ -61,15 +61,15 @@ Test(packing, rows_of_experts_go_packed_and_arrive_together)
 /* Segments of no rows, wherever they point, part nothing; neighbours at both ends are one run; packed parcels lie one after another. */
 Test(packing, what_goes_on_at_both_ends_is_one_run)
 {
-	const struct segment sends[] = {{2, 20, 0, 4}, {2, 90, 90, 0}, {2, 24, 0, 2}, {0, 3, 8, 1},  {0, 7, 7, 0}, {0, 4, 9, 2},
-	                                {3, 50, 0, 0}, {1, 40, 0, 3},  {1, 43, 0, 1}, {1, 30, 0, 2}, {2, 60, 0, 5}};
+	const struct segment sends[] = {{2, 20, 0, 4}, {2, 90, 90, 0}, {2, 24, 0, 2}, {0, 3, 8, 1},  {0, 7, 7, 0},  {0, 4, 9, 2},
+	                                {3, 50, 0, 0}, {1, 40, 0, 3},  {1, 43, 0, 1}, {1, 30, 0, 2}, {1, 46, 0, 1}, {2, 60, 0, 5}};
 	struct packing p;
 	packing_init(&p, 4);
 	packing_list(&p, &(struct traffic){.sends = sends, .n_sends = G_N_ELEMENTS(sends)}, 0);
-	parcel_is(&p.parcel[PARCEL_OUT][1], 6, 0, true);
-	parcel_is(&p.parcel[PARCEL_OUT][2], 11, 6, true);
+	parcel_is(&p.parcel[PARCEL_OUT][1], 7, 0, true); /* though the last lies where it would after neighbours */
+	parcel_is(&p.parcel[PARCEL_OUT][2], 11, 7, true);
 	parcel_is(&p.parcel[PARCEL_OUT][3], 0, 0, false);
-	runs_are(p.runs[PARCEL_OUT], (const struct row_run[]){{20, 6, 6}, {40, 0, 4}, {30, 4, 2}, {60, 12, 5}}, 4);
+	runs_are(p.runs[PARCEL_OUT], (const struct row_run[]){{20, 7, 6}, {40, 0, 4}, {30, 4, 2}, {46, 6, 1}, {60, 13, 5}}, 5);
 	runs_are(p.own, (const struct row_run[]){{3, 8, 3}}, 1);
 	for (int i = 0; i < 4; i++)
 		parcel_is(&p.parcel[PARCEL_IN][i], 0, 0, false);
