@@ -32,6 +32,8 @@ struct device_info {
 	int hot_after_steps; /* of training, after which its clock has come down to what its power limit allows; 0: no such thing */
 	/* for how long a launcher thread, and those of the CPU optimizer, look for work before they sleep: 0 where cores are few */
 	nsec_t patience_ns, adam_patience_ns;
+	/* all-to-alls want staging (struct traffic) */
+	bool packs_exchanges;
 };
 
 /* What a device of this name is, before any is opened; ESMOE_ERROR_DEVICE says what is missing. Borrowed. */
@@ -222,8 +224,9 @@ struct traffic {
 	const struct segment *sends, *receives;
 	int n_sends, n_receives;
 	int width;
+	elem *packed_out, *packed_in; /* where the device packs exchanges: room for all rows that go to others, that come from others */
 };
-/* The lists are copied. */
+/* The lists are copied; staging is in use until the stream has passed, so that exchanges of one stream may share it. */
 void group_all_to_all(struct device_stream *s, struct device_group *g, int member, elem *receive, const elem *send, const struct traffic *traffic);
 /* Sums in the order of the members: the same bits everywhere. all_reduce in place; reduce_scatter leaves member i's share [i n / G, (i + 1) n / G)
  * valid. */

@@ -38,7 +38,8 @@ static const struct device_info info = {.name = "host",
                                         .element_bytes = sizeof(float),
                                         .alignment = HOST_ALIGNMENT,
                                         .weight_elements = FOOTPRINT_WEIGHT_FP32,
-                                        .head_tokens = FOOTPRINT_HEAD_FP32};
+                                        .head_tokens = FOOTPRINT_HEAD_FP32,
+                                        .packs_exchanges = FOOTPRINT_PACKS_FP32};
 
 static struct host_device *host_of(const struct device *d)
 {

@@ -384,15 +384,23 @@ static int op_of(int kind)
 	return kind == STAGE_ALL_TO_ALL ? OP_ALL_TO_ALL : kind == STAGE_ALL_REDUCE ? OP_ALL_REDUCE : OP_ALL_GATHER;
 }
 
-/* Among more or fewer GPUs than were measured it changes as the machine's own law does. */
+/* What all-to-alls are measured by leaves a member (b->sent), and a part of what it has in all stays. Among more or fewer GPUs than were measured a
+ * collective changes as the machine's own law does. */
+static double measured_collective(const struct cost *c, int kind, int gpus, double bytes, double law)
+{
+	double ns = law;
+	if (gpus <= 1 || !cost_look_up(c, c->m->measured, kind, PASS_FORWARD, bytes, &ns) || gpus == c->m->measured->gpus)
+		return ns;
+	struct ranks measured = {.stride = 1, .size = MAX(2, c->m->measured->gpus)};
+	double whole = kind == STAGE_ALL_TO_ALL ? bytes * measured.size / (measured.size - 1) : bytes;
+	double there = collective_ns(c->m, op_of(kind), &measured, whole);
+	return there > 0 ? ns * law / there : ns;
+}
+
 nsec_t cost_collective(const struct cost *c, int kind, const struct ranks *ranks, uint64_t bytes)
 {
-	double law = collective_ns(c->m, op_of(kind), ranks, (double)bytes), ns = law;
-	if (ranks->size > 1 && cost_look_up(c, c->m->measured, kind, PASS_FORWARD, (double)bytes, &ns) && ranks->size != c->m->measured->gpus) {
-		struct ranks measured = {.stride = 1, .size = MAX(2, c->m->measured->gpus)};
-		ns *= law / collective_ns(c->m, op_of(kind), &measured, (double)bytes);
-	}
-	return cost_whole(ns);
+	double counted = kind == STAGE_ALL_TO_ALL ? (double)bytes * (ranks->size - 1) / ranks->size : (double)bytes;
+	return cost_whole(measured_collective(c, kind, ranks->size, counted, collective_ns(c->m, op_of(kind), ranks, (double)bytes)));
 }
 
 nsec_t cost_all_reduce(const struct cost *c, uint64_t bytes, int gpus)
@@ -425,9 +433,7 @@ nsec_t cost_exchange(const struct cost *c, const struct exchange *x, const struc
 	way.leaf_bytes = gather ? 0 : (double)(rail ? x->rail_leaf_bytes : x->leaf_bytes) * switches / (g.local * g.leaf_nodes);
 	way.copy_bytes = gather || rail ? 2 * (double)x->whole_bytes : 0;
 	double ns = crossing_ns(c->m, &g, &way);
-	if (g.nodes == 1)
-		cost_look_up(c, c->m->measured, STAGE_ALL_TO_ALL, PASS_FORWARD, (double)x->intra_bytes, &ns);
-	return cost_whole(ns);
+	return cost_whole(g.nodes == 1 ? measured_collective(c, STAGE_ALL_TO_ALL, set->size, (double)x->intra_bytes, ns) : ns);
 }
 
 uint64_t cost_workspace(const struct cost *c, int kind, const struct layer *l, uint32_t tokens)

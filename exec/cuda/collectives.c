@@ -7,6 +7,7 @@
  */
 #define _GNU_SOURCE
 #include "gpu.h"
+#include "packing.h"
 
 #include "exec/ranks.h"
 #include "model/error.h"
@@ -44,6 +45,8 @@ struct member {
 	pthread_mutex_t lock; /* over calls with it */
 	char *gathered;       /* where counts are gathered, which other GPUs may write */
 	size_t gathered_bytes;
+	struct packing packing; /* of the exchange that is queued */
+	GArray *moves;          /* struct cuda_rows, of one launch of it */
 };
 
 struct cuda_collectives {
@@ -213,6 +216,20 @@ static bool init_across(struct cuda_collectives *c, GError **error)
 	return false;
 }
 
+static void member_init(struct member *m, int members)
+{
+	pthread_mutex_init(&m->lock, NULL);
+	packing_init(&m->packing, members);
+	m->moves = g_array_new(FALSE, FALSE, sizeof(struct cuda_rows));
+}
+
+static void member_clear(struct member *m)
+{
+	pthread_mutex_destroy(&m->lock);
+	packing_clear(&m->packing);
+	g_array_unref(m->moves);
+}
+
 struct cuda_collectives *cuda_collectives_new(struct cuda_group *g, GError **error)
 {
 	struct cuda_collectives *c = g_new0(struct cuda_collectives, 1);
@@ -220,7 +237,7 @@ struct cuda_collectives *cuda_collectives_new(struct cuda_group *g, GError **err
 	c->member = g_new0(struct member, g->count);
 	pthread_mutex_init(&c->aborting, NULL);
 	for (int i = 0; i < g->count; i++)
-		pthread_mutex_init(&c->member[i].lock, NULL);
+		member_init(&c->member[i], g->members.total);
 	bool ok = open_nccl(&c->nccl, error);
 	for (int i = 0; ok && i < g->count; i++)
 		ok = gather_room(c, i, GATHERED_BYTES, error);
@@ -259,7 +276,7 @@ void cuda_collectives_free(struct cuda_collectives *c)
 	for (int i = 0; i < c->group->count; i++) {
 		if (c->member[i].comm)
 			c->nccl.destroy(c->member[i].comm);
-		pthread_mutex_destroy(&c->member[i].lock);
+		member_clear(&c->member[i]);
 	}
 	if (c->nccl.library)
 		dlclose(c->nccl.library);
@@ -317,27 +334,61 @@ static ncclResult_t both(ncclResult_t a, ncclResult_t b)
 /* Members' starts are put together from their events. */
 static void no_meeting(struct device_stream *s, struct device_group *g, int member) {}
 
+static bf16 *row_at(const elem *rows, int nth, int width)
+{
+	return (bf16 *)rows + (size_t)nth * (size_t)width;
+}
+
+static void add_moves(GArray *moves, const GArray *runs, elem *to, const elem *from, int width)
+{
+	g_assert(!runs->len || (to && from));
+	for (guint i = 0; i < runs->len; i++) {
+		const struct row_run *x = &g_array_index(runs, struct row_run, i);
+		const struct cuda_rows move = {row_at(from, x->from, width), row_at(to, x->to, width), x->rows};
+		g_array_append_val(moves, move);
+	}
+}
+
+static void move_all(struct device_stream *stream, GArray *moves, int width)
+{
+	if (moves->len)
+		CUDA_LAUNCH(stream, "rows of an all-to-all", cuda_move_rows, (const struct cuda_rows *)(void *)moves->data, (int)moves->len, width);
+	g_array_set_size(moves, 0);
+}
+
+/* Segments that lie apart go through staging, so that there is one message a peer: many small ones, and those to oneself, take NCCL far longer than
+ * their bytes. Rows of the GPU's own go with what is packed or else with what is unpacked. */
 static void all_to_all(struct device_stream *stream, struct device_group *g, int member, elem *receive, const elem *send, const struct traffic *t)
 {
 	struct cuda_stream *s = cuda_stream_of(stream);
 	struct cuda_collectives *c = collectives_of(g);
+	struct member *m = &c->member[member - c->group->members.first];
+	const struct packing *p = &m->packing;
 	const struct nccl *n = &c->nccl;
-	const size_t width = (size_t)t->width;
+	packing_list(&m->packing, t, member);
+	add_moves(m->moves, p->runs[PARCEL_OUT], t->packed_out, send, t->width);
+	if (p->runs[PARCEL_OUT]->len)
+		add_moves(m->moves, p->own, receive, send, t->width);
+	move_all(stream, m->moves, t->width);
 	ncclComm_t comm = take(s, c, member);
 	if (!comm)
 		return;
 	ncclResult_t status = n->group_start();
-	for (int i = 0; i < t->n_sends; i++) {
-		const struct segment *x = &t->sends[i];
-		const bf16 *from = (const bf16 *)send + (size_t)x->from * width;
-		status = both(status, n->send(from, (size_t)x->rows * width, ncclBfloat16, x->peer, comm, s->stream));
-	}
-	for (int i = 0; i < t->n_receives; i++) {
-		const struct segment *x = &t->receives[i];
-		bf16 *to = (bf16 *)receive + (size_t)x->to * width;
-		status = both(status, n->receive(to, (size_t)x->rows * width, ncclBfloat16, x->peer, comm, s->stream));
+	for (int i = 0; i < p->members; i++) {
+		const struct parcel *out = &p->parcel[PARCEL_OUT][i], *in = &p->parcel[PARCEL_IN][i];
+		const size_t sent = (size_t)out->rows * (size_t)t->width, arriving = (size_t)in->rows * (size_t)t->width;
+		const bf16 *from = row_at(out->packed ? t->packed_out : send, out->at, t->width);
+		bf16 *to = row_at(in->packed ? t->packed_in : receive, in->at, t->width);
+		if (sent)
+			status = both(status, n->send(from, sent, ncclBfloat16, i, comm, s->stream));
+		if (arriving)
+			status = both(status, n->receive(to, arriving, ncclBfloat16, i, comm, s->stream));
 	}
 	queued(s, c, member, both(status, n->group_end()), "all-to-all");
+	if (!p->runs[PARCEL_OUT]->len)
+		add_moves(m->moves, p->own, receive, send, t->width);
+	add_moves(m->moves, p->runs[PARCEL_IN], receive, t->packed_in, t->width);
+	move_all(stream, m->moves, t->width);
 }
 
 static void all_reduce(struct device_stream *stream, struct device_group *g, int member, float *x, size_t n)

@@ -120,6 +120,7 @@ static const struct device_info info = {.name = "cuda",
                                         .alignment = CUDA_ALIGNMENT,
                                         .weight_elements = CUDA_WEIGHT_ELEMENTS,
                                         .head_tokens = CUDA_HEAD_TOKENS,
+                                        .packs_exchanges = FOOTPRINT_PACKS_BF16,
                                         .hot_after_steps = 12,
                                         .patience_ns = 5000000,
                                         .adam_patience_ns = 100000};
