@@ -228,6 +228,12 @@ static void allocate_workspace(struct room *r, struct workspace *w)
 		return;
 	w->arrived = take(r, e->rows_arrived * (size_t)weighted_width(e), "gradients of the experts' tokens");
 	w->sent = e->exchanges ? take(r, e->rows_sent * (size_t)weighted_width(e), "gradients that are sent") : w->arrived;
+	if (!e->exchanges || !e->info->packs_exchanges)
+		return;
+	/* a GPU's own rows are not packed */
+	size_t from_others = e->rows_arrived / (size_t)e->gpus * (size_t)(e->gpus - 1);
+	w->packed_sent = take(r, e->rows_sent * (size_t)weighted_width(e), "rows in one message");
+	w->packed_arrived = take(r, from_others * (size_t)weighted_width(e), "rows in one message");
 }
 
 static void allocate_inputs(struct room *r, struct gpu *g)

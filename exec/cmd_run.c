@@ -116,7 +116,9 @@ static bool parse(struct options *o, int argc, char **argv, GError **error)
 	g_option_context_set_summary(context, "Trains one configuration for real and prints step, loss, tokens/s and what bounded the step.\n"
 	                                      "The gate decides where tokens go; with --routing the rule does, as in a prediction.");
 	g_option_context_set_description(
-	    context, "Example:\n  esmoe run -m tiny-moe -M host -p es-moe --data book.txt --steps 300 --lr 0.003 --trace out/run");
+	    context, "Example:\n  esmoe run -m tiny-moe -M host -p es-moe --data book.txt --steps 300 --lr 0.003 --trace out/run\n\n"
+	             "On several nodes, one process each:\n  torchrun --nnodes 2 --nproc-per-node 1 ... --no-python esmoe run ... --gpus 16\n"
+	             "  srun -N 2 --ntasks-per-node 1 esmoe run ... --gpus 16 --rendezvous /shared/meet");
 	return whatif_parse(context, argc, argv, error);
 }
 

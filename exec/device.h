@@ -32,6 +32,8 @@ struct device_info {
 	int hot_after_steps; /* of training, after which its clock has come down to what its power limit allows; 0: no such thing */
 	/* for how long a launcher thread, and those of the CPU optimizer, look for work before they sleep: 0 where cores are few */
 	nsec_t patience_ns, adam_patience_ns;
+	/* all-to-alls want staging (struct traffic) */
+	bool packs_exchanges;
 };
 
 /* What a device of this name is, before any is opened; ESMOE_ERROR_DEVICE says what is missing. Borrowed. */
@@ -68,6 +70,9 @@ uint64_t device_used_bytes(const struct device *d);
 /* Host memory that copies can reach directly, zeroed; one copy for all devices of the host. */
 void *pinned_alloc(struct device *d, size_t bytes, GError **error) G_GNUC_WARN_UNUSED_RESULT;
 void pinned_free(struct device *d, void *p);
+/* Whole pages of the caller's memory, which copies can reach directly from here on; and no longer. What they hold must be there before. */
+bool memory_pin(struct device *d, void *p, size_t bytes, GError **error) G_GNUC_WARN_UNUSED_RESULT;
+void memory_unpin(struct device *d, void *p);
 
 /* ---- streams and events ---- */
 
@@ -219,8 +224,9 @@ struct traffic {
 	const struct segment *sends, *receives;
 	int n_sends, n_receives;
 	int width;
+	elem *packed_out, *packed_in; /* where the device packs exchanges: room for all rows that go to others, that come from others */
 };
-/* The lists are copied. */
+/* The lists are copied; staging is in use until the stream has passed, so that exchanges of one stream may share it. */
 void group_all_to_all(struct device_stream *s, struct device_group *g, int member, elem *receive, const elem *send, const struct traffic *traffic);
 /* Sums in the order of the members: the same bits everywhere. all_reduce in place; reduce_scatter leaves member i's share [i n / G, (i + 1) n / G)
  * valid. */

@@ -38,7 +38,8 @@ static const struct device_info info = {.name = "host",
                                         .element_bytes = sizeof(float),
                                         .alignment = HOST_ALIGNMENT,
                                         .weight_elements = FOOTPRINT_WEIGHT_FP32,
-                                        .head_tokens = FOOTPRINT_HEAD_FP32};
+                                        .head_tokens = FOOTPRINT_HEAD_FP32,
+                                        .packs_exchanges = FOOTPRINT_PACKS_FP32};
 
 static struct host_device *host_of(const struct device *d)
 {
@@ -445,6 +446,14 @@ static bool host_stage_times(struct device *d, uint32_t id, nsec_t *start_ns, ns
 	return false;
 }
 
+/* Its copies reach all memory. */
+static bool host_pin(struct device *d, void *p, size_t bytes, GError **error)
+{
+	return true;
+}
+
+static void host_unpin(struct device *d, void *p) {}
+
 static char *host_describe(const struct device *d)
 {
 	return g_strdup("host");
@@ -459,6 +468,8 @@ static const struct device_core host_core = {
     .used_bytes = host_used_bytes,
     .pinned_alloc = host_pinned_alloc,
     .pinned_free = host_pinned_free,
+    .pin = host_pin,
+    .unpin = host_unpin,
     .stream_new = host_stream_new,
     .stream_keep_core = host_stream_keep_core,
     .stream_free = host_stream_free,

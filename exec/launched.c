@@ -86,6 +86,8 @@ static bool read_master(get_fn get, struct launched *out, GError **error)
 	}
 	if (!read_number(get, "MASTER_PORT", 1, 65535 - PORTS_BEHIND_AGENT, &n, error))
 		return false;
+	g_autofree char *id = out->job;
+	out->job = g_strdup_printf("%s:%s", id, port); /* jobs without an id may be on neighbouring ports of one host */
 	out->address = g_strdup_printf("%s:%d", host, n + taken);
 	out->ports = taken ? PORTS_BEHIND_AGENT : 1;
 	return true;
@@ -97,12 +99,14 @@ bool launched_find(const char *(*get)(const char *name), const char *rendezvous,
 	*out = (struct launched){.size = 1, .local = -1, .ports = 1};
 	if (l && !read_place(get, l, out, error))
 		return false;
+	if (!l && rendezvous) {
+		g_set_error(error, ESMOE_ERROR, ESMOE_ERROR_USAGE,
+		            "--rendezvous is for several processes: expected mpirun, srun or torchrun to start esmoe, or no --rendezvous");
+		return false;
+	}
 	if (out->size == 1) {
-		if (rendezvous)
-			g_set_error(error, ESMOE_ERROR, ESMOE_ERROR_USAGE,
-			            "--rendezvous is for several processes: expected mpirun, srun or torchrun to start esmoe, or no --rendezvous");
 		*out = (struct launched){.size = 1, .local = -1, .ports = 1};
-		return !rendezvous;
+		return true;
 	}
 	out->by = l->name;
 	out->job = g_strdup(get(l->job) ? get(l->job) : "");

@@ -200,6 +200,8 @@ bool issue_all_to_all(const struct issue *i)
 	bool back = i->g->rows.exchanged++ >= i->st->block->chunks;
 	struct traffic traffic = list_traffic(i, i->st->part, back);
 	traffic.width = i->st->pass == PASS_BACKWARD ? weighted_width(i->e) : i->e->n->d_model;
+	traffic.packed_out = back ? w->packed_arrived : w->packed_sent;
+	traffic.packed_in = back ? w->packed_sent : w->packed_arrived;
 	elem *from = back ? w->arrived : i->a->sent, *to = back ? w->sent : i->a->arrived;
 	if (!back && i->st->pass == PASS_BACKWARD) {
 		from = w->sent;

@@ -185,16 +185,17 @@ static bool take_message(struct peer *p)
 	if (data && head.kind == MESSAGE_FAILED) {
 		message = g_strndup(n ? text : "", n);
 		others_failed(r, message, 0);
-	} else if (data) {
+		return true;
+	}
+	if (data) {
 		pthread_mutex_lock(&r->lock);
 		p->bye |= head.kind == MESSAGE_BYE;
 		if (head.kind == MESSAGE_DATA && head.channel < RANKS_CHANNELS)
-			g_queue_push_tail(&p->inbox[head.channel], g_bytes_ref(data));
+			g_queue_push_tail(&p->inbox[head.channel], g_steal_pointer(&data));
 		pthread_cond_broadcast(&r->changed);
 		pthread_mutex_unlock(&r->lock);
-	}
-	if (data)
 		return true;
+	}
 	bool silent = g_error_matches(cause, G_IO_ERROR, G_IO_ERROR_TIMED_OUT);
 	message = silent ? g_strdup_printf("%s died or cannot be reached: nothing was heard of it for %d s", r->name[p->rank], RANKS_SILENT_S)
 	                 : g_strdup_printf("%s died: %s", r->name[p->rank], cause->message);

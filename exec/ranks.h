@@ -12,8 +12,8 @@
 #include <stdint.h>
 
 enum {
-	RANKS_SILENT_S = 12,
-	RANKS_END_S = 27, /* a process that has not ended by itself so long after it last heard of a rank that failed is ended */
+	RANKS_SILENT_S = 15,
+	RANKS_END_S = 28, /* a process that has not ended by itself so long after it last heard of a rank that failed is ended */
 };
 
 struct launched;

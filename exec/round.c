@@ -4,8 +4,10 @@
 
 #include "model/error.h"
 #include "ranks.h"
+#include "traces/trace.h"
 
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
 #include <unistd.h>
@@ -107,5 +109,97 @@ bool round_meet(struct round *r, struct ranks *ranks, int gpus, int first, int e
 			g_set_error(error, ESMOE_ERROR, ESMOE_ERROR_DEVICE, "%s is not at the end of this step", ranks_name(ranks, i));
 			return false;
 		}
+	return true;
+}
+
+/* ---- starts of collectives ---- */
+
+/* What a process saw of one collective. */
+struct seen {
+	nsec_t start_ns, end_ns;
+};
+
+static bool is_collective(const struct span *s)
+{
+	return s->kind >= STAGE_COUNTS && s->kind <= STAGE_ALL_GATHER;
+}
+
+/* Members of a collective are launched one after another, GPU 0's first: its number is the same for all. */
+static stage_id collective_of(const struct span *s)
+{
+	return s->id - (stage_id)s->rank;
+}
+
+static GArray *all_seen(const GArray *spans)
+{
+	GArray *seen = g_array_new(FALSE, FALSE, sizeof(struct seen));
+	const struct span *last = NULL;
+	for (guint i = 0; i < spans->len; i++) {
+		const struct span *s = &g_array_index(spans, struct span, i);
+		if (!is_collective(s))
+			continue;
+		const struct seen first = {s->start_ns, s->end_ns};
+		if (!last || collective_of(last) != collective_of(s))
+			g_array_append_val(seen, first);
+		struct seen *x = &g_array_index(seen, struct seen, seen->len - 1);
+		x->start_ns = MAX(x->start_ns, s->start_ns);
+		x->end_ns = MAX(x->end_ns, s->end_ns);
+		last = s;
+	}
+	return seen;
+}
+
+static int by_time(gconstpointer a, gconstpointer b)
+{
+	nsec_t x = *(const nsec_t *)a, y = *(const nsec_t *)b;
+	return (x > y) - (x < y);
+}
+
+/* How far another process's clock is ahead of ours: the median over the ends. */
+static nsec_t ahead_ns(const struct seen *theirs, const struct seen *ours, guint n)
+{
+	g_autofree nsec_t *by_ns = g_new(nsec_t, n);
+	for (guint i = 0; i < n; i++)
+		by_ns[i] = theirs[i].end_ns - ours[i].end_ns;
+	qsort(by_ns, n, sizeof(*by_ns), by_time);
+	return by_ns[n / 2];
+}
+
+static void begin_later(GArray *spans, const struct seen *begun)
+{
+	const struct span *last = NULL;
+	for (guint i = 0; i < spans->len; i++) {
+		struct span *s = &g_array_index(spans, struct span, i);
+		if (!is_collective(s))
+			continue;
+		begun += last && collective_of(last) != collective_of(s);
+		s->start_ns = MIN(begun->start_ns, s->end_ns);
+		last = s;
+	}
+}
+
+bool round_align(GArray *spans, struct ranks *ranks, GError **error)
+{
+	if (!ranks)
+		return true;
+	g_autoptr(GArray) own = all_seen(spans), begun = g_array_copy(own);
+	const size_t bytes = own->len * sizeof(struct seen);
+	const struct seen *ours = (const struct seen *)(void *)own->data;
+	g_autoptr(GPtrArray) all = ranks_gather(ranks, RANKS_STEPS, own->data, bytes, error);
+	if (!all)
+		return false;
+	for (int r = 0; r < ranks_size(ranks) && own->len; r++) {
+		if (g_bytes_get_size(g_ptr_array_index(all, r)) != bytes) {
+			g_set_error(error, ESMOE_ERROR, ESMOE_ERROR_DEVICE, "%s made other collectives in this step", ranks_name(ranks, r));
+			return false;
+		}
+		g_autofree struct seen *theirs = g_memdup2(g_bytes_get_data(g_ptr_array_index(all, r), NULL), bytes);
+		const nsec_t by_ns = ahead_ns(theirs, ours, own->len);
+		for (guint i = 0; i < own->len; i++) {
+			struct seen *x = &g_array_index(begun, struct seen, i);
+			x->start_ns = MAX(x->start_ns, theirs[i].start_ns - by_ns);
+		}
+	}
+	begin_later(spans, (const struct seen *)(void *)begun->data);
 	return true;
 }

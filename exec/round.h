@@ -25,5 +25,9 @@ void round_clear(struct round *r);
 /* Bytes of this process and of the files in folder `ssd` (NULL: none); 0 where the system does not tell. */
 void round_used(struct round *r, const char *ssd);
 
+/* A collective begins for all its members when the last one has come, perhaps in another process: spans (struct span, by id) of this process's
+ * members of the step's collectives, each of all GPUs, begin then. Clocks are compared by the collectives' ends, which all members see together. */
+bool round_align(GArray *spans, struct ranks *ranks, GError **error) G_GNUC_WARN_UNUSED_RESULT;
+
 /* This process has the GPUs first .. end - 1 of `gpus`. ranks NULL: there is no other, and nothing to do. */
 bool round_meet(struct round *r, struct ranks *ranks, int gpus, int first, int end, GError **error) G_GNUC_WARN_UNUSED_RESULT;

@@ -202,6 +202,21 @@ static bool save(struct run *r, GError **error)
 	return checkpoint_save(r->o->save, &state, &tensors, error);
 }
 
+/* All ranks let nothing run at the same steps. */
+static bool same_times(struct run *r, GError **error)
+{
+	const uint8_t exact = r->exact;
+	if (!r->ranks || !r->o->trace)
+		return true;
+	g_autoptr(GPtrArray) all = ranks_gather(r->ranks, RANKS_STEPS, &exact, sizeof exact, error);
+	for (int i = 0; all && i < ranks_size(r->ranks); i++) {
+		gsize n;
+		const uint8_t *theirs = g_bytes_get_data(g_ptr_array_index(all, i), &n);
+		r->exact &= n == 1 && *theirs;
+	}
+	return all != NULL;
+}
+
 /* Each rank looks for the checkpoint itself. */
 static bool same_step(struct run *r, GError **error)
 {
@@ -240,7 +255,7 @@ static bool run_open(struct run *r, GError **error)
 		                                        r->o->command, overlaps(r) ? "true" : "false");
 		r->exact = device_record_stages(r->devices[r->first]);
 		r->folder = folder_new(r->o->trace, r->sc, head, r->first, r->end, error);
-		if (!r->folder)
+		if (!r->folder || !same_times(r, error))
 			return false;
 	}
 	for (int i = 0; i < n->layers; i++)
@@ -316,14 +331,18 @@ static void take_spans(struct run *r, const struct begun *b, GArray *spans, stru
 }
 
 /* Devices are asked for exact times when nothing runs; until then the backend keeps the spans. */
-static void settle_spans(struct run *r, const struct begun *b)
+static bool settle_spans(struct run *r, const struct begun *b, GError **error)
 {
 	g_autoptr(trace) trace = trace_new();
 	if (r->exact && b->end < r->backend->n_launched)
-		return;
+		return true;
 	exec_trace(r->backend, b->end, trace);
-	if (r->exact)
-		record_exact(r->record, trace->spans);
+	if (!r->exact)
+		return true;
+	if (!round_align(trace->spans, r->ranks, error))
+		return false;
+	record_exact(r->record, trace->spans);
+	return true;
 }
 
 static bool step_end(struct run *r, GError **error)
@@ -336,13 +355,16 @@ static bool step_end(struct run *r, GError **error)
 	if (!wait_for(r, b, error))
 		return false;
 	take_spans(r, b, spans, &round);
+	if (!round_align(spans, r->ranks, error))
+		return false;
 	measure(r, spans, &round);
 	if (!round_meet(&round, r->ranks, gpus, r->first, r->end, error))
 		return false;
 	const struct run_step s = step_of(r, &round);
 	record_step(r->record, b->first, r->last_end_ns - round.step_ns, r->last_end_ns, g_steal_pointer(&spans), g_steal_pointer(&b->tokens),
 	            g_memdup2(round.hbm_bytes, sizeof(*round.hbm_bytes) * (size_t)gpus));
-	settle_spans(r, b);
+	if (!settle_spans(r, b, error))
+		return false;
 	r->step++;
 	r->taken = r->ranks ? round.signal : signals_taken(r->signals);
 	if (!note(r, &s, &round, error))

@@ -4,11 +4,8 @@
  *
  * so whoever queues a copy knows its address. At home in DRAM all places are filled. Over the SSD a place has memory only while the schedule's cache
  * holds the block: a read fills its pages, a drop gives them back to the system. What is used is counted in elements as the schedule's cache counts,
- * so a schedule that brings more than the room is told. A gradient lands in the parameters' block; when that leaves before Adam has used it, the
- * gradient's pages stay behind until it has.
- *
- * Blocks over the SSD are ordinary memory, which a GPU's driver copies through its own pinned buffers. The day that hurts: register the pages of a
- * block with the device as they are filled. */
+ * so a schedule that brings more than the room is told. A gradient lands in the parameters' block; when that leaves before Adam has used it, its
+ * pages stay behind until it has. They are pinned for as long as they are there, by the SSD's worker, since a copy may be under way. */
 #define _GNU_SOURCE /* MAP_ANONYMOUS */
 #include "store.h"
 
@@ -30,6 +27,7 @@
 struct expert {
 	pthread_mutex_t lock;
 	bool params, state; /* in DRAM */
+	bool pinned;        /* home ssd: parameters and gradient */
 	int gradients;      /* announced and not returned */
 	float *sum;
 };
@@ -143,6 +141,9 @@ static bool layer_open(struct store *s, struct layer_store *l, GError **error)
 
 static void layer_close(struct store *s, struct layer_store *l)
 {
+	for (int e = 0; e < l->shape.experts; e++)
+		if (l->expert[e].pinned)
+			memory_unpin(s->device, params_of(l, e));
 	if (l->copies && s->o.home == HOME_DRAM)
 		pinned_free(s->device, l->copies);
 	else if (l->copies)
@@ -312,11 +313,28 @@ void store_lend(struct store *s, int layer, int e, struct store_loan *loan)
 	loan->v = loan->m + vector_floats(l);
 }
 
+static bool pin(const struct store *s, const struct layer_store *l, struct expert *x, int e, GError **error)
+{
+	x->pinned = x->pinned || memory_pin(s->device, params_of(l, e), l->params_bytes + l->gradient_bytes, error);
+	return x->pinned;
+}
+
 /* Memory that a place does not need goes back to the system; the place reads as zeros. */
 static void give_back(void *p, size_t bytes)
 {
 	int failed = madvise(p, bytes, MADV_DONTNEED);
 	g_assert(!failed);
+}
+
+/* Parameters and gradient, where neither is needed any more. */
+static void leave_copies(const struct store *s, const struct layer_store *l, struct expert *x, int e)
+{
+	if (x->gradients || x->params)
+		return;
+	if (x->pinned)
+		memory_unpin(s->device, params_of(l, e));
+	x->pinned = false;
+	give_back(params_of(l, e), l->params_bytes + l->gradient_bytes);
 }
 
 void store_return(struct store *s, int layer, int e)
@@ -325,8 +343,7 @@ void store_return(struct store *s, int layer, int e)
 	struct expert *x = expert_at(s, layer, e);
 	if (x->gradients)
 		x->gradients--;
-	if (!x->gradients && !x->params)
-		give_back(gradient_of(l, e), l->gradient_bytes);
+	leave_copies(s, l, x, e);
 	pthread_mutex_unlock(&x->lock);
 }
 
@@ -411,7 +428,7 @@ bool store_read(struct store *s, int layer, int e, bool state, bool from_dram, G
 	pthread_mutex_lock(&x->lock);
 	bool ok = !*held || unexpected(layer, e, state, true, error);
 	ok = ok && take_room(s, bytes, error);
-	if (ok && !read_block(s, l, x, e, state, error)) {
+	if (ok && (!read_block(s, l, x, e, state, error) || (!state && !pin(s, l, x, e, error)))) {
 		leave_room(s, bytes);
 		ok = false;
 	}
@@ -428,10 +445,8 @@ static void drop(struct store *s, const struct layer_store *l, struct expert *x,
 		give_back(state_of(l, e), 3 * l->vector_bytes);
 		x->state = false;
 	} else {
-		give_back(params_of(l, e), l->params_bytes);
-		if (!x->gradients)
-			give_back(gradient_of(l, e), l->gradient_bytes);
 		x->params = false;
+		leave_copies(s, l, x, e);
 	}
 	leave_room(s, block_bytes(s, l, state));
 }

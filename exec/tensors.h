@@ -56,6 +56,8 @@ struct workspace {
 	elem *head_x, *head_dx, *head;     /* (N, D), (N, D), (chunk, V) */
 	float *mean, *rstd;                /* (N) */
 	elem *sent, *arrived;              /* rows with their weights: gradients on their way; in the forward, results of width D */
+	/* as wide: messages to and from other GPUs, of the collective stream; NULL where the device packs no exchanges */
+	elem *packed_sent, *packed_arrived;
 };
 
 /* The rows of a routed layer as they lie on their owners, worked out when it is permuted: in ascending order of the experts, then of the sources. */
@@ -107,7 +109,7 @@ struct engine {
 	const struct device_info *info;
 	size_t element;                 /* bytes */
 	int gradient_bytes;             /* of an element of an uploaded expert's gradient */
-	size_t rows_sent, rows_arrived; /* of an all-to-all at most */
+	size_t rows_sent, rows_arrived; /* of an all-to-all at most; those that arrive are of all GPUs, of each as many */
 	bool offloaded, exchanges;
 	uint64_t begun;      /* steps */
 	uint64_t step_of[2]; /* number of the steps under way, by parity */

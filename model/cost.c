@@ -1,6 +1,5 @@
 /* The roofline. A GEMM is cut into tiles, tiles run in waves over the SMs, so small and odd sizes pay for the wave they do not fill; what is not a
- * GEMM is counted in passes over HBM. Two tables say how many bytes and launches each stage has: one for a framework that runs one kernel per
- * operator (eager; counted from FairSeq's modules: fp32 softmax and GELU with their casts, separate dropout, bias, residual), one for fused kernels.
+ * GEMM is counted in passes over HBM (cost_traffic.c).
  *
  *     stage = max(sum of GEMMs + HBM bytes / bandwidth, launches x shortest kernel)
  *
@@ -14,39 +13,6 @@
 
 #include <math.h>
 #include <string.h>
-
-/* [kernels][kind][backward] */
-const struct traffic cost_traffic[2][N_STAGE_KINDS][2] =
-    {
-        [KERNELS_FUSED] =
-            {
-                [STAGE_EMBED] = {{.d = 4, .kernels = 1}, {.d = 8, .kernels = 1}},
-                [STAGE_MIXER] = {{.d = 24, .kernels = 6}, {.d = 48, .kernels = 12}},
-                [STAGE_GATE] = {{.d = 4, .kernels = 2}, {.d = 8, .kernels = 4}},
-                [STAGE_PERMUTE] = {{.d = 4, .kernels = 1}, {.d = 4, .kernels = 1}},
-                [STAGE_EXPERT] = {{.f = 4, .kernels = 3}, {.f = 8, .kernels = 6}},
-                [STAGE_COMBINE] = {{.d = 8, .kernels = 1}, {.d = 8, .kernels = 1}},
-                [STAGE_FFN] = {{.d = 10, .f = 4, .kernels = 4}, {.d = 20, .f = 8, .kernels = 8}},
-                [STAGE_SHARED] = {{.f = 4, .kernels = 3}, {.f = 8, .kernels = 6}},
-                [STAGE_HEAD] = {{.d = 4, .logit = 12, .kernels = 24}, {0}},
-            },
-        [KERNELS_EAGER] =
-            {
-                /* mixer: layer norm 4, q scaling and head transposes 16, dropout 10, residual 6, biases 12, values 10. Scores: QK' 2, mask 4, fp32
-                 * softmax 6, cast 6, dropout 5, PV 2 forward; the same chain backward 35. */
-                [STAGE_EMBED] = {{.d = 14, .kernels = 5}, {.d = 16, .kernels = 6}},
-                [STAGE_MIXER] = {{.d = 58, .score = 25, .kernels = 20}, {.d = 90, .score = 35, .kernels = 40}},
-                [STAGE_GATE] = {{.d = 14, .kernels = 22}, {.d = 20, .kernels = 30}},
-                [STAGE_PERMUTE] = {{.d = 8, .kernels = 5}, {.d = 8, .kernels = 5}},
-                /* expert: GELU in fp32 between two casts 20, dropout 5 */
-                [STAGE_EXPERT] = {{.d = 10, .f = 25, .kernels = 7}, {.d = 10, .f = 35, .kernels = 14}},
-                [STAGE_COMBINE] = {{.d = 20, .kernels = 5}, {.d = 24, .kernels = 8}},
-                [STAGE_FFN] = {{.d = 24, .f = 25, .kernels = 10}, {.d = 36, .f = 35, .kernels = 20}},
-                [STAGE_SHARED] = {{.d = 10, .f = 25, .kernels = 7}, {.d = 10, .f = 35, .kernels = 14}},
-                /* head: logits 2, fp32 copy 6, log-softmax 8 and its gradient 12, cast 6, two GEMMs read it 4 */
-                [STAGE_HEAD] = {{.d = 12, .logit = 38, .kernels = 20}, {0}},
-            },
-};
 
 /* Tile shapes a BLAS chooses from, with the share of the tensor cores' rate each reaches beside the largest. */
 static const struct {
@@ -65,6 +31,7 @@ struct cost *cost_new(const struct network *n, const struct machine *m, const st
 	c->hbm = m->hbm_gbps * m->hbm_efficiency;
 	c->halves = c->hbm * 2 / m->element_bytes;
 	c->kernel_ns = m->kernel_us * 1e3;
+	cost_traffic(n, m, c->traffic);
 	c->adam_params_per_ns = machine_adam_gparams_per_s(m, adam_threads);
 	c->adam_slowdown = machine_adam_gparams_per_s(m, 0) / c->adam_params_per_ns;
 	c->basis = g_malloc0(sizeof(*c->basis) * N_STAGE_KINDS);
@@ -198,7 +165,7 @@ static double inner_size(const struct cost *c, const struct layer *l, int kind)
 
 static double traffic_ns(const struct cost *c, int kind, bool backward, const struct layer *l, double tokens)
 {
-	const struct traffic *t = &cost_traffic[c->m->kernels][kind][backward];
+	const struct traffic *t = &c->traffic[kind][backward];
 	const struct network *n = c->n;
 	double bytes = t->d * n->d_model + t->logit * n->vocab / c->tensor;
 	if (l) {
@@ -232,7 +199,7 @@ static double products_ns(const struct cost *c, int kind, bool backward, const s
 
 static double once_ns(const struct cost *c, int kind, bool backward, const struct layer *l, uint32_t tokens, uint32_t *n_kernels)
 {
-	uint32_t kernels = (uint32_t)cost_traffic[c->m->kernels][kind][backward].kernels;
+	uint32_t kernels = (uint32_t)c->traffic[kind][backward].kernels;
 	*n_kernels += kernels;
 	if (!tokens)
 		return kernels * c->kernel_ns;
@@ -283,7 +250,7 @@ static double group_gemms_ns(const struct cost *c, bool backward, const struct l
 
 static double grouped_once_ns(const struct cost *c, bool backward, const struct layer *l, int experts, double tokens, uint32_t *n_kernels)
 {
-	uint32_t kernels = (uint32_t)cost_traffic[c->m->kernels][STAGE_EXPERT][backward].kernels;
+	uint32_t kernels = (uint32_t)c->traffic[STAGE_EXPERT][backward].kernels;
 	*n_kernels += kernels;
 	if (tokens < 1)
 		return kernels * c->kernel_ns;
@@ -321,13 +288,24 @@ nsec_t cost_grouped(struct cost *c, int pass, const struct layer *l, const uint3
 	return cost_whole(ns);
 }
 
-nsec_t cost_mask(struct cost *c, int pass, uint32_t tokens, uint64_t slots, uint32_t *n_kernels)
+/* Of an element of the mask, tokens x slots, as FairSeq and DeepSpeed do it (GShard's layer in PyTorch):
+ *
+ *     dispatch    for each choice the gate's weight times the one-hot of its place, fp32 4; sums of choices 12; as booleans 5, as halves 3; one
+ * einsum combine     the weights as halves 6; one einsum backward    combine: two einsums, the weights' gradient to fp32 6, and a sum of it for each
+ * choice 4. Booleans have no gradient: dispatch has one einsum, for the tokens'
+ */
+nsec_t cost_mask(struct cost *c, int kind, int pass, const struct layer *l, uint32_t tokens, uint64_t slots, uint32_t *n_kernels)
 {
-	double d = c->n->d_model, elements = (double)tokens * (double)slots;
-	/* building the mask: one-hot times one-hot in fp32, its boolean and half copies; then one einsum, two more for the gradients */
-	double bytes = pass == PASS_BACKWARD ? 14 : 19;
-	double ns = gemm_ns(c, 1, (double)slots, d, tokens) * (pass == PASS_BACKWARD ? 2 : 1) + elements * bytes / c->halves;
-	*n_kernels = pass == PASS_BACKWARD ? 10 : 12;
+	bool backward = pass == PASS_BACKWARD, combine = kind == STAGE_COMBINE;
+	uint32_t k = (uint32_t)l->top_k;
+	int einsums = backward && combine ? 2 : 1;
+	double bytes = backward ? 0 : 12.0 * (k - 1) + 4.0 * k + 8;
+	*n_kernels = backward ? 1 : 4 * k + (k - 1) + 3;
+	if (combine) {
+		bytes = backward ? 6 + 4.0 * k : 6;
+		*n_kernels = backward ? 3 + k : 2;
+	}
+	double ns = einsums * gemm_ns(c, 1, (double)slots, c->n->d_model, tokens) + (double)tokens * (double)slots * bytes / c->halves;
 	return cost_whole(fmax(ns, *n_kernels * c->kernel_ns));
 }
 
@@ -406,15 +384,23 @@ static int op_of(int kind)
 	return kind == STAGE_ALL_TO_ALL ? OP_ALL_TO_ALL : kind == STAGE_ALL_REDUCE ? OP_ALL_REDUCE : OP_ALL_GATHER;
 }
 
-/* Among more or fewer GPUs than were measured it changes as the machine's own law does. */
+/* What all-to-alls are measured by leaves a member (b->sent), and a part of what it has in all stays. Among more or fewer GPUs than were measured a
+ * collective changes as the machine's own law does. */
+static double measured_collective(const struct cost *c, int kind, int gpus, double bytes, double law)
+{
+	double ns = law;
+	if (gpus <= 1 || !cost_look_up(c, c->m->measured, kind, PASS_FORWARD, bytes, &ns) || gpus == c->m->measured->gpus)
+		return ns;
+	struct ranks measured = {.stride = 1, .size = MAX(2, c->m->measured->gpus)};
+	double whole = kind == STAGE_ALL_TO_ALL ? bytes * measured.size / (measured.size - 1) : bytes;
+	double there = collective_ns(c->m, op_of(kind), &measured, whole);
+	return there > 0 ? ns * law / there : ns;
+}
+
 nsec_t cost_collective(const struct cost *c, int kind, const struct ranks *ranks, uint64_t bytes)
 {
-	double law = collective_ns(c->m, op_of(kind), ranks, (double)bytes), ns = law;
-	if (ranks->size > 1 && cost_look_up(c, c->m->measured, kind, PASS_FORWARD, (double)bytes, &ns) && ranks->size != c->m->measured->gpus) {
-		struct ranks measured = {.stride = 1, .size = MAX(2, c->m->measured->gpus)};
-		ns *= law / collective_ns(c->m, op_of(kind), &measured, (double)bytes);
-	}
-	return cost_whole(ns);
+	double counted = kind == STAGE_ALL_TO_ALL ? (double)bytes * (ranks->size - 1) / ranks->size : (double)bytes;
+	return cost_whole(measured_collective(c, kind, ranks->size, counted, collective_ns(c->m, op_of(kind), ranks, (double)bytes)));
 }
 
 nsec_t cost_all_reduce(const struct cost *c, uint64_t bytes, int gpus)
@@ -447,9 +433,7 @@ nsec_t cost_exchange(const struct cost *c, const struct exchange *x, const struc
 	way.leaf_bytes = gather ? 0 : (double)(rail ? x->rail_leaf_bytes : x->leaf_bytes) * switches / (g.local * g.leaf_nodes);
 	way.copy_bytes = gather || rail ? 2 * (double)x->whole_bytes : 0;
 	double ns = crossing_ns(c->m, &g, &way);
-	if (g.nodes == 1)
-		cost_look_up(c, c->m->measured, STAGE_ALL_TO_ALL, PASS_FORWARD, (double)x->intra_bytes, &ns);
-	return cost_whole(ns);
+	return cost_whole(g.nodes == 1 ? measured_collective(c, STAGE_ALL_TO_ALL, set->size, (double)x->intra_bytes, ns) : ns);
 }
 
 uint64_t cost_workspace(const struct cost *c, int kind, const struct layer *l, uint32_t tokens)

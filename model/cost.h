@@ -24,8 +24,8 @@ nsec_t cost_compute(struct cost *c, int kind, int pass, const struct layer *l, u
  * equal; a measured machine adds up what each takes in company. */
 nsec_t cost_grouped(struct cost *c, int pass, const struct layer *l, const uint32_t *tokens, int experts, bool padded, uint32_t *n_kernels);
 
-/* The dense mask of GShard-style dispatch or combine: einsum of tokens x (experts x capacity) x D. */
-nsec_t cost_mask(struct cost *c, int pass, uint32_t tokens, uint64_t slots, uint32_t *n_kernels);
+/* The dense mask of GShard-style dispatch (STAGE_PERMUTE) or combination (STAGE_COMBINE): tokens x slots, experts x capacity of them. */
+nsec_t cost_mask(struct cost *c, int kind, int pass, const struct layer *l, uint32_t tokens, uint64_t slots, uint32_t *n_kernels);
 
 /* Inference. The mixer of a layer on one new token of each sequence, which looks at `cached` tokens (the new one included); and the head that draws
  * the next token of each sequence. */

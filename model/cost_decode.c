@@ -10,7 +10,7 @@ static double decode_attention_ns(const struct cost *c, double sequences, double
 	double ns = cost_linear_ns(c, false, sequences, n->d_model, width + kv) + cost_linear_ns(c, false, sequences, width, n->d_model);
 	double memory_ns = sequences * cached * kv * 2 / c->halves, flops = 4.0 * sequences * cached * width;
 	if (c->m->attention == ATTENTION_MATERIALISED)
-		memory_ns += sequences * cached * heads * cost_traffic[c->m->kernels][STAGE_MIXER][false].score / c->halves;
+		memory_ns += sequences * cached * heads * c->traffic[STAGE_MIXER][false].score / c->halves;
 	return ns + fmax(fmax(memory_ns, flops / (c->flops_per_ns_sm * c->m->sms * 0.6)), c->kernel_ns);
 }
 
@@ -25,7 +25,7 @@ static double decode_mamba_ns(const struct cost *c, double sequences)
 
 nsec_t cost_decode_mixer(const struct cost *c, const struct layer *l, uint32_t sequences, int cached, uint32_t *n_kernels)
 {
-	const struct traffic *t = &cost_traffic[c->m->kernels][STAGE_MIXER][false];
+	const struct traffic *t = &c->traffic[STAGE_MIXER][false];
 	double ns = l->mixer == MIXER_MAMBA ? decode_mamba_ns(c, sequences) : decode_attention_ns(c, sequences, cached);
 	*n_kernels = (uint32_t)t->kernels;
 	cost_look_up(c, NULL, STAGE_MIXER, PASS_FORWARD, sequences, &ns);

@@ -12,7 +12,8 @@ struct traffic {
 	double d, f, score, logit;
 	int kernels;
 };
-extern const struct traffic cost_traffic[2][N_STAGE_KINDS][2]; /* [kernels][kind][backward] */
+/* Of a network on a machine's software: its kernels, its activation, its dropout. */
+void cost_traffic(const struct network *n, const struct machine *m, struct traffic traffic[N_STAGE_KINDS][2]);
 
 #define MEMO 4096 /* costs remembered; a power of two */
 
@@ -35,10 +36,11 @@ struct cost {
 	double halves;          /* the same in bytes counted as if elements had two */
 	double kernel_ns;
 	double adam_params_per_ns;
-	double adam_slowdown;             /* of the threads in use against all, which were measured */
-	const struct measured *own;       /* tables of computation: NULL unless of this network */
-	uint8_t (*basis)[N_STAGE_PASSES]; /* enum cost_basis */
-	int *shape;                       /* (L) the first layer of the same shape */
+	double adam_slowdown;                     /* of the threads in use against all, which were measured */
+	const struct measured *own;               /* tables of computation: NULL unless of this network */
+	uint8_t (*basis)[N_STAGE_PASSES];         /* enum cost_basis */
+	int *shape;                               /* (L) the first layer of the same shape */
+	struct traffic traffic[N_STAGE_KINDS][2]; /* [kind][backward] */
 	struct memo memo[MEMO];
 };
 

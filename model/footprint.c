@@ -277,6 +277,10 @@ static void take_stage(struct taker *t)
 		take(t, CLASS_BUFFERS, t->rows_arrived * row * t->element);
 		take(t, CLASS_BUFFERS, t->exchanges ? t->rows_sent * row * t->element : 0);
 	}
+	if (experts && t->exchanges && (t->element == 4 ? FOOTPRINT_PACKS_FP32 : FOOTPRINT_PACKS_BF16)) { /* all but a GPU's own rows */
+		take(t, CLASS_BUFFERS, t->rows_sent * row * t->element);
+		take(t, CLASS_BUFFERS, t->rows_arrived / gpus * (gpus - 1) * row * t->element);
+	}
 	if (gpus > 1) { /* counts of the gates */
 		take(t, CLASS_BUFFERS, gpus * experts * 4);
 		take(t, CLASS_BUFFERS, experts * 4);

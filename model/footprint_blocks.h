@@ -11,6 +11,8 @@ enum {
 	FOOTPRINT_HEAD_BF16 = 4096,    /* a GPU is filled by that many */
 	FOOTPRINT_GEMM_BF16 = 1 << 25, /* bytes that a GEMM has for itself: what cuBLAS asks for on Hopper */
 	FOOTPRINT_LANES_BF16 = 4,      /* GEMMs of a grouped stage that run side by side, each with such bytes */
+	FOOTPRINT_PACKS_FP32 = 0,      /* whether exchanges are packed, into one message a peer that has room of its own */
+	FOOTPRINT_PACKS_BF16 = 1,      /* small messages take NCCL longer than their bytes */
 	FOOTPRINT_ALIGNMENT = 256,     /* of a block in HBM */
 	FOOTPRINT_STAGING = 1 << 16,   /* pinned floats through which a GPU's parameters start and are saved */
 };

@@ -17,7 +17,7 @@ enum { LAYERS_MAX = 4096, HEADS_MAX = 65536, EXPERTS_MAX = 65536, WIDTH_MAX = 1 
 
 struct network_keys {
 	int layers, d_model, heads, kv_heads, d_head, vocab, seq_len, sequences;
-	bool tied, encoder_decoder;
+	bool tied, dropout, encoder_decoder;
 	int activation, d_ff;
 	int experts, top_k, d_expert, shared, d_shared, moe_every, moe_offset, dense_first;
 	struct ini_doubles pyramid;
@@ -44,6 +44,7 @@ static const struct ini_key key_table[] = {
     WHOLE(seq_len, "2048", 1, TOKENS_MAX, "tokens a sequence"),
     WHOLE(sequences, "8", 1, TOKENS_MAX, "sequences a GPU and step"),
     KEY(INI_BOOL, tied, "false", 0, 0, NULL, "the head shares the embedding's matrix"),
+    KEY(INI_BOOL, dropout, "true", 0, 0, NULL, "activations are dropped in training: passes over HBM where each operator is a kernel"),
     KEY(INI_BOOL, encoder_decoder, "false", 0, 0, NULL, "a second stack of as many layers, with cross-attention, follows the first"),
     KEY(INI_CHOICE, activation, "gelu", 0, 0, activations, "relu and gelu: two matrices an FFN; geglu and swiglu: three"),
     WHOLE(d_ff, "0", 0, WIDTH_MAX, "inner size of a dense FFN; 0: 4 x d_model"),
@@ -202,6 +203,7 @@ static void resolve(struct network *n)
 	n->seq_len = k->seq_len;
 	n->sequences = k->sequences;
 	n->tied = k->tied;
+	n->dropout = k->dropout;
 	n->activation = (enum activation)k->activation;
 	n->mamba_state = k->mamba_state;
 	n->mamba_conv = k->mamba_conv;

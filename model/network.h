@@ -31,6 +31,7 @@ struct network {
 	int seq_len;   /* tokens a sequence, default of the what-if options */
 	int sequences; /* sequences a GPU and step, default of the what-if options */
 	bool tied;     /* the head shares the embedding's matrix */
+	bool dropout;  /* activations are dropped in training: passes over HBM where each operator is a kernel */
 	enum activation activation;
 	int mamba_state, mamba_conv, mamba_expand; /* Mamba layers: state size, convolution width, inner size over D */
 	double params_b, params_active_b;          /* as printed by the authors, billions; 0: not printed */

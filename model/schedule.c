@@ -97,7 +97,7 @@ stage_id emit_compute(struct schedule *s, int kind, int pass, int layer, int mic
 	if (s->p->dispatch == DISPATCH_MASK && (kind == STAGE_PERMUTE || kind == STAGE_COMBINE)) {
 		const struct block *b = &s->moe[layer].block[microbatch];
 		uint32_t kernels;
-		st.cost_ns += cost_mask(s->cost, pass, st.tokens, (uint64_t)b->capacity * (uint64_t)l->experts, &kernels);
+		st.cost_ns += cost_mask(s->cost, kind, pass, l, st.tokens, (uint64_t)b->capacity * (uint64_t)l->experts, &kernels);
 		st.n_kernels += kernels;
 	}
 	return s->gpu[gpu].last_compute = emit(s, &st);

@@ -62,10 +62,11 @@ static bool gpus_parse(const char *list, GArray *gpus, GError **error)
 	return true;
 }
 
-/* What the files of one trace share: PREFIX of PREFIX.rank<N>.json and PREFIX.host.json, with or without .gz. Owned by the caller. */
+/* What the files of one trace share: PREFIX of PREFIX.rank<N>.json, PREFIX.host.json and PREFIX.host<N>.json, with or without .gz. Owned by
+ * the caller. */
 static char *trace_stem(const char *path)
 {
-	g_autoptr(GRegex) ending = g_regex_new("(\\.rank[0-9]+|\\.host)\\.json(\\.gz)?$", G_REGEX_RAW, 0, NULL);
+	g_autoptr(GRegex) ending = g_regex_new("(\\.rank[0-9]+|\\.host[0-9]*)\\.json(\\.gz)?$", G_REGEX_RAW, 0, NULL);
 
 	return g_regex_replace_literal(ending, path, -1, 0, "", 0, NULL);
 }

@@ -1,7 +1,8 @@
-/* A prediction for each task, nothing more: its GPUs are the first of a machine like the one asked for, the fullest GPU has ceil(sequences / GPUs).
- */
+/* A prediction for each task: its GPUs are the first of a machine like the one asked for, the fullest GPU has ceil(sequences / GPUs). Behind the
+ * slowest, one collective over all GPUs: nobody hides what it waits for. */
 #include "elastic.h"
 
+#include "model/cost.h"
 #include "model/error.h"
 
 #include <string.h>
@@ -20,10 +21,36 @@ void elastic_share(enum elastic_share share, int gpus, struct task *tasks, int n
 	}
 }
 
+/* Every GPU has its share of what each token meets; experts are each task's own. */
+static double shared_bytes(const struct scenario *s, int tensor)
+{
+	const struct network *n = s->network;
+	uint64_t params = network_embedding_params(n) / (uint64_t)tensor;
+	for (int i = 0; i < n->layers; i++)
+		params += network_dense_share(n, &n->layer[i], tensor);
+	return (double)params * s->machine->element_bytes;
+}
+
+static bool reduction_ms(const struct scenario_options *o, int gpus, double *ms, GError **error)
+{
+	struct scenario_options all = *o;
+	all.gpus = gpus;
+	g_autoptr(scenario) s = scenario_new(&all, error);
+	if (!s)
+		return false;
+	int tensor = policy_tensor_parallel(s->policy, gpus);
+	struct ranks copies = {.stride = tensor, .size = gpus / tensor};
+	*ms = collective_ns(s->machine, OP_ALL_REDUCE, &copies, shared_bytes(s, tensor)) / 1e6;
+	return true;
+}
+
 bool elastic_predict(const struct scenario_options *o, const struct how *how, struct task *tasks, int n, double *step_ms, GError **error)
 {
+	int gpus = 0;
+	double reduce_ms = 0;
 	*step_ms = 0;
 	for (int i = 0; i < n; i++) {
+		gpus += tasks[i].gpus;
 		autoclear(row) row = {0};
 		struct scenario_options own = *o;
 		own.gpus = tasks[i].gpus;
@@ -36,6 +63,9 @@ bool elastic_predict(const struct scenario_options *o, const struct how *how, st
 		tasks[i].step_ms = row.prediction.step_ms;
 		*step_ms = MAX(*step_ms, tasks[i].step_ms);
 	}
+	if (n > 1 && !reduction_ms(o, gpus, &reduce_ms, error))
+		return false;
+	*step_ms += reduce_ms;
 	return true;
 }
 

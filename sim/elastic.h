@@ -1,6 +1,6 @@
-/* Elastic multi-task training (SE-MoE, arXiv 2205.10034): tasks of unequal batches train side by side, each on GPUs of its own, and wait
- * for each other every step; so the slowest sets the step, and GPUs are better shared by load than equally. What the tasks reduce among each other is
- * not counted. */
+/* Elastic multi-task training (SE-MoE, arXiv 2205.10034): tasks of unequal batches train side by side, each on GPUs and with experts of its own, and
+ * all else in common, whose gradients they reduce over all GPUs at the end of each step. So the slowest sets the step, and GPUs are better shared by
+ * load than equally. */
 #pragma once
 
 #include "grid.h"
@@ -20,7 +20,8 @@ enum elastic_share { SHARE_EQUAL, SHARE_BY_LOAD, N_SHARES };
  * sequences a GPU. */
 void elastic_share(enum elastic_share share, int gpus, struct task *tasks, int n);
 
-/* Predicts each task on its GPUs; *step_ms becomes the slowest's. `o` says all but the GPUs and the sequences. */
+/* Predicts each task on its GPUs; *step_ms becomes the slowest's and, of more than one task, the reduction's behind it. `o` says all but the GPUs and
+ * the sequences. */
 bool elastic_predict(const struct scenario_options *o, const struct how *how, struct task *tasks, int n, double *step_ms,
                      GError **error) G_GNUC_WARN_UNUSED_RESULT;
 

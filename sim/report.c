@@ -167,9 +167,10 @@ static void append_inference(GString *out, const struct row *rows, int n, double
 			g_string_append_printf(out, "  %-14s %9s\n", rows[i].policy, status_name(rows[i].status));
 			continue;
 		}
-		g_string_append_printf(out, "%c %-14s %8.0f %5.2f %8.2f %8.2f %-11s %5.1f %6.1f %5.0f\n", p->tokens_per_s == best ? '*' : ' ',
-		                       rows[i].policy, p->tokens_per_s, p->tokens_per_s / best, p->prefill_ms, p->decode_ms, p->decode_bound_by,
-		                       p->hbm_gib, p->dram_gib, p->ssd_gib);
+		int digits = p->tokens_per_s < 100 ? 2 : 0;
+		g_string_append_printf(out, "%c %-14s %8.*f %5.2f %8.2f %8.2f %-11s %5.1f %6.1f %5.0f\n", p->tokens_per_s == best ? '*' : ' ',
+		                       rows[i].policy, digits, p->tokens_per_s, p->tokens_per_s / best, p->prefill_ms, p->decode_ms,
+		                       p->decode_bound_by, p->hbm_gib, p->dram_gib, p->ssd_gib);
 	}
 }
 

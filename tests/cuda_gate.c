@@ -300,6 +300,46 @@ static void check_route(int N, int E, int k, int capacity, int D)
 	free_all((void *[]){index0, order_want, row_want, x0, rows_want, plain_want, y0, prob0, weight_want, column_want, y_want, once_want}, 12);
 }
 
+/* ---- runs of rows ---- */
+
+/* n runs of up to `rows` rows, every fifth of none, from where others may come from too; a row at least between those that are written. The buffers
+ * begin so many bytes off a boundary. */
+static void check_moves(int n, int rows, int width, size_t from_skew, size_t to_skew)
+{
+	struct bed b = {0};
+	size_t w = (size_t)width, there = (size_t)(2 * rows) * w, here = (size_t)(n * (rows + 1)) * w;
+	struct cuda_rows *runs = bed_zeros((size_t)n * sizeof(*runs));
+	bf16 *from0 = bed_bf16s(there, 2), *to0 = bed_bf16s(here, 2), *want = bed_zeros(here * sizeof(bf16));
+	const bf16 *from = bed_block_skewed(&b, "from", from0, there * sizeof(bf16), from_skew);
+	bf16 *to = bed_block_skewed(&b, "to", to0, here * sizeof(bf16), to_skew);
+	memcpy(want, to0, here * sizeof(bf16));
+	for (int i = 0; i < n; i++) {
+		size_t source = (size_t)bed_random_below(rows) * w, target = (size_t)(i * (rows + 1)) * w;
+		runs[i] = (struct cuda_rows){from + source, to + target, i % 5 == 1 ? 0 : 1 + bed_random_below(rows)};
+		memcpy(want + target, from0 + source, (size_t)runs[i].rows * w * sizeof(bf16));
+	}
+	while (bed_run(&b))
+		cuda_move_rows(NULL, runs, n, width);
+	bed_equal(&b, to, want, here * sizeof(bf16));
+	bed_end(&b, "move_rows, %d runs of up to %d rows, %d wide, %zu and %zu bytes off", n, rows, width, from_skew, to_skew);
+	free_all((void *[]){runs, from0, to0, want}, 4);
+}
+
+static void check_all_moves(int rows)
+{
+	static const int runs[] = {0, 1, 3, 160, 161, 500}, widths[] = {1, 7, 8, 768, 1023, 1032};
+	for (size_t i = 0; i < COUNT(runs); i++)
+		for (size_t j = 0; j < COUNT(widths); j++) {
+			check_moves(runs[i], rows < 12 ? rows : 12, widths[j], 0, 0);
+			check_moves(runs[i], 2, widths[j], j % 2 ? 2 : 16, 0);
+			check_moves(runs[i], 2, widths[j], 0, j % 2 ? 16 : 2);
+		}
+	if (rows < 1000)
+		return;
+	check_moves(3, 20000, 1024, 0, 0); /* more than there are warps at once */
+	check_moves(3, 3000, 1023, 0, 0);
+}
+
 void check_routes(int rows)
 {
 	static const int widths[] = {8, 40, 768, 1000, 1023, 1100};
@@ -313,6 +353,7 @@ void check_routes(int rows)
 					            widths[nth++ % (int)COUNT(widths)]);
 	check_route(50, 9000, 2, 0, 8); /* more experts than a block counts in shared memory */
 	check_route(50, 9000, 2, 1, 8);
+	check_all_moves(rows);
 	if (rows >= 1000)
 		check_route(20011, 64, 2, 0, 8); /* more tiles than a warp has lanes */
 }

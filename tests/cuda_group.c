@@ -1,5 +1,6 @@
-/* Collectives between all GPUs there are, at least two, against plain loops: random segments, sizes that no number of GPUs divides, nothing at all,
- * and many in a row. `cuda_group DEVICE COUNT` checks those of another device. A line a check, exit code 0 all right, 1 not, 77 too few GPUs here. */
+/* Collectives between all GPUs there are, at least two, against plain loops: random segments, many of them, some side by side, sizes that no number
+ * of GPUs divides, nothing at all, and many in a row. `cuda_group DEVICE COUNT` checks those of another device. A line a check, exit code 0 all
+ * right, 1 not, 77 too few GPUs here. */
 #include "exec/device.h"
 
 #include <stdio.h>
@@ -7,7 +8,7 @@
 #include <string.h>
 #include <unistd.h>
 
-enum { MOST = 8, ROWS = 700, WIDTH = 24, FLOATS = 100003, COUNTS = 65, ROUNDS = 40, MOST_SEGMENTS = 64 };
+enum { MOST = 8, ROWS = 700, WIDTH = 24, FLOATS = 100003, COUNTS = 65, ROUNDS = 40, MOST_SEGMENTS = ROWS };
 #define ARENA ((uint64_t)64 << 20)
 
 struct member {
@@ -15,11 +16,12 @@ struct member {
 	int rank;
 	struct device_stream *stream;
 	struct device_event *done;
-	char *send, *receive, *own; /* on the device: (ROWS, WIDTH) twice, (COUNTS) */
-	float *x;                   /* on the device: (FLOATS) */
-	char *pinned;               /* what goes up and comes down */
-	char *sent, *want, *all;    /* on the host: what is sent, what should arrive; pinned: everyone's counts */
-	float *added;               /* (FLOATS) */
+	char *send, *receive, *own;   /* on the device: (ROWS, WIDTH) twice, (COUNTS) */
+	char *packed_out, *packed_in; /* the same: (ROWS, WIDTH) */
+	float *x;                     /* on the device: (FLOATS) */
+	char *pinned;                 /* what goes up and comes down */
+	char *sent, *want, *all;      /* on the host: what is sent, what should arrive; pinned: everyone's counts */
+	float *added;                 /* (FLOATS) */
 	struct segment segment[MOST_SEGMENTS], arriving[MOST * MOST_SEGMENTS];
 	int segments, arrivals;
 };
@@ -84,15 +86,21 @@ static void report(struct bed *b, bool ok, const char *what)
 
 /* ---- all-to-all ---- */
 
-/* Pieces of random length to random peers, each at the next free row of both. */
-static void draw_segments(struct bed *b, bool empty)
+/* Pieces of random length, `longest` at most (0: none), to random peers or to one after the other, each at the next free row of both. */
+struct draw {
+	int longest;
+	bool in_turn;
+	const char *what;
+};
+static void draw_segments(struct bed *b, const struct draw *d)
 {
 	int next[MOST] = {0};
 	for (int g = 0; g < b->gpus; g++) {
 		struct member *m = &b->member[g];
 		m->segments = 0;
-		for (int from = 0; !empty && m->segments < MOST_SEGMENTS;) {
-			int peer = g_rand_int_range(b->random, 0, b->gpus), rows = g_rand_int_range(b->random, 1, 60);
+		for (int from = 0; d->longest && m->segments < MOST_SEGMENTS;) {
+			int peer = d->in_turn ? from * b->gpus / ROWS : g_rand_int_range(b->random, 0, b->gpus);
+			int rows = g_rand_int_range(b->random, 1, d->longest + 1);
 			if (from + rows > ROWS || next[peer] + rows > ROWS)
 				break;
 			m->segment[m->segments++] = (struct segment){.peer = peer, .from = from, .to = next[peer], .rows = rows};
@@ -139,23 +147,23 @@ static void exchange(struct member *m)
 	memcpy(m->pinned, m->sent, bytes);
 	device_upload(m->stream, m->send, m->pinned, bytes);
 	device_upload(m->stream, m->receive, m->pinned + bytes, bytes);
-	const struct traffic traffic = {m->segment, m->arriving, m->segments, m->arrivals, WIDTH};
+	const struct traffic traffic = {m->segment, m->arriving, m->segments, m->arrivals, WIDTH, m->packed_out, m->packed_in};
 	group_all_to_all(m->stream, m->bed->group, m->rank, m->receive, m->send, &traffic);
 	device_download(m->stream, m->pinned + bytes, m->receive, bytes);
 }
 
-static void check_all_to_all(struct bed *b, bool empty, const char *what)
+static void check_all_to_all(struct bed *b, const struct draw *d)
 {
 	bool ok = true;
 	for (int round = 0; round < ROUNDS; round++) {
-		draw_segments(b, empty);
+		draw_segments(b, d);
 		list_arrivals(b);
 		fill(b);
 		together(b, exchange);
 		for (int g = 0; g < b->gpus; g++)
 			ok = ok && memcmp(b->member[g].pinned + bytes_of(b), b->member[g].want, bytes_of(b)) == 0;
 	}
-	report(b, ok, what);
+	report(b, ok, d->what);
 }
 
 /* ---- sums: of whole numbers, exact in any order ---- */
@@ -246,6 +254,7 @@ static void member_open(struct bed *b, int rank)
 	m->want = g_malloc(MAX(bytes, floats));
 	m->added = g_malloc(floats);
 	if (!m->stream || !(m->send = device_alloc(d, bytes, "send", &error)) || !(m->receive = device_alloc(d, bytes, "receive", &error)) ||
+	    !(m->packed_out = device_alloc(d, bytes, "packed", &error)) || !(m->packed_in = device_alloc(d, bytes, "packed", &error)) ||
 	    !(m->own = device_alloc(d, COUNTS * 4, "counts", &error)) || !(m->x = device_alloc(d, floats, "floats", &error)) ||
 	    !(m->pinned = pinned_alloc(d, MAX(2 * bytes, floats), &error)) || !(m->all = pinned_alloc(d, MOST * COUNTS * 4, &error)))
 		die(error);
@@ -284,8 +293,10 @@ int main(int argc, char **argv)
 	printf("# seed %u, %d GPUs\n", seed, b.gpus);
 	for (int g = 0; g < b.gpus; g++)
 		member_open(&b, g);
-	check_all_to_all(&b, false, "all-to-all moves each segment to its place and nothing else");
-	check_all_to_all(&b, true, "all-to-all of nothing");
+	check_all_to_all(&b, &(struct draw){59, false, "all-to-all moves each segment to its place and nothing else"});
+	check_all_to_all(&b, &(struct draw){2, false, "all-to-all of hundreds of segments"});
+	check_all_to_all(&b, &(struct draw){20, true, "all-to-all of segments that lie side by side"});
+	check_all_to_all(&b, &(struct draw){0, false, "all-to-all of nothing"});
 	check_sums(&b, reduce, false, "all-reduce");
 	check_sums(&b, scatter, true, "reduce-scatter leaves each its share");
 	check_gather(&b);

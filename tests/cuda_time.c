@@ -169,6 +169,20 @@ static void time_parameters(struct clock *c)
 	drop((void *[]){param, master, m, v, gradient}, 5);
 }
 
+/* What comes packed from another GPU, and where its experts have it. */
+static void time_moves(struct clock *c, int n)
+{
+	char what[64];
+	bf16 *from = fill((size_t)N * D, true), *to = fill((size_t)N * D, true);
+	struct cuda_rows *runs = bed_zeros((size_t)n * sizeof(*runs));
+	for (int i = 0; i < n; i++)
+		runs[i] = (struct cuda_rows){from + (size_t)(N / n * i) * D, to + (size_t)(N / n * (n - 1 - i)) * D, N / n};
+	snprintf(what, sizeof(what), "move_rows, %d runs", n);
+	TIME(c, what, (double)(N / n * n) * D * 4, cuda_move_rows(NULL, runs, n, D));
+	free(runs);
+	drop((void *[]){from, to}, 2);
+}
+
 static void time_gate(struct clock *c, int E, int k)
 {
 	const double ne = (double)N * E, pairs = (double)N * k, nd = (double)N * D;
@@ -214,4 +228,7 @@ void time_kernels(void)
 	time_gate(&c, 64, 1);
 	time_gate(&c, 64, 8);
 	time_gate(&c, 1024, 2);
+	time_moves(&c, 4);
+	time_moves(&c, 64);
+	time_moves(&c, 512);
 }

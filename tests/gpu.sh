@@ -5,8 +5,10 @@ set -uo pipefail
 folder=${1:-$(dirname "$0")}
 failed=0
 for program in "$folder"/cuda_* "$(dirname "$0")/gpu_ranks.sh"; do
-	[ -x "$program" ] || continue
-	out=$("$program" "$folder" 2>&1)
+	[ -f "$program" ] && [ -x "$program" ] || continue
+	arguments=()
+	[[ $program != *.sh ]] || arguments=("$folder")
+	out=$("$program" "${arguments[@]}" 2>&1)
 	case $? in
 	0) echo "ok $(basename "$program"): $(tail -n 1 <<<"$out")" ;;
 	77) echo "skip $(basename "$program"): $(tail -n 1 <<<"$out")" ;;

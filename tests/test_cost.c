@@ -66,6 +66,64 @@ Test(cost, a_gemm_of_whole_waves_runs_at_the_stated_rate)
 	scenario_free(s);
 }
 
+/* One kernel an operator: bytes of F and of D a token beside the products, by hand. ReLU reads and writes halves; GELU in fp32 between two casts is
+ * 6 + 8 + 6; dropout reads and writes halves and writes a byte of mask, 5 of F, and 10 of D behind it; SiLU and the product with the gate are 4 + 6.
+ */
+Test(cost, activation_and_dropout_are_passes_where_each_operator_is_a_kernel)
+{
+	static const struct {
+		const char *activation, *dropout;
+		int matrices, f, d;
+		uint32_t kernels;
+	} cases[] = {{"relu", "false", 2, 4, 0, 3},  {"relu", "true", 2, 9, 10, 5},    {"gelu", "false", 2, 20, 0, 5},
+	             {"gelu", "true", 2, 25, 10, 7}, {"swiglu", "false", 3, 10, 0, 4}, {"geglu", "true", 3, 31, 10, 8}};
+	for (size_t i = 0; i < G_N_ELEMENTS(cases); i++) {
+		struct scenario *s;
+		struct cost *c;
+		uint32_t kernels;
+		g_autofree char *activation = g_strdup_printf("network.activation=%s", cases[i].activation);
+		g_autofree char *dropout = g_strdup_printf("network.dropout=%s", cases[i].dropout);
+		struct scenario_options o = {.model = ROUND_NETWORK, .machine = ROUND_MACHINE, .policy = ROUND_POLICY};
+		o.set = SETS("gpu.bf16_tflops=1", "gpu.kernel_us=0", "software.kernels=eager", activation, dropout);
+		cost_made(&o, &s, &c);
+		nsec_t ns = cost_compute(c, STAGE_EXPERT, PASS_FORWARD, &s->network->layer[0], 25600, &kernels);
+		double products = cases[i].matrices * 2.0 * 25600 * 1024 * 4096 / 1e3;
+		double traffic = (cases[i].f * 4096.0 + cases[i].d * 1024.0) * 25600 / 50000;
+		cr_expect_eq(ns, (nsec_t)ceil(products + traffic), "%s, dropout %s", cases[i].activation, cases[i].dropout);
+		cr_expect_eq(kernels, cases[i].kernels, "%s, dropout %s: %u kernels", cases[i].activation, cases[i].dropout, kernels);
+		cost_free(c);
+		scenario_free(s);
+	}
+}
+
+/* 64 tokens on 25600 slots: the einsums fill whole waves; passes over the mask's 64 x 25600 elements beside them, by hand. */
+Test(cost, a_dispatch_mask_is_einsums_and_passes_over_it)
+{
+	static const struct {
+		int kind, pass, top_k, einsums, bytes;
+		uint32_t kernels;
+	} cases[] = {
+	    {STAGE_PERMUTE, PASS_FORWARD, 1, 1, 4 + 5 + 3, 7}, {STAGE_PERMUTE, PASS_FORWARD, 2, 1, 4 + 4 + 12 + 5 + 3, 12},
+	    {STAGE_PERMUTE, PASS_BACKWARD, 2, 1, 0, 1},        {STAGE_COMBINE, PASS_FORWARD, 2, 1, 6, 2},
+	    {STAGE_COMBINE, PASS_BACKWARD, 1, 2, 6 + 4, 4},    {STAGE_COMBINE, PASS_BACKWARD, 2, 2, 6 + 4 + 4, 5},
+	};
+	for (size_t i = 0; i < G_N_ELEMENTS(cases); i++) {
+		struct scenario *s;
+		struct cost *c;
+		uint32_t kernels;
+		g_autofree char *top_k = g_strdup_printf("network.top_k=%d", cases[i].top_k);
+		struct scenario_options o = {.model = ROUND_NETWORK, .machine = ROUND_MACHINE, .policy = ROUND_POLICY};
+		o.set = SETS("gpu.bf16_tflops=1", "gpu.kernel_us=0", "network.experts=2", top_k);
+		cost_made(&o, &s, &c);
+		nsec_t ns = cost_mask(c, cases[i].kind, cases[i].pass, &s->network->layer[0], 64, 25600, &kernels);
+		double einsum = 2.0 * 64 * 25600 * 1024 / 1e3, passes = 64.0 * 25600 * cases[i].bytes / 50000;
+		cr_expect_eq(ns, (nsec_t)ceil(cases[i].einsums * einsum + passes), "case %zu: %ld ns", i, (long)ns);
+		cr_expect_eq(kernels, cases[i].kernels, "case %zu: %u kernels", i, kernels);
+		cost_free(c);
+		scenario_free(s);
+	}
+}
+
 Test(cost, more_tokens_never_take_less_time)
 {
 	static const int kinds[] = {STAGE_MIXER, STAGE_GATE, STAGE_PERMUTE, STAGE_EXPERT, STAGE_COMBINE, STAGE_HEAD, STAGE_EMBED};

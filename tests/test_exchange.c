@@ -1,5 +1,6 @@
 /* All-to-alls over several nodes: bytes of the hierarchical halves against a count of every pair of GPUs, their times against closed forms over the
- * busiest GPU, adapter and leaf switch, who waits for whom, and which algorithm is chosen. */
+ * busiest GPU, adapter and leaf switch, who waits for whom, and which algorithm is chosen. On one node that was measured: what is looked up. */
+#include "model/cost.h"
 #include "steps.h"
 
 #include <math.h>
@@ -287,5 +288,95 @@ Test(exchange, any_fabric_carries_any_exchange)
 		}
 		cr_assert(sent > 0 && sent == straight, "seed %u: %lu bytes, expected %lu", seed, sent, straight);
 		steps_clear(&t);
+	}
+}
+
+/* ---- measured: time in us is bytes to the power of 2 / 3, of what leaves a GPU or comes to it ---- */
+
+#define MEASURED                                                                                                                                     \
+	"measured_all_to_all.sizes=1,1e12", "measured_all_to_all.median_us=1,1e8", "measured_all_to_all.spread_percent=0,0",                         \
+	    "measured_all_to_all.samples=9,9", "nvlink.latency_us=7", "nvlink.hop_us=3", "nvlink.mesh=false"
+
+static struct scenario_options one_node(int gpus, const char *const *set)
+{
+	struct scenario_options o = {.model = "gpt-moe-s", .machine = "h200-x8", .policy = STATIC, .gpus = gpus, .experts = 12};
+	o.sequences = 2;
+	o.microbatches = 1;
+	o.routing = "zipf:1.2";
+	o.set = set;
+	return o;
+}
+
+/* Of one layer, the most that one GPU sends to others or receives from them; whether it is what one receives. */
+static double busiest(const struct steps *t, int layer, bool *receives)
+{
+	int gpus = t->s->machine->gpus;
+	g_autofree uint64_t *pairs = pairs_of(t, layer);
+	uint64_t most[2] = {0};
+	for (int g = 0; g < gpus; g++) {
+		uint64_t sent = 0, received = 0;
+		for (int other = 0; other < gpus; other++) {
+			sent += other == g ? 0 : pairs[g * gpus + other];
+			received += other == g ? 0 : pairs[other * gpus + g];
+		}
+		most[0] = MAX(most[0], sent);
+		most[1] = MAX(most[1], received);
+	}
+	*receives = most[1] > most[0];
+	return (double)MAX(most[0], most[1]);
+}
+
+Test(exchange, a_measured_node_is_looked_up_by_its_busiest_gpu)
+{
+	for (int gpus = 2; gpus <= 4; gpus++) {
+		struct steps t;
+		g_autofree char *measured = g_strdup_printf("measured.gpus=%d", gpus);
+		struct scenario_options o = one_node(gpus, SETS(MEASURED, measured));
+		int of_receivers = 0;
+		steps_record(&t, &o, 1);
+		for (int layer = 0; layer < 12; layer++) {
+			bool receives;
+			double expected = ceil(1e3 * pow(busiest(&t, layer, &receives), 2.0 / 3));
+			of_receivers += receives;
+			EACH_STAGE(&t, 0, st)
+			if (st->kind == STAGE_ALL_TO_ALL && st->layer == layer) /* there and back alike */
+				cr_assert_float_eq((double)st->cost_ns, expected, 1, "%ld ns, expected %.0f", st->cost_ns, expected);
+		}
+		cr_assert(gpus == 2 || of_receivers, "%d GPUs", gpus);
+		steps_clear(&t);
+	}
+}
+
+/* Between two GPUs one hop, among four three: the same bytes take as much longer as the machine's law says. */
+Test(exchange, more_gpus_than_were_measured_take_longer_by_the_machines_law)
+{
+	struct steps t;
+	bool receives;
+	struct scenario_options o = one_node(4, SETS(MEASURED, "measured.gpus=2"));
+	steps_record(&t, &o, 1);
+	const struct machine *m = t.s->machine;
+	double bytes = busiest(&t, 3, &receives), link_ns = bytes / machine_collective_gbps(m);
+	double expected = 1e3 * pow(bytes, 2.0 / 3) * (7e3 + 3 * 3e3 + link_ns) / (7e3 + 3e3 + link_ns);
+	EACH_STAGE(&t, 0, st)
+	if (st->kind == STAGE_ALL_TO_ALL && st->layer == 3)
+		cr_assert_float_eq((double)st->cost_ns / expected, 1, 1e-6, "%ld ns, expected %.0f", st->cost_ns, expected);
+	steps_clear(&t);
+}
+
+/* Of equal parts, one of which stays: asked for by what a member has in all, or by what leaves it. */
+Test(exchange, equal_parts_are_looked_up_without_the_one_that_stays)
+{
+	const int sizes[] = {2, 3, 8};
+	struct scenario_options o = one_node(8, SETS(MEASURED, "measured.gpus=3"));
+	g_autoptr(scenario) s = scenario_made(&o);
+	g_autoptr(cost) c = cost_new(s->network, s->machine, s->policy, s->seq_len, 0);
+	for (size_t i = 0; i < G_N_ELEMENTS(sizes); i++) {
+		struct ranks set = {.stride = 1, .size = sizes[i]};
+		uint64_t part = 1000003;
+		nsec_t whole = cost_collective(c, STAGE_ALL_TO_ALL, &set, part * (uint64_t)sizes[i]);
+		nsec_t leaving = cost_exchange(c, &(struct exchange){.intra_bytes = part * (uint64_t)(sizes[i] - 1)}, &set, ALGORITHM_PAIRWISE);
+		cr_assert_leq(labs(whole - leaving), 1, "%d GPUs: %ld and %ld ns", sizes[i], (long)whole, (long)leaving);
+		if (sizes[i] == 3)
+			cr_assert_float_eq((double)whole, ceil(1e3 * pow(2.0 * (double)part, 2.0 / 3)), 1);
 	}
 }

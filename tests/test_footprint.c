@@ -15,7 +15,7 @@
 #define STATIC "[policy]\nexpert_home = hbm\nexpert_compute = grouped\n"
 
 static const struct device_info fp32 = {"host", 4, FOOTPRINT_ALIGNMENT, FOOTPRINT_WEIGHT_FP32, FOOTPRINT_HEAD_FP32};
-static const struct device_info bf16 = {"cuda", 2, FOOTPRINT_ALIGNMENT, FOOTPRINT_WEIGHT_BF16, FOOTPRINT_HEAD_BF16};
+static const struct device_info bf16 = {"cuda", 2, FOOTPRINT_ALIGNMENT, FOOTPRINT_WEIGHT_BF16, FOOTPRINT_HEAD_BF16, .packs_exchanges = true};
 
 static const char *const networks[] = {
     TINY "tied = true\n",
@@ -94,6 +94,29 @@ Test(footprint, a_dense_layer_by_hand)
 	/* FFN 4 x 1792 is more than mixer and head (2 x 1280, 33 x 19 floats to 2560, 2 x 256); d, du; two losses */
 	cr_assert_eq(plan.memory.bytes[TIER_HBM][CLASS_WORKSPACE], 4 * 1792 + 2 * 1280 + 2 * 256);
 	cr_assert_eq(plan.memory.bytes[TIER_HBM][CLASS_BUFFERS], 2 * 256);
+}
+
+static uint64_t buffers(const char *policy, const struct device_info *device)
+{
+	const char *network = "[network]\nlayers = 1\nd_model = 8\nheads = 2\nvocab = 19\nseq_len = 32\nsequences = 1\nexperts = 4\ntop_k = 2\n"
+	                      "d_expert = 16\n";
+	g_autoptr(scenario) s = scenario_for(network, policy, 2, 1, device);
+	struct plan plan;
+	cr_assert(plan_make(s, &plan, NULL));
+	return plan.memory.bytes[TIER_HBM][CLASS_BUFFERS];
+}
+
+/* 32 tokens a GPU for 2 of 4 experts each, by hand: 64 rows are sent and 2 x 64 may arrive, 8 elements wide or, with their weights, 16 (fp32: 9). A
+ * device of bf16 packs what goes to or comes from the other GPU: 64 rows each way. */
+Test(footprint, rows_on_their_way_by_hand)
+{
+	/* order, row and weight of the 64 pairs; counts of the gate thrice; tokens and targets */
+	const uint64_t lists = 3 * 256 + 3 * 256 + 2 * 256;
+	const uint64_t plain = (64 + 128) * 8, weighted = (64 + 128) * 16;
+	cr_assert_eq(buffers(STATIC "checkpoint = full\n", &bf16), lists + 2 * (plain + weighted) + 2 * (64 + 64) * 16);
+	cr_assert_eq(buffers(STATIC "checkpoint = full\n", &fp32), lists + 4 * ((64 + 128) * 8 + (64 + 128) * 9));
+	/* every expert on every GPU: one buffer is both ends */
+	cr_assert_eq(buffers(STATIC "checkpoint = full\nexpert_parallel = 1\n", &bf16), lists + 2 * (64 * 8 + 64 * 16));
 }
 
 static void nothing(const struct run_step *step, void *user) {}

@@ -130,6 +130,30 @@ Test(kineto, what_is_written_is_read_back_exactly)
 	}
 }
 
+/* Three nodes, the last one half filled; each writes what it has seen of the run. */
+Test(kineto, what_each_node_writes_is_read_back_as_one)
+{
+	g_autofree char *folder = folder_new();
+	g_autofree char *prefix = g_build_filename(folder, "t", NULL);
+	g_autoptr(trace) trace = full_trace(), back = NULL;
+	g_autoptr(GArray) all = g_array_ref(trace->spans);
+	g_autoptr(GError) error = NULL;
+
+	for (int node = 0; node < 3; node++) {
+		trace->spans = g_array_new(FALSE, FALSE, sizeof(struct span));
+		for (guint i = 0; i < all->len; i++)
+			if (trace_stream_node(trace, g_array_index(all, struct span, i).stream) == node)
+				g_array_append_vals(trace->spans, &g_array_index(all, struct span, i), 1);
+		cr_assert(kineto_write_part(trace, prefix, false, 2 * node, MIN(2 * node + 2, 5), &error), "%s", error ? error->message : "");
+		g_array_unref(trace->spans);
+	}
+	trace->spans = g_array_ref(all);
+	back = read_one(prefix, &error);
+	cr_assert_not_null(back, "%s", error ? error->message : "");
+	expect_same(trace, back);
+	cr_expect_eq(folder_remove(folder), 8);
+}
+
 Test(kineto, the_empty_trace_has_files_too)
 {
 	g_autofree char *folder = folder_new();

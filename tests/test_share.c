@@ -78,50 +78,88 @@ static void run_mix(const struct machine *m, int n, double alone, int up, int do
 	resources_by_hand_free(r);
 }
 
-static void near(double got, double want, int row, const char *what)
+/* Every point within 5 %, nine in ten within 3 %. */
+struct points {
+	int all, close;
+};
+
+static void near(struct points *p, double got, double want, double n, const char *what)
 {
-	cr_assert(fabs(got - want) <= 0.1 * want, "%s at %g threads: %.1f GB/s, measured %.1f", what, threads[row], got, want);
+	cr_assert(fabs(got - want) <= 0.05 * want, "%s at %g threads: %.1f GB/s, measured %.1f", what, n, got, want);
+	p->all++;
+	p->close += fabs(got - want) <= 0.03 * want;
 }
 
-static const struct {
+static void most_are_close(const struct points *p)
+{
+	cr_assert(p->all > 0 && 10 * p->close >= 9 * p->all, "%d of %d points within 3 %%", p->close, p->all);
+}
+
+/* What a machine's table says of one mix of copies; NULL: no such class. */
+struct mix {
 	int up, down;
-	const double *adam, *each_up, *each_down;
-} mixes[] = {{0, 0, adam, NULL, NULL},    {1, 0, adam_u, u_u, NULL},   {0, 1, adam_d, NULL, d_d},        {1, 1, adam_ud, u_ud, d_ud},
-             {2, 0, adam_uu, u_uu, NULL}, {0, 2, adam_dd, NULL, d_dd}, {2, 2, adam_uudd, u_uudd, d_uudd}};
+	const struct ini_doubles *adam, *each_up, *each_down;
+};
 
-static void check_mix(size_t mix, int row, const double rate[3])
+static void check_mix(struct points *p, const struct contention_table *t, const struct mix *mix, int row, const double rate[3])
 {
-	if (row)
-		near(rate[0], mixes[mix].adam[row], row, "Adam");
-	if (mixes[mix].up)
-		near(rate[1], mixes[mix].each_up[row], row, "upload");
-	if (mixes[mix].down)
-		near(rate[2], mixes[mix].each_down[row], row, "download");
+	if (t->threads.v[row] > 0)
+		near(p, rate[0], mix->adam->v[row], t->threads.v[row], "Adam");
+	if (mix->up)
+		near(p, rate[1], mix->each_up->v[row], t->threads.v[row], "upload");
+	if (mix->down)
+		near(p, rate[2], mix->each_down->v[row], t->threads.v[row], "download");
 }
 
-Test(share, every_measured_mix_is_reproduced_within_10_percent)
+enum { N_MIXES = 7 };
+
+static void mixes_of(const struct contention_table *t, struct mix mixes[N_MIXES])
+{
+	const struct mix all[N_MIXES] = {{0, 0, &t->adam, NULL, NULL},
+	                                 {1, 0, &t->adam_u, &t->u_u, NULL},
+	                                 {0, 1, &t->adam_d, NULL, &t->d_d},
+	                                 {1, 1, &t->adam_ud, &t->u_ud, &t->d_ud},
+	                                 {2, 0, &t->adam_uu, &t->u_uu, NULL},
+	                                 {0, 2, &t->adam_dd, NULL, &t->d_dd},
+	                                 {2, 2, &t->adam_uudd, &t->u_uudd, &t->d_uudd}};
+	memcpy(mixes, all, sizeof all);
+}
+
+Test(share, every_measured_mix_is_reproduced)
 {
 	struct machine m = measured_machine(2);
-	for (size_t i = 0; i < G_N_ELEMENTS(mixes); i++)
+	struct points p = {0};
+	struct mix mixes[N_MIXES];
+	mixes_of(&m.table, mixes);
+	for (size_t i = 0; i < N_MIXES; i++)
 		for (int row = 0; row < 9; row++) {
 			double rate[3];
 			run_mix(&m, (int)threads[row], adam[row], mixes[i].up, mixes[i].down, rate);
-			check_mix(i, row, rate);
+			check_mix(&p, &m.table, &mixes[i], row, rate);
 		}
+	most_are_close(&p);
 }
 
-Test(share, the_preset_of_two_h200_reproduces_every_measured_mix_within_10_percent)
+/* Of the presets: what was measured on them, with one GPU's copies or two's. */
+Test(share, machines_with_measured_contention_reproduce_every_mix)
 {
-	g_autoptr(GError) error = NULL;
-	g_autoptr(machine) m = machine_load("h200-x2", NULL, &error);
-	cr_assert(m, "%s", error ? error->message : "");
-	for (int row = 0; row < 9; row++) {
-		g_autoptr(resources) r = resources_new(m, (int)MAX(threads[row], 1));
-		for (size_t i = 0; i < G_N_ELEMENTS(mixes); i++) {
-			double rate[3];
-			run_on(m, r, row > 0, mixes[i].up, mixes[i].down, rate);
-			check_mix(i, row, rate);
+	static const char *const names[] = {"h200-x1", "h200-x2"};
+	for (size_t k = 0; k < G_N_ELEMENTS(names); k++) {
+		g_autoptr(GError) error = NULL;
+		g_autoptr(machine) m = machine_load(names[k], NULL, &error);
+		cr_assert(m, "%s", error ? error->message : "");
+		struct points p = {0};
+		struct mix mixes[N_MIXES];
+		mixes_of(&m->table, mixes);
+		for (int row = 0; row < m->table.threads.n; row++) {
+			g_autoptr(resources) r = resources_new(m, (int)MAX(m->table.threads.v[row], 1));
+			for (size_t i = 0; i < N_MIXES && MAX(mixes[i].up, mixes[i].down) <= m->gpus_per_node; i++) {
+				double rate[3];
+				run_on(m, r, m->table.threads.v[row] > 0, mixes[i].up, mixes[i].down, rate);
+				check_mix(&p, &m->table, &mixes[i], row, rate);
+			}
 		}
+		most_are_close(&p);
 	}
 }
 

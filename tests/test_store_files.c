@@ -1,5 +1,6 @@
 /* Expert state in DRAM and on the SSD: what is put in comes back, wherever it went in between; and what cannot be is said. */
 #include "exec/adam.h"
+#include "exec/impl.h"
 #include "exec/store.h"
 #include "exec/store_file.h"
 #include "model/error.h"
@@ -183,6 +184,56 @@ Test(store_files, parameters_are_cast_from_the_newest_master)
 		expect(b.store, 1, 2, 3);
 		bed_clear(&b);
 	}
+}
+
+/* What is pinned: address to bytes. */
+static GHashTable *pins;
+
+static bool note_pin(struct device *d, void *p, size_t bytes, GError **error)
+{
+	return g_hash_table_insert(pins, p, GSIZE_TO_POINTER(bytes));
+}
+
+static void note_unpin(struct device *d, void *p)
+{
+	cr_assert(g_hash_table_remove(pins, p));
+}
+
+/* From when the parameters come until neither they nor a gradient are needed: a copy may be under way all that time. */
+Test(store_files, blocks_over_the_ssd_are_pinned_while_copies_may_reach_them)
+{
+	struct bed b = bed_new(HOME_SSD, 4, 1 << 20);
+	const struct device_impl *own = b.device->impl;
+	struct device_core core = *own->core;
+	struct device_impl impl = *own;
+	struct store_loan loan;
+	core.pin = note_pin;
+	core.unpin = note_unpin;
+	impl.core = &core;
+	b.device->impl = &impl;
+	pins = g_hash_table_new(NULL, NULL);
+	load_all(b.store);
+	read_ok(b.store, 0, 1, true);
+	cr_assert_eq(g_hash_table_size(pins), 0);
+	read_ok(b.store, 0, 1, false);
+	read_ok(b.store, 0, 2, false);
+	cr_assert_eq(g_hash_table_size(pins), 2);
+	char *params = store_params(b.store, 0, 1), *gradient = store_gradient(b.store, 0, 1);
+	cr_assert_geq(GPOINTER_TO_SIZE(g_hash_table_lookup(pins, params)), (size_t)(gradient - params) + layers[0].params * sizeof(float));
+	drop_ok(b.store, 0, 1, false);
+	cr_assert(g_hash_table_contains(pins, params));
+	/* it comes again before its gradient has been used */
+	read_ok(b.store, 0, 1, false);
+	drop_ok(b.store, 0, 1, false);
+	store_lend(b.store, 0, 1, &loan);
+	store_return(b.store, 0, 1);
+	cr_assert_not(g_hash_table_contains(pins, params));
+	cr_assert_eq(g_hash_table_size(pins), 1);
+	store_free(g_steal_pointer(&b.store));
+	cr_assert_eq(g_hash_table_size(pins), 0);
+	b.device->impl = own;
+	g_hash_table_unref(pins);
+	bed_clear(&b);
 }
 
 /* Large enough for huge pages. */

@@ -320,6 +320,13 @@ static int host_number(const struct writer *w)
 	return w->trace->gpus + w->first_gpu / w->trace->gpus_per_node;
 }
 
+static bool has_node(const struct writer *w, int node)
+{
+	const int gpu = node * w->trace->gpus_per_node;
+
+	return gpu >= w->first_gpu && gpu < w->end_gpu;
+}
+
 static void put_rows_of_host(struct writer *w)
 {
 	const int each = w->trace->gpus_per_node;
@@ -388,7 +395,7 @@ static bool write_file(struct writer *w, int file, struct outfile *out, GError *
 	for (guint i = 0; i < trace->counters->len; i++) {
 		const struct counter *counter = g_ptr_array_index(trace->counters, i);
 
-		if (file < trace->gpus ? counter->gpu == file : counter->gpu < 0)
+		if (file < trace->gpus ? counter->gpu == file : counter->gpu < 0 && has_node(w, counter->node))
 			put_counter(w, counter);
 	}
 	json_print(&w->json, "{\"ph\":\"i\",\"s\":\"g\",\"name\":\"end\",\"pid\":%d,\"tid\":%d,\"ts\":", pid, KINETO_STEP_TID);

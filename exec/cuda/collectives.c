@@ -1,11 +1,13 @@
 /* Collectives between GPUs, by NCCL, which is opened when a run has several. Every member's launcher queues its part, in launch order on one stream,
  * so that all members queue the same operations in the same order; sends and receives of an all-to-all come from loads that all know.
  *
- * Where members are in other processes, one of them may die while the GPUs here wait for it in a kernel: aborting ends that. It must not meet a call
- * with the same communicator, so calls hold the member's lock. A call that does not come back within ABORT_WAIT_S waits for what aborting ends.
+ * When the group fails, a GPU may be waiting in a kernel for one that will never come, perhaps in another process: aborting ends that. It must not
+ * meet a call with the same communicator, so calls hold the member's lock. One that does not come back within ABORT_WAIT_S waits for what aborting
+ * ends.
  */
 #define _GNU_SOURCE
 #include "gpu.h"
+#include "packing.h"
 
 #include "exec/ranks.h"
 #include "model/error.h"
@@ -43,14 +45,16 @@ struct member {
 	pthread_mutex_t lock; /* over calls with it */
 	char *gathered;       /* where counts are gathered, which other GPUs may write */
 	size_t gathered_bytes;
+	struct packing packing; /* of the exchange that is queued */
+	GArray *moves;          /* struct cuda_rows, of one launch of it */
 };
 
 struct cuda_collectives {
 	struct cuda_group *group;
 	struct nccl nccl;
 	struct member *member; /* of this process */
-	bool across;           /* several processes */
-	atomic_bool failed, aborted;
+	atomic_bool failed;
+	pthread_mutex_t aborting;
 };
 
 /* ---- life ---- */
@@ -212,27 +216,40 @@ static bool init_across(struct cuda_collectives *c, GError **error)
 	return false;
 }
 
+static void member_init(struct member *m, int members)
+{
+	pthread_mutex_init(&m->lock, NULL);
+	packing_init(&m->packing, members);
+	m->moves = g_array_new(FALSE, FALSE, sizeof(struct cuda_rows));
+}
+
+static void member_clear(struct member *m)
+{
+	pthread_mutex_destroy(&m->lock);
+	packing_clear(&m->packing);
+	g_array_unref(m->moves);
+}
+
 struct cuda_collectives *cuda_collectives_new(struct cuda_group *g, GError **error)
 {
 	struct cuda_collectives *c = g_new0(struct cuda_collectives, 1);
 	c->group = g;
-	c->across = g->members.ranks != NULL;
 	c->member = g_new0(struct member, g->count);
+	pthread_mutex_init(&c->aborting, NULL);
 	for (int i = 0; i < g->count; i++)
-		pthread_mutex_init(&c->member[i].lock, NULL);
+		member_init(&c->member[i], g->members.total);
 	bool ok = open_nccl(&c->nccl, error);
 	for (int i = 0; ok && i < g->count; i++)
 		ok = gather_room(c, i, GATHERED_BYTES, error);
-	if (ok && (c->across ? init_across : init_alone)(c, error))
+	if (ok && (g->members.ranks ? init_across : init_alone)(c, error))
 		return c;
 	cuda_collectives_free(c);
 	return NULL;
 }
 
+/* Those that are left. */
 static void abort_all(struct cuda_collectives *c)
 {
-	if (atomic_exchange(&c->aborted, true))
-		return;
 	for (int i = 0; i < c->group->count; i++) {
 		struct member *m = &c->member[i];
 		struct timespec until;
@@ -251,12 +268,15 @@ void cuda_collectives_free(struct cuda_collectives *c)
 {
 	if (!c)
 		return;
+	pthread_mutex_lock(&c->aborting);
 	if (atomic_load(&c->failed))
 		abort_all(c);
+	pthread_mutex_unlock(&c->aborting);
+	pthread_mutex_destroy(&c->aborting);
 	for (int i = 0; i < c->group->count; i++) {
 		if (c->member[i].comm)
 			c->nccl.destroy(c->member[i].comm);
-		pthread_mutex_destroy(&c->member[i].lock);
+		member_clear(&c->member[i]);
 	}
 	if (c->nccl.library)
 		dlclose(c->nccl.library);
@@ -269,8 +289,10 @@ void cuda_collectives_fail(struct cuda_collectives *c)
 	if (!c)
 		return;
 	atomic_store(&c->failed, true);
-	if (c->across)
-		abort_all(c);
+	if (pthread_mutex_trylock(&c->aborting) != 0)
+		return; /* somebody does it already */
+	abort_all(c);
+	pthread_mutex_unlock(&c->aborting);
 }
 
 /* ---- one operation ---- */
@@ -312,27 +334,61 @@ static ncclResult_t both(ncclResult_t a, ncclResult_t b)
 /* Members' starts are put together from their events. */
 static void no_meeting(struct device_stream *s, struct device_group *g, int member) {}
 
+static bf16 *row_at(const elem *rows, int nth, int width)
+{
+	return (bf16 *)rows + (size_t)nth * (size_t)width;
+}
+
+static void add_moves(GArray *moves, const GArray *runs, elem *to, const elem *from, int width)
+{
+	g_assert(!runs->len || (to && from));
+	for (guint i = 0; i < runs->len; i++) {
+		const struct row_run *x = &g_array_index(runs, struct row_run, i);
+		const struct cuda_rows move = {row_at(from, x->from, width), row_at(to, x->to, width), x->rows};
+		g_array_append_val(moves, move);
+	}
+}
+
+static void move_all(struct device_stream *stream, GArray *moves, int width)
+{
+	if (moves->len)
+		CUDA_LAUNCH(stream, "rows of an all-to-all", cuda_move_rows, (const struct cuda_rows *)(void *)moves->data, (int)moves->len, width);
+	g_array_set_size(moves, 0);
+}
+
+/* Segments that lie apart go through staging, so that there is one message a peer: many small ones, and those to oneself, take NCCL far longer than
+ * their bytes. Rows of the GPU's own go with what is packed or else with what is unpacked. */
 static void all_to_all(struct device_stream *stream, struct device_group *g, int member, elem *receive, const elem *send, const struct traffic *t)
 {
 	struct cuda_stream *s = cuda_stream_of(stream);
 	struct cuda_collectives *c = collectives_of(g);
+	struct member *m = &c->member[member - c->group->members.first];
+	const struct packing *p = &m->packing;
 	const struct nccl *n = &c->nccl;
-	const size_t width = (size_t)t->width;
+	packing_list(&m->packing, t, member);
+	add_moves(m->moves, p->runs[PARCEL_OUT], t->packed_out, send, t->width);
+	if (p->runs[PARCEL_OUT]->len)
+		add_moves(m->moves, p->own, receive, send, t->width);
+	move_all(stream, m->moves, t->width);
 	ncclComm_t comm = take(s, c, member);
 	if (!comm)
 		return;
 	ncclResult_t status = n->group_start();
-	for (int i = 0; i < t->n_sends; i++) {
-		const struct segment *x = &t->sends[i];
-		const bf16 *from = (const bf16 *)send + (size_t)x->from * width;
-		status = both(status, n->send(from, (size_t)x->rows * width, ncclBfloat16, x->peer, comm, s->stream));
-	}
-	for (int i = 0; i < t->n_receives; i++) {
-		const struct segment *x = &t->receives[i];
-		bf16 *to = (bf16 *)receive + (size_t)x->to * width;
-		status = both(status, n->receive(to, (size_t)x->rows * width, ncclBfloat16, x->peer, comm, s->stream));
+	for (int i = 0; i < p->members; i++) {
+		const struct parcel *out = &p->parcel[PARCEL_OUT][i], *in = &p->parcel[PARCEL_IN][i];
+		const size_t sent = (size_t)out->rows * (size_t)t->width, arriving = (size_t)in->rows * (size_t)t->width;
+		const bf16 *from = row_at(out->packed ? t->packed_out : send, out->at, t->width);
+		bf16 *to = row_at(in->packed ? t->packed_in : receive, in->at, t->width);
+		if (sent)
+			status = both(status, n->send(from, sent, ncclBfloat16, i, comm, s->stream));
+		if (arriving)
+			status = both(status, n->receive(to, arriving, ncclBfloat16, i, comm, s->stream));
 	}
 	queued(s, c, member, both(status, n->group_end()), "all-to-all");
+	if (!p->runs[PARCEL_OUT]->len)
+		add_moves(m->moves, p->own, receive, send, t->width);
+	add_moves(m->moves, p->runs[PARCEL_IN], receive, t->packed_in, t->width);
+	move_all(stream, m->moves, t->width);
 }
 
 static void all_reduce(struct device_stream *stream, struct device_group *g, int member, float *x, size_t n)

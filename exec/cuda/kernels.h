@@ -80,6 +80,15 @@ void cuda_gather(cuda_stream s, bf16 *rows, const bf16 *x, const int32_t *order,
 void cuda_scatter(cuda_stream s, bf16 *y, const bf16 *rows, const int32_t *row, const float *weight, int N, int D, int k, int W);
 void cuda_pick(cuda_stream s, float *weight, const float *prob, const int32_t *index, int N, int E, int k);
 void cuda_column(cuda_stream s, float *dweight, const bf16 *rows, const int32_t *row, int pairs, int D, int W);
+/* n runs of `rows` rows (width) from one place to another; what is written overlaps nothing else. They are copied: the caller's may go. All in
+ * 16-byte accesses where every place and the width allow it, otherwise all in 2-byte ones; a launch for each 160. Reads and writes rows width 2
+ * bytes. */
+struct cuda_rows {
+	const bf16 *from;
+	bf16 *to;
+	int rows;
+};
+void cuda_move_rows(cuda_stream s, const struct cuda_rows *runs, int n, int width);
 
 /* ---- cross entropy (tokens.cu): logits (n, V) become their gradient times 1 / total; loss (1) += the sum of the n tokens' cross entropies / total.
  * ---- scratch: n floats. */

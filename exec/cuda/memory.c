@@ -160,6 +160,23 @@ void cuda_pinned_free(struct device *device, void *p)
 	munmap(p, bytes);
 }
 
+bool cuda_pin(struct device *device, void *p, size_t bytes, GError **error)
+{
+	cuda_use(cuda_device_of(device));
+	cudaError_t status = cudaHostRegister(p, bytes, cudaHostRegisterPortable);
+	if (status == cudaSuccess)
+		return true;
+	(void)cudaGetLastError();
+	g_set_error(error, ESMOE_ERROR, cuda_code_of(status), "dram: pinning %.3f GiB: %s", (double)bytes / GIB, cudaGetErrorString(status));
+	return false;
+}
+
+void cuda_unpin(struct device *device, void *p)
+{
+	cuda_use(cuda_device_of(device));
+	cudaHostUnregister(p);
+}
+
 /* ---- flags ---- */
 
 #define FLAGS (1 << 16) /* more than the live stages of most schedules have events */

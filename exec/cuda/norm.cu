@@ -297,11 +297,10 @@ size_t cuda_norm_scratch_floats(int N, int D)
 template <int THREADS> static int start_norm_backward(cuda_stream s, struct norm_backward c)
 {
 	c.warps = (c.D / 8 + LANES - 1) / LANES;
-	int teams = THREADS / LANES / c.warps, blocks = parts_of((c.N + teams * TURN - 1) / (teams * TURN)), device = 0, processors = 0;
-	cudaGetDevice(&device);
-	cudaDeviceGetAttribute(&processors, cudaDevAttrMultiProcessorCount, device);
-	if (blocks > processors * (512 / THREADS)) /* as many as there is room for at once */
-		blocks = processors * (512 / THREADS);
+	int teams = THREADS / LANES / c.warps, blocks = parts_of((c.N + teams * TURN - 1) / (teams * TURN)),
+	    most = processors_of_gpu() * (512 / THREADS);
+	if (blocks > most) /* as many as there is room for at once */
+		blocks = most;
 	norm_backward<THREADS><<<(unsigned)blocks, (unsigned)(teams * c.warps * LANES), 0, s>>>(c);
 	return blocks;
 }

@@ -9,7 +9,8 @@
  *     place_pairs    a tile's warps in turn, equal lanes found by match
  *
  * Napkin, N = 32768, k = 2, D = 1024: the indices are N k 4 = 0.3 MB, read twice: launches decide. gather reads N D 2 = 67 MB (again for the second
- * choice, at best from the L2 cache) and writes 134 MB; scatter reads 134 MB, reads and writes 67 MB. */
+ * choice, at best from the L2 cache) and writes 134 MB; scatter reads 134 MB, reads and writes 67 MB. On one of two GPUs half of the rows are its own
+ * and half come packed: move_rows reads and writes 67 MB of each, 268 MB in all. */
 #include "rows.h"
 
 /* ---- kernels: order ---- */
@@ -244,6 +245,48 @@ __global__ void __launch_bounds__(BLOCK) column(float *dweight, const bf16 *rows
 	dweight[pair] = __uint_as_float(bits);
 }
 
+/* ---- kernels: runs of rows ---- */
+
+#define RUNS 160              /* of a launch: what its arguments have room for */
+#define CHUNK (LANES * AHEAD) /* pieces that a warp has on its way at once */
+
+struct runs {
+	const bf16 *from[RUNS];
+	bf16 *to[RUNS];
+	int rows[RUNS];
+	int end[RUNS]; /* chunks of this run and those before */
+	int n;
+	int width;
+};
+static_assert(sizeof(struct runs) <= 4096, "arguments of a kernel");
+
+/* A run is one piece of memory, whatever its width: a warp for a chunk of it, then for the chunk that is as many further as there are warps. */
+template <int V> __global__ void __launch_bounds__(BLOCK) move(const __grid_constant__ struct runs c)
+{
+	int lane = (int)threadIdx.x % LANES, run = 0;
+	for (int chunk = row_of(); chunk < c.end[c.n - 1]; chunk += (int)gridDim.x * ROWS) {
+		for (int last = c.n - 1; run < last;) {
+			int middle = (run + last) / 2;
+			if (chunk < c.end[middle])
+				last = middle;
+			else
+				run = middle + 1;
+		}
+		size_t at = (size_t)(chunk - (run ? c.end[run - 1] : 0)) * (CHUNK * V), left = (size_t)c.rows[run] * (size_t)c.width - at;
+		const bf16 *from = c.from[run] + at;
+		bf16 *to = c.to[run] + at;
+		piece<V> p[AHEAD];
+#pragma unroll
+		for (int i = 0; i < AHEAD; i++)
+			if ((size_t)(i * LANES + lane) * V < left)
+				p[i] = load<V>(from + (i * LANES + lane) * V);
+#pragma unroll
+		for (int i = 0; i < AHEAD; i++)
+			if ((size_t)(i * LANES + lane) * V < left)
+				store<V>(to + (i * LANES + lane) * V, p[i]);
+	}
+}
+
 /* ---- launchers ---- */
 
 size_t cuda_route_scratch_ints(int N, int E, int k)
@@ -316,4 +359,41 @@ void cuda_column(cuda_stream s, float *dweight, const bf16 *rows, const int32_t 
 {
 	if (pairs)
 		column<<<blocks_of((size_t)pairs, BLOCK), BLOCK, 0, s>>>(dweight, rows, row, pairs, weight_at(D), W);
+}
+
+/* Takes the runs from *next on that one launch has room for. */
+static void fill_runs(struct runs *c, const struct cuda_rows *runs, int n, int chunk, int *next)
+{
+	size_t chunks = 0;
+	for (c->n = 0; *next < n && c->n < RUNS; ++*next) {
+		const struct cuda_rows *x = &runs[*next];
+		if (!x->rows)
+			continue;
+		chunks += ((size_t)x->rows * (size_t)c->width + (size_t)chunk - 1) / (size_t)chunk;
+		c->from[c->n] = x->from;
+		c->to[c->n] = x->to;
+		c->rows[c->n] = x->rows;
+		c->end[c->n++] = (int)chunks;
+	}
+}
+
+void cuda_move_rows(cuda_stream s, const struct cuda_rows *runs, int n, int width)
+{
+	const unsigned fill = (unsigned)processors_of_gpu() * (2048 / BLOCK); /* as many as there is room for at once */
+	uintptr_t places = (uintptr_t)width * sizeof(bf16);
+	struct runs c;
+	for (int i = 0; i < n; i++)
+		places |= (uintptr_t)runs[i].from | (uintptr_t)runs[i].to;
+	bool wide = places % sizeof(uint4) == 0;
+	c.width = width;
+	for (int next = 0; next < n && width;) {
+		fill_runs(&c, runs, n, CHUNK * (wide ? 8 : 1), &next);
+		if (!c.n)
+			return;
+		unsigned blocks = blocks_of((size_t)c.end[c.n - 1], ROWS), grid = blocks < fill ? blocks : fill;
+		if (wide)
+			move<8><<<grid, BLOCK, 0, s>>>(c);
+		else
+			move<1><<<grid, BLOCK, 0, s>>>(c);
+	}
 }

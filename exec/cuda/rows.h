@@ -122,6 +122,14 @@ static inline unsigned blocks_of(size_t n, size_t of_block)
 	return (unsigned)((n + of_block - 1) / of_block);
 }
 
+static inline int processors_of_gpu(void)
+{
+	int device = 0, processors = 0;
+	cudaGetDevice(&device);
+	cudaDeviceGetAttribute(&processors, cudaDevAttrMultiProcessorCount, device);
+	return processors;
+}
+
 /* ---- a warp for a row: lane l has the pieces l, l + 32, ..., KEPT of them in registers, or read again each time when 0 ---- */
 
 template <int V, int KEPT> struct warp_row {

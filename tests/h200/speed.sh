@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Training on one H200 beside PyTorch, one after the other: speed.sh PEER [ESMOE], where PEER is a PyTorch program called as
+# Training on one H200 beside PyTorch, one after the other, as many tokens for each expert (PyTorch's gate is untrained and near to that): speed.sh PEER [ESMOE], where PEER is a PyTorch program called as
 # PEER static|offload D LAYERS HEADS EXPERTS TOP_K SEQUENCES STEPS, and ESMOE the program (default: beside the working folder's bundle).
 set -uo pipefail
 peer=${1:?a PyTorch program to measure against} esmoe=${2:-./esmoe}
@@ -7,7 +7,7 @@ torch() { python3 "$peer" "$@" 2>&1 | tail -n 1; }
 ours() {
 	local name=$1 out
 	shift
-	out=$("$esmoe" run -M h200-x1 --synthetic --device cuda --sequences 32 --set policy.microbatch=32 "$@" 2>/dev/null)
+	out=$("$esmoe" run -M h200-x1 --synthetic --device cuda --sequences 32 --set policy.microbatch=32 --routing uniform "$@" 2>/dev/null)
 	tail -n 4 <<<"$out" | awk '{ print $4 }' | sort -n |
 		awk -v name="$name" '{ a[NR] = $1 } END { ms = (a[2] + a[3]) / 2; printf "esmoe %s: %.1f ms %.0f tok/s\n", name, ms, 32768 / ms * 1e3 }'
 }

@@ -1,7 +1,7 @@
 # Tutel, single-layer scaling against FairSeq: 16384 tokens a GPU, d_model = d_ff = 2048, 2 experts a GPU, top-2. The paper's time of the experts on one
 # GPU, 30.2 ms / 11.3, is only possible in half precision.
 tutel_scaling=(-m tutel-layer.ini -M ndm-a100-v4.ini --set policy.checkpoint=none)
-half=(--set software.element_bytes=2 --set gpu.bf16_tflops=312)
+half=(--set software.element_bytes=2 --set gpu.bf16_tflops=312 --set gpu.gemm_efficiency=0.8)
 
 tutel_speedup() { # GPUS, and settings
 	local gpus=$1 tutel fairseq
@@ -14,8 +14,9 @@ tutel_speedup() { # GPUS, and settings
 tutel_speedups() {
 	local gpus paper note
 	while read -r gpus paper; do
-		note=$(printf 'precision: half, by the time of the experts below; in fp32 %.2f x; messages a GPU has in flight, 8 assumed: with 1 %.2f x' \
-			"$(tutel_speedup "$gpus")" "$(tutel_speedup "$gpus" "${half[@]}" --set nic.window=1)")
+		note=$(printf 'precision: half, by the time of the experts below; in fp32 %.2f x. A message between nodes: 20 us, see the pipelining below; 10 us %.2f x, 30 us %.2f x. Overlap: as pipelined; with none %.2f x' \
+			"$(tutel_speedup "$gpus")" "$(tutel_speedup "$gpus" "${half[@]}" --set nic.latency_us=10)" \
+			"$(tutel_speedup "$gpus" "${half[@]}" --set nic.latency_us=30)" "$(tutel_speedup "$gpus" "${half[@]}" --set policy.pipeline_degree=1)")
 		row "Tutel over FairSeq, one layer, $gpus GPUs" "$paper" "$(tutel_speedup "$gpus" "${half[@]}")" "%.2f x" "$note"
 	done <<-EOT
 		16 4.96

@@ -3,7 +3,9 @@
 tutel_split() { # NAME SPLIT
 	"$esmoe" show policy tutel | sed "s/^expert_split = .*/expert_split = $2/" >"$scratch/$1.ini"
 }
-tutel_parallelism() { # TOKENS...
+tutel_parallelism() { # GEMM_EFFICIENCY TOKENS...
+	local efficiency=$1
+	shift
 	local split width tokens gpus models='' policies=''
 	for split in adaptive data model; do
 		tutel_split "split-$split" "$split"
@@ -18,7 +20,7 @@ tutel_parallelism() { # TOKENS...
 	done
 	for gpus in 16 64; do
 		"$esmoe" compare -m "$models" -M ndm-a100-v4.ini -p "$policies" --gpus "$gpus" --experts "$((gpus / 8)),$((gpus / 4)),$((gpus / 2))" --steps 1 \
-			--format csv --set policy.checkpoint=none 2>/dev/null | sed 1d
+			--format csv --set policy.checkpoint=none --set gpu.gemm_efficiency="$efficiency" 2>/dev/null | sed 1d
 	done | awk -F, '
 		{ step[$1, $2 "," $4 "," $5] = $7 }
 		$1 == "split-adaptive" { setting[$2 "," $4 "," $5] }
@@ -32,11 +34,13 @@ tutel_parallelism() { # TOKENS...
 		}'
 }
 tutel_parallelisms() {
-	local data model n more_data more_model
-	read -r data model n < <(tutel_parallelism 512 2048 8192 32768)
-	read -r more_data more_model _ < <(tutel_parallelism 2048 8192 32768 131072)
-	row "Tutel: what the better static parallelism loses, here replicas (EP+DP)" 7.39 "$data" "%.1f %%" \
-		"$(printf 'settings: %d, 512 to 32K tokens a GPU; the paper'"'"'s are not all printed. 2K to 128K: %.1f %%' "$n" "$more_data")"
-	row "the worse, here slices (EP+MP)" 27.76 "$model" "%.1f %%" "$(printf 'as above, the more tokens the more: %.1f %%' "$more_model")"
+	local data model n more_data more_model fast_data fast_model
+	read -r data model n < <(tutel_parallelism 0.5 512 2048 8192 32768)
+	read -r more_data more_model _ < <(tutel_parallelism 0.5 2048 8192 32768 131072)
+	read -r fast_data fast_model _ < <(tutel_parallelism 0.8 512 2048 8192 32768)
+	change "Tutel: what the better static parallelism loses, here replicas (EP+DP)" -7.39 "-$data" "%+.1f %%" \
+		"$(printf 'settings: %d, 512 to 32K tokens a GPU; the paper'"'"'s are not all printed. 2K to 128K: -%.1f %%. GEMMs: half of the data sheet as above; with 80 %% -%.1f %%' \
+			"$n" "$more_data" "$fast_data")"
+	change "the worse, here slices (EP+MP)" -27.76 "-$model" "%+.1f %%" "$(printf 'as above: -%.1f %%; -%.1f %%' "$more_model" "$fast_model")"
 }
 tutel_parallelisms

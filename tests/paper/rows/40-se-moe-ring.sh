@@ -21,6 +21,6 @@ se_moe_ring() {
 	local note
 	note=$(printf 'network, batch and ring are not known: 8 prompts a GPU keep %.0f %% of the throughput; 32 prompts save %.0f %% and keep %.0f %%, 2 save %.0f %% and keep %.0f %%; six layers in the ring save %.0f %%' \
 		"$(ring_kept 8)" "$(ring_saved 32)" "$(ring_kept 32)" "$(ring_saved 2)" "$(ring_kept 2)" "$(ring_saved 8 --set policy.upload_ahead_layers=5)")
-	row "SE-MoE: GPU memory that the ring saves (30 or more)" 30 "$(ring_saved 8)" "%.0f %%" "$note"
+	change "SE-MoE: GPU memory with the ring (30 % less, or better)" -30 "-$(ring_saved 8)" "%+.0f %%" "$note"
 }
 se_moe_ring
