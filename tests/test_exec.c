@@ -289,6 +289,40 @@ Test(exec, steps_end_with_their_last_stage_over_several_traces)
 		cr_assert_eq(g_array_index(bench->trace->step_end_ns, nsec_t, i), span_of(bench, i * 3 + 2)->end_ns);
 }
 
+/* Two steps of four stages, whose second one is launched before the first is taken: its stages stay, also those that have ended. */
+Test(exec, spans_of_ended_stages_are_taken_while_others_run)
+{
+	const struct machine m = {.gpus = 2, .gpus_per_node = 2};
+	g_autoptr(bench) bench = bench_new(&m, NULL, NULL);
+	g_autoptr(GArray) copied = g_array_new(FALSE, FALSE, sizeof(struct span));
+	stage_id second = STAGE_NONE;
+	for (int step = 0; step < 2; step++) {
+		add(bench, 0, STREAM_COMPUTE, 0, STAGE_NONE, STAGE_NONE);
+		add_member(bench, 0, (uint32_t)step + 1, 2);
+		add_member(bench, 1, (uint32_t)step + 1, 2);
+		second = add_on_node(bench, STREAM_OPTIMIZER, 1000000, (stage_id)(4 * step));
+	}
+	for (stage_id id = 0; id < 4; id++)
+		await(bench, id);
+	await(bench, 5);
+	exec_spans(bench->b, 1, 3, copied);
+	exec_trace(bench->b, 4, bench->trace);
+	cr_assert_eq(copied->len, 2);
+	cr_assert_eq(bench->trace->spans->len, 4);
+	for (guint i = 0; i < 2; i++) {
+		const struct span *s = &g_array_index(copied, struct span, i), *taken = &g_array_index(bench->trace->spans, struct span, i + 1);
+		cr_assert_eq(s->id, i + 1);
+		cr_assert_eq(s->start_ns, taken->start_ns);
+		cr_assert_eq(s->end_ns, taken->end_ns);
+		cr_assert_eq(s->start_ns, g_array_index(copied, struct span, 0).start_ns, "a group begins together");
+	}
+	await(bench, second);
+	exec_trace(bench->b, bench->b->n_launched, bench->trace);
+	cr_assert_eq(bench->trace->spans->len, 8);
+	for (guint i = 0; i < 8; i++)
+		cr_assert_eq(g_array_index(bench->trace->spans, struct span, i).id, i);
+}
+
 /* Waits at every hundredth stage only; stage 0 is named by all. */
 Test(exec, events_go_round_however_many_stages)
 {
