@@ -11,7 +11,8 @@ struct run_options {
 	uint64_t steps;                  /* in all, with those before the checkpoint that is resumed */
 	float lr, balance, z;            /* learning rate; weights of the load-balancing and the z-loss */
 	const char *trace;               /* folder of the run (folder.h); NULL: none */
-	int trace_steps;                 /* the last steps of which spans and loads are kept */
+	int trace_steps;                 /* the last steps of which spans and loads are kept; where a device knows exact times, it is asked for them
+	                                  * every so many steps, between two that do not overlap */
 	const char *save;                /* folder of checkpoints; NULL: none */
 	uint64_t save_every;             /* steps; one more is made at the end */
 	const char *resume;              /* folder or file; NULL: from the start */

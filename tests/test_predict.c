@@ -159,6 +159,30 @@ Test(predict, mechanisms_turned_off_never_make_the_testbed_faster)
 	}
 }
 
+/* What is asked of experts in DRAM; and updates that are put off are never the slower ones where Adam bounds the step. */
+Test(predict, updates_under_the_next_forward_bring_a_step_near_its_speed_of_light)
+{
+	static const struct {
+		const char *model, *machine;
+		int experts;
+	} rows[] = {{"gpt-moe-m", "h200-x1", 8}, {"gpt-moe-m", "h200-x2", 8},      {"gpt-moe-m", "h200-x1", 32},
+	            {"gpt-moe-l", "h200-x1", 8}, {"gpt-moe-l", "a100-40g-x4", 16}, {"gpt-moe-m", "h200-x8", 32}};
+	for (size_t i = 0; i < G_N_ELEMENTS(rows); i++) {
+		struct scenario_options o = {.model = rows[i].model, .machine = rows[i].machine, .policy = "es-moe", .experts = rows[i].experts};
+		struct prediction p;
+		o.sequences = 32;
+		o.set = SETS("policy.expert_home=dram");
+		double arrival = step_ms(&o);
+		o.set = SETS("policy.expert_home=dram", "policy.update_order=next-forward");
+		cr_assert(predicted(&o, &p, NULL));
+		cr_assert_str_eq(p.bound_by, "optimizer");
+		cr_assert_leq(p.step_ms, arrival, "%s on %s", o.model, o.machine);
+		cr_assert_geq(p.step_ms, p.speed_of_light_ms);
+		cr_assert_leq(p.step_ms, 1.15 * p.speed_of_light_ms, "%s on %s: %.1f ms, light %.1f", o.model, o.machine, p.step_ms,
+		              p.speed_of_light_ms);
+	}
+}
+
 static double peak(const struct trace *trace, int gpu)
 {
 	double most = 0;

@@ -76,6 +76,14 @@ expect 0 run $two -p static --set policy.expert_parallel=1 --steps 4 --trace cop
 both 0 $two -p static --set policy.expert_parallel=1 --steps 4 --trace copies.2
 check "experts on every GPU: the same losses and loads, bit for bit" same copies copies.2
 
+# steps that run into each other, in both orders of updates, and with checkpoints between them
+ahead="--set policy.expert_home=dram --set policy.update_order=next-forward --set host.adam_gparams_per_s=0.001"
+expect 0 run $two -p es-moe --set policy.expert_home=dram --steps 6 --apart --trace apart
+both 0 $two -p es-moe $ahead --steps 6 --trace ahead.2
+check "updates put off, by two processes" same apart ahead.2
+both 0 $two -p es-moe $ahead --steps 6 --trace kept.2 --trace-steps 2 --save kept.saved --save-every 2
+check "with checkpoints between" cmp -s <(cut -d, -f1,2 apart/losses.csv) <(cut -d, -f1,2 kept.2/losses.csv)
+
 # two processes of two GPUs against one of four
 for policy in "static" "es-moe --set policy.expert_home=dram"; do
 	rm -rf four four.2
