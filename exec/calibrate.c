@@ -103,7 +103,7 @@ static void add_probe(struct calibration *c, struct probe p)
 static void list_probes(struct calibration *c, const struct scenario *base)
 {
 	const int s = base->sequences, e = network_experts(base->network), gpus = c->m->gpus_per_node;
-	int d = 0, k = 1, half = MAX(s / 2, 2); /* even where two micro-batches share them */
+	int d = 0, k = 1;
 	for (int i = 0; i < base->network->layers; i++) {
 		const struct layer *l = &base->network->layer[i];
 		d = l->experts ? l->d_expert : d;
@@ -125,10 +125,10 @@ static void list_probes(struct calibration *c, const struct scenario *base)
 		for (int of = 1; of <= 4; of *= 2)
 			add_probe(c, (struct probe){SERVES_GROUPED, 1, n, MAX(e * of / 2, k), 1, d, EVEN});
 	add_probe(c, (struct probe){SERVES_GROUPED, 1, s, k, 1, d, EVEN});
-	add_probe(c, (struct probe){SERVES_HOST | SERVES_ADAM, 1, half, e, 1, MAX(d / 4, 1), EVEN});
-	add_probe(c, (struct probe){SERVES_HOST | SERVES_ADAM | SERVES_OVERHEADS, 1, half, e, 1, d, EVEN});
-	add_probe(c, (struct probe){SERVES_HOST | SERVES_SUMS, 1, half + half % 2, e, 2, d, EVEN});
-	add_probe(c, (struct probe){SERVES_HOST | SERVES_ADAM, 1, half, e, 1, 4 * d, EVEN});
+	add_probe(c, (struct probe){SERVES_HOST | SERVES_ADAM, 1, s, e, 1, MAX(d / 4, 1), EVEN});
+	add_probe(c, (struct probe){SERVES_HOST | SERVES_ADAM | SERVES_OVERHEADS, 1, s, e, 1, d, EVEN});
+	add_probe(c, (struct probe){SERVES_HOST | SERVES_SUMS, 1, s + s % 2, e, 2, d, EVEN});
+	add_probe(c, (struct probe){SERVES_HOST | SERVES_ADAM, 1, s, e, 1, 4 * d, EVEN});
 	if (gpus < 2)
 		return;
 	for (int n = MAX(s / 16, 1); n < s; n *= 4)
@@ -431,7 +431,7 @@ bool calibrate(const struct scenario_options *o, const struct calibrate_options 
 	c.mixer_us[1] = doubles();
 	c.heat_us[0] = doubles();
 	c.heat_us[1] = doubles();
-	c.heat_tokens = (uint32_t)(MAX(base->sequences / 2, 2) * base->seq_len);
+	c.heat_tokens = (uint32_t)(base->sequences * base->seq_len);
 	c.heating = info->hot_after_steps;
 	m->cores = (int)g_get_num_processors();
 	m->adam_threads = MIN(m->adam_threads, m->cores);
