@@ -15,8 +15,8 @@
 enum { WORD_MOST_CHARS = 60 };
 
 /* Every section any reader of the project knows. */
-static const char *const all_sections[] = {"network", "machine", "gpu",      "pcie",       "nvlink", "nic",      "host",
-                                           "fabric",  "ssd",     "software", "contention", "policy", "scenario", "run", NULL};
+static const char *const all_sections[] = {"network", "machine",  "gpu",        "pcie",   "nvlink",   "nic", "host", "fabric",
+                                           "ssd",     "software", "contention", "policy", "scenario", "run", NULL};
 
 struct reader {
 	const char *file; /* as errors name it; NULL: a text without a file */
