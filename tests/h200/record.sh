@@ -17,18 +17,19 @@ record() { # NAME MACHINE NETWORK ARGUMENT...
 	echo "$name"
 	"$esmoe" run -m "$network" -M "$out/$on.ini" --device cuda --synthetic --steps 20 --trace-steps 5 --trace "$out/runs/$name" "$@" | tail -n 1
 }
-static=(-p static) offloaded=(-p es-moe --set policy.expert_home=dram)
+static=(-p static) offloaded=(-p es-moe --set policy.expert_home=dram) ahead=(--set policy.update_order=next-forward)
 swiglu=(--set network.activation=swiglu --set network.layers=12)
 
 calibrate M gpt-moe-m --sequences 32
 record m8-static M gpt-moe-m "${static[@]}" --gpus 1 --experts 8 --sequences 32 --routing uniform
-record m8-dram M gpt-moe-m "${offloaded[@]}" --gpus 1 --experts 8 --sequences 32 --routing uniform
+record m8-dram M gpt-moe-m "${offloaded[@]}" "${ahead[@]}" --gpus 1 --experts 8 --sequences 32 --routing uniform
 record m8-static-2 M gpt-moe-m "${static[@]}" --gpus 2 --experts 8 --sequences 32 --routing uniform
-record m8-dram-2 M gpt-moe-m "${offloaded[@]}" --gpus 2 --experts 8 --sequences 32 --routing uniform
+record m8-dram-arrival M gpt-moe-m "${offloaded[@]}" --gpus 1 --experts 8 --sequences 32 --routing uniform
+record m8-dram-2 M gpt-moe-m "${offloaded[@]}" "${ahead[@]}" --gpus 2 --experts 8 --sequences 32 --routing uniform
 record m8-static-few M gpt-moe-m "${static[@]}" --gpus 1 --experts 8 --sequences 8
 record m8-static-halves M gpt-moe-m "${static[@]}" --gpus 1 --experts 8 --sequences 48 --microbatches 2 --routing zipf:0.7
 record m12-dram-40gb M gpt-moe-m "${offloaded[@]}" --gpus 1 --experts 12 --sequences 32 --set gpu.hbm_gib=37.25
-record m16-dram M gpt-moe-m "${offloaded[@]}" --gpus 1 --experts 16 --sequences 16 --routing zipf:0.7
+record m16-dram M gpt-moe-m "${offloaded[@]}" "${ahead[@]}" --gpus 1 --experts 16 --sequences 16 --routing zipf:0.7
 record m16-dram-2 M gpt-moe-m "${offloaded[@]}" --gpus 2 --experts 16 --sequences 32
 record m32-static-2 M gpt-moe-m "${static[@]}" --gpus 2 --experts 32 --sequences 16 --routing zipf:0.7
 record m64-static-2 M gpt-moe-m "${static[@]}" --gpus 2 --experts 64 --sequences 24 --routing uniform
@@ -37,6 +38,6 @@ record swiglu8-static W gpt-moe-m "${static[@]}" --gpus 1 --experts 8 --sequence
 record swiglu8-dram-2 W gpt-moe-m "${offloaded[@]}" --gpus 2 --experts 8 --sequences 16 "${swiglu[@]}" --routing zipf:0.7
 calibrate L gpt-moe-l --sequences 32
 record l8-static L gpt-moe-l "${static[@]}" --gpus 1 --experts 8 --sequences 32 --routing uniform
-record l8-dram L gpt-moe-l "${offloaded[@]}" --gpus 1 --experts 8 --sequences 32 --routing uniform
+record l8-dram L gpt-moe-l "${offloaded[@]}" "${ahead[@]}" --gpus 1 --experts 8 --sequences 32 --routing uniform
 record l8-dram-2 L gpt-moe-l "${offloaded[@]}" --gpus 2 --experts 8 --sequences 24
 record l16-static-2 L gpt-moe-l "${static[@]}" --gpus 2 --experts 16 --sequences 16 --routing zipf:0.7
