@@ -1,6 +1,9 @@
 /* Collectives between GPUs, by NCCL, which is opened when a run has several. Every member's launcher queues its part, in launch order on one stream,
  * so that all members queue the same operations in the same order; sends and receives of an all-to-all come from loads that all know.
  *
+ * A launcher goes on when those of this process have all queued their part. Otherwise one that is ahead may load a kernel, inside of cuBLAS with its
+ * lock held, and that waits for the GPU, on which the collective waits for a member whose launcher waits for the lock.
+ *
  * When the group fails, a GPU may be waiting in a kernel for one that will never come, perhaps in another process: aborting ends that. It must not
  * meet a call with the same communicator, so calls hold the member's lock. One that does not come back within ABORT_WAIT_S waits for what aborting
  * ends.
@@ -55,6 +58,10 @@ struct cuda_collectives {
 	struct member *member; /* of this process */
 	atomic_bool failed;
 	pthread_mutex_t aborting;
+	pthread_mutex_t lock; /* over the meeting */
+	pthread_cond_t met;
+	int waiting;
+	uint64_t turn;
 };
 
 /* ---- life ---- */
@@ -236,6 +243,8 @@ struct cuda_collectives *cuda_collectives_new(struct cuda_group *g, GError **err
 	c->group = g;
 	c->member = g_new0(struct member, g->count);
 	pthread_mutex_init(&c->aborting, NULL);
+	pthread_mutex_init(&c->lock, NULL);
+	pthread_cond_init(&c->met, NULL);
 	for (int i = 0; i < g->count; i++)
 		member_init(&c->member[i], g->members.total);
 	bool ok = open_nccl(&c->nccl, error);
@@ -273,6 +282,8 @@ void cuda_collectives_free(struct cuda_collectives *c)
 		abort_all(c);
 	pthread_mutex_unlock(&c->aborting);
 	pthread_mutex_destroy(&c->aborting);
+	pthread_mutex_destroy(&c->lock);
+	pthread_cond_destroy(&c->met);
 	for (int i = 0; i < c->group->count; i++) {
 		if (c->member[i].comm)
 			c->nccl.destroy(c->member[i].comm);
@@ -288,7 +299,10 @@ void cuda_collectives_fail(struct cuda_collectives *c)
 {
 	if (!c)
 		return;
+	pthread_mutex_lock(&c->lock);
 	atomic_store(&c->failed, true);
+	pthread_cond_broadcast(&c->met);
+	pthread_mutex_unlock(&c->lock);
 	if (pthread_mutex_trylock(&c->aborting) != 0)
 		return; /* somebody does it already */
 	abort_all(c);
@@ -315,12 +329,28 @@ static ncclComm_t take(struct cuda_stream *s, struct cuda_collectives *c, int me
 	return NULL;
 }
 
+/* All members of this process have queued their part, or the group has failed. */
+static void meet(struct cuda_collectives *c)
+{
+	pthread_mutex_lock(&c->lock);
+	uint64_t turn = c->turn;
+	if (++c->waiting == c->group->count) {
+		c->waiting = 0;
+		c->turn++;
+		pthread_cond_broadcast(&c->met);
+	}
+	while (c->turn == turn && !atomic_load(&c->failed))
+		pthread_cond_wait(&c->met, &c->lock);
+	pthread_mutex_unlock(&c->lock);
+}
+
 /* Errors are told without the lock, which whoever is told may need. */
 static void queued(struct cuda_stream *s, struct cuda_collectives *c, int member, ncclResult_t status, const char *what)
 {
 	pthread_mutex_unlock(&c->member[member - c->group->members.first].lock);
 	if (status != ncclSuccess)
 		cuda_fail(s->device, ESMOE_ERROR_DEVICE, "GPU %d: NCCL, %s: %s", s->device->ordinal, what, c->nccl.get_error(status));
+	meet(c);
 }
 
 /* The first error of several calls. */
