@@ -1,8 +1,9 @@
 /* Collectives between GPUs, by NCCL, which is opened when a run has several. Every member's launcher queues its part, in launch order on one stream,
  * so that all members queue the same operations in the same order; sends and receives of an all-to-all come from loads that all know.
  *
- * A launcher goes on when those of this process have all queued their part. Otherwise one that is ahead may load a kernel, inside of cuBLAS with its
- * lock held, and that waits for the GPU, on which the collective waits for a member whose launcher waits for the lock.
+ * Launchers of a process queue their parts together and go on together, so that no GPU waits in a kernel for one that is not queued. To load a kernel
+ * or to take memory waits for GPUs: a launcher that did so inside of cuBLAS, with its lock held, while a GPU waited for a member that another one
+ * could not queue without that lock, waited for ever.
  *
  * When the group fails, a GPU may be waiting in a kernel for one that will never come, perhaps in another process: aborting ends that. It must not
  * meet a call with the same communicator, so calls hold the member's lock. One that does not come back within ABORT_WAIT_S waits for what aborting
@@ -316,20 +317,7 @@ static struct cuda_collectives *collectives_of(struct device_group *g)
 	return ((struct cuda_group *)g)->collectives;
 }
 
-/* The member's communicator until `queued`; NULL: the group has failed, and there is nothing to end. */
-static ncclComm_t take(struct cuda_stream *s, struct cuda_collectives *c, int member)
-{
-	struct member *m = &c->member[member - c->group->members.first];
-	if (!cuda_ready(s))
-		return NULL;
-	pthread_mutex_lock(&m->lock);
-	if (m->comm && !atomic_load(&c->failed))
-		return m->comm;
-	pthread_mutex_unlock(&m->lock);
-	return NULL;
-}
-
-/* All members of this process have queued their part, or the group has failed. */
+/* Until all members of this process have got here, or the group has failed. */
 static void meet(struct cuda_collectives *c)
 {
 	pthread_mutex_lock(&c->lock);
@@ -342,6 +330,20 @@ static void meet(struct cuda_collectives *c)
 	while (c->turn == turn && !atomic_load(&c->failed))
 		pthread_cond_wait(&c->met, &c->lock);
 	pthread_mutex_unlock(&c->lock);
+}
+
+/* The member's communicator until `queued`; NULL: the group has failed, and there is nothing to end. */
+static ncclComm_t take(struct cuda_stream *s, struct cuda_collectives *c, int member)
+{
+	struct member *m = &c->member[member - c->group->members.first];
+	if (!cuda_ready(s))
+		return NULL;
+	meet(c);
+	pthread_mutex_lock(&m->lock);
+	if (m->comm && !atomic_load(&c->failed))
+		return m->comm;
+	pthread_mutex_unlock(&m->lock);
+	return NULL;
 }
 
 /* Errors are told without the lock, which whoever is told may need. */

@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
-# Training on one H200 beside PyTorch, one after the other, as many tokens for each expert (PyTorch's gate is untrained and near to that): speed.sh PEER [ESMOE], where PEER is a PyTorch program called as
-# PEER static|offload D LAYERS HEADS EXPERTS TOP_K SEQUENCES STEPS, and ESMOE the program (default: beside the working folder's bundle).
+# Training on one H200 beside PyTorch, one after the other, with as many tokens for each expert (PyTorch's gate is untrained, and near to that):
+# speed.sh PEER [ESMOE], where PEER is a PyTorch program called as PEER static|offload D LAYERS HEADS EXPERTS TOP_K SEQUENCES STEPS, and ESMOE the
+# program (default: beside the working folder's bundle).
 set -uo pipefail
 peer=${1:?a PyTorch program to measure against} esmoe=${2:-./esmoe}
 torch() { python3 "$peer" "$@" 2>&1 | tail -n 1; }
@@ -11,7 +12,7 @@ ours() {
 	tail -n 4 <<<"$out" | awk '{ print $4 }' | sort -n |
 		awk -v name="$name" '{ a[NR] = $1 } END { ms = (a[2] + a[3]) / 2; printf "esmoe %s: %.1f ms %.0f tok/s\n", name, ms, 32768 / ms * 1e3 }'
 }
-dram=(--set policy.expert_home=dram)
+dram=(--set policy.expert_home=dram --set policy.update_order=next-forward)
 torch static 1024 24 16 8 1 32 8
 ours "M/8 static" -m gpt-moe-m -p static --experts 8 --steps 8
 torch static 1536 24 16 8 1 32 6
