@@ -11,12 +11,12 @@
 
 enum { MOST_MEMBERS = 2, MIB = 1 << 20, AHEAD = 8 /* copies of a stream in flight */, MOST_TIMES = 9, WARM = 2 /* not counted */ };
 
-/* Blocks beyond the caches of the machine, small enough for many of them in the time there is. */
+/* Blocks beyond the caches of the machine (a server's last level has hundreds of megabytes), small enough for many of them in the time there is. */
 static const struct blocks {
 	size_t copy_bytes, pool_bytes, most_bytes, params; /* most_bytes: of a collective */
 	int format, times, stretch;                        /* stretch: of the time they are given */
 } small_blocks = {4 * MIB, 64 * MIB, 16 * MIB, 4 * MIB, ADAM_FP32, MOST_TIMES, 1},
-  large_blocks = {32 * MIB, 256 * MIB, 256 * MIB, 32 * MIB, ADAM_BF16, 5, 3};
+  large_blocks = {32 * MIB, 256 * MIB, 256 * MIB, 128 * MIB, ADAM_BF16, 5, 3};
 
 /* One GPU: `up` has the uploads and the collectives, `down` the downloads. */
 struct member {
