@@ -408,6 +408,13 @@ static GArray *doubles(void)
 	return g_array_new(FALSE, FALSE, sizeof(double));
 }
 
+/* Launchers and the thread that builds the schedule. A core that one of them shares with Adam is taken from that for a scheduler's slice, some
+ * milliseconds, each time a gate answers; and an update ends with the last of its threads. */
+static int cores_of_others(const struct device_info *info, const struct machine *m)
+{
+	return info->launcher_cores ? info->launcher_cores * m->gpus_per_node + 1 : 0;
+}
+
 bool calibrate(const struct scenario_options *o, const struct calibrate_options *how, struct machine *m, GError **error)
 {
 	struct scenario_options plain = *o;
@@ -434,7 +441,7 @@ bool calibrate(const struct scenario_options *o, const struct calibrate_options 
 	c.heat_tokens = (uint32_t)(base->sequences * base->seq_len);
 	c.heating = info->hot_after_steps;
 	m->cores = (int)g_get_num_processors();
-	m->adam_threads = MIN(m->adam_threads, m->cores);
+	m->adam_threads = MAX(1, MIN(m->adam_threads, m->cores - cores_of_others(info, m)));
 	c.layers = few_layers(base->network, c.heating ? HOT_LAYERS : LAYERS_LEAST);
 	list_probes(&c, base);
 	c.total = (int)c.probes->len + rates_parts(m);

@@ -30,6 +30,7 @@ struct device_info {
 	int weight_elements; /* that a row's combine weight takes behind its D elements */
 	int head_tokens;     /* tokens whose logits are in memory at once */
 	int hot_after_steps; /* of training, after which its clock has come down to what its power limit allows; 0: no such thing */
+	int launcher_cores;  /* of the host for each GPU's launcher, beside the CPU optimizer's; 0: its streams compute on the host themselves */
 	/* for how long a launcher thread, and those of the CPU optimizer, look for work before they sleep: 0 where cores are few */
 	nsec_t patience_ns, adam_patience_ns;
 	/* all-to-alls want staging (struct traffic) */

@@ -13,7 +13,7 @@ work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
 cd "$work" || exit 1
 failed=0
-run="run -m gpt-moe-s --set network.layers=4 -M h200-x2 --experts 8 --sequences 8 --device cuda --synthetic --set machine.gpus_per_node=1 --set pcie.gpus_per_root=1 --set policy.all_to_all=linear"
+run="run -m gpt-moe-s --set network.layers=4 -M h200-x2 --experts 8 --sequences 8 --device cuda --synthetic --set machine.gpus_per_node=1 --set pcie.gpus_per_root=1 --set policy.all_to_all=linear --set ssd.gb=60 --set ssd.read_gbps=2 --set ssd.write_gbps=1 --set ssd.mixed_gbps=2"
 
 # start RANK ARGUMENT...: as torchrun would.
 start() {

@@ -122,6 +122,7 @@ static const struct device_info info = {.name = "cuda",
                                         .head_tokens = CUDA_HEAD_TOKENS,
                                         .packs_exchanges = FOOTPRINT_PACKS_BF16,
                                         .hot_after_steps = 12,
+                                        .launcher_cores = 1,
                                         .patience_ns = 5000000,
                                         .adam_patience_ns = 100000};
 
