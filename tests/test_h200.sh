@@ -1,16 +1,21 @@
 #!/usr/bin/env bash
-# Runs on an H200, recorded in h200/runs.tar.gz, simulated again: the model may get better, not worse. The bounds are what was reached when they were
-# recorded; issue and README say what is asked.
+# Runs on one and two H200, recorded in h200/runs.tar.gz (h200/record.sh), simulated again: the model may get better, not worse. The bounds are what was
+# reached when they were recorded; issue and README say what is asked, and why three of the offloaded ones are far off.
 set -euo pipefail
 esmoe=${ESMOE:?the program} source=${ESMOE_SOURCE:?the source folder}
 folder=$(mktemp -d)
 trap 'rm -rf "$folder"' EXIT
 tar xzf "$source/tests/h200/runs.tar.gz" -C "$folder"
-"$esmoe" validate --format csv --max-error 10 "$folder"/runs/* >"$folder/out.csv" 2>"$folder/err" || { cat "$folder/err"; exit 1; }
-awk -F, '$2 == "step" { n++; sum += $7 < 0 ? -$7 : $7 } END { mean = sum / n; printf "%d runs, mean error %.1f %%\n", n, mean; exit !(n == 15 && mean <= 4.6) }' \
-	"$folder/out.csv"
-# what these runs took of HBM, planned by the executor's own rules, which they did not know yet: 2 % is asked, the scratch of kernels is left out
-sed -i 's/^\[software\]/[software]\nruntime=esmoe/' "$folder"/runs/*/run.ini
-"$esmoe" validate --format csv "$folder"/runs/* >"$folder/memory.csv" 2>"$folder/err" || { cat "$folder/err"; exit 1; }
-awk -F, '$2 == "memory" && $3 == "HBM" { n++; e = $7 < 0 ? -$7 : $7; if (e > most) most = e } END { printf "%d runs, HBM off by %.2f %% at most\n", n, most
-	exit !(n == 15 && most <= 0.2) }' "$folder/memory.csv"
+"$esmoe" validate --format csv --max-error 15 "$folder"/runs/* >"$folder/out.csv" 2>"$folder/err" || { cat "$folder/err"; exit 1; }
+# within NAME PATTERN OF UNIT COUNT MEAN MOST: errors of the rows OF (UNIT) of so many runs whose names match
+within() {
+	awk -F, -v name="$1" -v pattern="$2" -v of="$3" -v unit="$4" -v count="$5" -v mean="$6" -v most="$7" '
+		$2 == of && (unit == "" || $3 == unit) && $1 ~ pattern { n++; e = $7 < 0 ? -$7 : $7; sum += e; if (e > worst) worst = e }
+		END { printf "%s: %d rows, mean error %.2f %%, largest %.2f %%\n", name, n, n ? sum / n : 0, worst; exit !(n == count && sum / n <= mean && worst <= most) }' \
+		"$folder/out.csv"
+}
+within "step time" . step "" 16 4.6 15
+within "step time, experts in HBM" static step "" 8 1.4 3.6
+within "HBM" . memory HBM 16 0.06 0.15
+within "pinned DRAM" . memory "pinned DRAM" 16 0 0
+within "DRAM" dram memory DRAM 8 0 0
