@@ -354,6 +354,8 @@ static bool step_end(struct run *r, GError **error)
 	round_init(&round, gpus);
 	if (!wait_for(r, b, error))
 		return false;
+	if (!b->tokens)
+		b->tokens = step_loads(r);
 	take_spans(r, b, spans, &round);
 	if (!round_align(spans, r->ranks, error))
 		return false;
@@ -385,7 +387,7 @@ static bool step_begin(struct run *r, GError **error)
 	if (!schedule_step(r->schedule, r->backend, error))
 		return false;
 	b->end = r->backend->n_launched;
-	if (r->tokens)
+	if (schedule_asks_gates(r->schedule)) /* all have answered, and the next step's will not wait for this one's end */
 		b->tokens = step_loads(r);
 	r->n_begun++;
 	return true;
@@ -434,9 +436,10 @@ static char *terms_of(const struct run *r)
 	}
 	g_string_append_printf(terms, "--device %s\n--data %s\n--steps %" G_GUINT64_FORMAT "\n--lr %.9g\n--balance %.9g\n--z %.9g\n", o->device,
 	                       o->data ? o->data : "none", o->steps, (double)o->lr, (double)o->balance, (double)o->z);
-	g_string_append_printf(terms, "--trace %s\n--trace-steps %d\n--save %s\n--save-every %" G_GUINT64_FORMAT "\n--resume %s\n--apart %s",
+	g_string_append_printf(terms,
+	                       "--trace %s\n--trace-steps %d\n--save %s\n--save-every %" G_GUINT64_FORMAT "\n--resume %s\n--apart %s\n--routing %s",
 	                       o->trace ? o->trace : "none", o->trace_steps, o->save ? o->save : "none", o->save_every,
-	                       o->resume ? o->resume : "none", o->apart ? "yes" : "no");
+	                       o->resume ? o->resume : "none", o->apart ? "yes" : "no", o->impose ? "imposed" : "the gate's");
 	return g_string_free(terms, FALSE);
 }
 

@@ -67,6 +67,10 @@ check "every token is routed once" awk -F, 'NR > 1 { sum[$1 "," $2] += $5 } END 
 expect 0 trace info es-moe/trace
 prints 'compute'
 
+# where no gate is asked, counts are those of the step that is told
+expect 0 $run -p static --set policy.capacity_factor=1 --set policy.dispatch=padded --steps 3 --trace padded
+check "every token is counted, in the first step as well" awk -F, 'NR > 1 { sum[$1 "," $2] += $5 } END { for (i in sum) if (sum[i] != 64) exit 1 }' padded/loads.csv
+
 # a rule in the gate's place
 expect 0 $run -p es-moe --steps 3 --trace even --routing uniform
 check "as many tokens for each expert" awk -F, 'NR > 1 && $5 != 8 { exit 1 }' even/loads.csv
