@@ -96,6 +96,17 @@ struct cast {
 	}
 };
 
+/* Two bytes each, in device memory or pinned. */
+struct move {
+	bf16 *to;
+	const bf16 *from;
+
+	template <int V> __device__ void at(size_t i) const
+	{
+		store<V>(to + i, load<V>(from + i));
+	}
+};
+
 /* As exec/adam_loop.h: every operation rounds once and none is fused, so a parameter gets the same bits on the CPU and here. */
 struct adam {
 	bf16 *param;
@@ -343,6 +354,12 @@ void cuda_cast(cuda_stream s, bf16 *to, const float *from, size_t n)
 {
 	struct cast work = {to, from};
 	start_flat<4>(s, work, n, (uintptr_t)to * 2 | (uintptr_t)from);
+}
+
+void cuda_move(cuda_stream s, bf16 *to, const bf16 *from, size_t n)
+{
+	struct move work = {to, from};
+	start_flat<8>(s, work, n, (uintptr_t)to | (uintptr_t)from);
 }
 
 void cuda_adam(cuda_stream s, bf16 *param, float *master, float *m, float *v, float *gradient, size_t n, float lr, float beta1, float beta2,

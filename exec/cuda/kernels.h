@@ -54,6 +54,8 @@ void cuda_expert_backward(cuda_stream s, bf16 *dh, bf16 *active, bf16 *rows, con
                           int activation);
 void cuda_accumulate(cuda_stream s, float *to, const float *from, size_t n);
 void cuda_cast(cuda_stream s, bf16 *to, const float *from, size_t n);
+/* n times two bytes; either end may be pinned memory. */
+void cuda_move(cuda_stream s, bf16 *to, const bf16 *from, size_t n);
 /* AdamW as in exec/adam.h: p' = p - lr (m' / (1 - beta1^t) / (sqrt(v' / (1 - beta2^t)) + eps) + decay p); param = bf16(master); gradient is cleared.
  */
 void cuda_adam(cuda_stream s, bf16 *param, float *master, float *m, float *v, float *gradient, size_t n, float lr, float beta1, float beta2,

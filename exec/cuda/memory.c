@@ -216,6 +216,15 @@ void cuda_flag_return(struct cuda_device *d, uint32_t *flag)
 
 /* ---- copies ---- */
 
+/* A copy engine takes the copies of all streams in turns that can last milliseconds, so counts, losses and tokens would wait for experts on their way: up
+ * to here a kernel reads and writes pinned memory itself, which takes no longer. */
+#define SMALL_BYTES (256u << 10)
+
+static bool small(size_t bytes)
+{
+	return bytes <= SMALL_BYTES && bytes % sizeof(bf16) == 0;
+}
+
 static void copy(struct cuda_stream *s, void *to, const void *from, size_t bytes, enum cudaMemcpyKind kind, const char *what)
 {
 	if (bytes && cuda_ready(s))
@@ -224,12 +233,18 @@ static void copy(struct cuda_stream *s, void *to, const void *from, size_t bytes
 
 void cuda_upload(struct device_stream *s, void *device, const void *pinned, size_t bytes)
 {
-	copy(cuda_stream_of(s), device, pinned, bytes, cudaMemcpyHostToDevice, "upload");
+	if (small(bytes))
+		CUDA_LAUNCH(s, "small upload", cuda_move, device, pinned, bytes / sizeof(bf16));
+	else
+		copy(cuda_stream_of(s), device, pinned, bytes, cudaMemcpyHostToDevice, "upload");
 }
 
 void cuda_download(struct device_stream *s, void *pinned, const void *device, size_t bytes)
 {
-	copy(cuda_stream_of(s), pinned, device, bytes, cudaMemcpyDeviceToHost, "download");
+	if (small(bytes))
+		CUDA_LAUNCH(s, "small download", cuda_move, pinned, device, bytes / sizeof(bf16));
+	else
+		copy(cuda_stream_of(s), pinned, device, bytes, cudaMemcpyDeviceToHost, "download");
 }
 
 void cuda_copy(struct device_stream *s, void *to, const void *from, size_t bytes)
