@@ -11,42 +11,26 @@
 #include "calibrate.h"
 
 #include "engine.h"
-#include "model/backend_null.h"
 #include "model/error.h"
-#include "model/schedule.h"
+#include "pages.h"
 #include "rates.h"
+#include "readings.h"
 #include "run.h"
 #include "samples.h"
 #include "traces/kineto.h"
-#include "waits.h"
+#include "warmth.h"
 
 #include <glib/gstdio.h>
 #include <math.h>
 #include <string.h>
 #include <sys/utsname.h>
 
+#define SETTLED_SHARE 0.9 /* of the memory that is left */
+
 enum {
 	WARMUP = 2,
 	LAYERS_LEAST = 4,
 	HOT_LAYERS = 12 /* steps long beside what lies between them, and more state than caches of any kind hold */
-};
-
-enum serves {
-	SERVES_COMPUTE = 1,
-	SERVES_HOST = 2,
-	SERVES_EXCHANGES = 4,
-	SERVES_OVERHEADS = 8,
-	SERVES_CORES = 16,
-	SERVES_GROUPED = 32,
-	SERVES_EXPERTS = 64,
-	SERVES_ADAM = 128,
-	SERVES_SUMS = 256
-};
-
-struct probe {
-	int serves;
-	int gpus, sequences, experts, microbatches, d_expert;
-	const char *routing; /* in the gate's place; NULL: it decides */
 };
 
 /* Loads of a rule: sizes an octave and more apart in one run; and the same for all. */
@@ -58,18 +42,15 @@ struct calibration {
 	const struct calibrate_options *how;
 	struct machine *m;
 	struct measured *tables;
-	GArray *probes;    /* struct probe */
-	GArray *samples;   /* struct timing */
-	GArray *launch_us; /* double */
-	struct waits waits;
-	GArray *mixer_us[2]; /* double: backward of one GPU alone, and beside another */
-	GArray *heat_us[2];  /* double: the same on a busy GPU, and on one that mostly waits */
-	int layers;          /* of a run */
-	int d_expert;        /* of the network */
-	size_t expert;       /* parameters of one */
-	uint32_t heat_tokens;
-	int heating;    /* steps until a GPU is as hot as it gets */
-	uint32_t steps; /* recorded so far */
+	GArray *probes; /* struct probe */
+	GArray *runs;   /* struct probe_run */
+	struct readings readings;
+	bool real;       /* GPUs have cores of their own, and a clock that follows their work */
+	int layers;      /* of a run */
+	int d_expert;    /* of the network */
+	size_t expert;   /* parameters of one */
+	uint32_t tokens; /* of a step of the scenario's size */
+	int heating;     /* steps until a GPU is as hot as it gets */
 	int done, total;
 };
 
@@ -196,7 +177,7 @@ static struct trace *run(const struct calibration *c, const struct probe *p, con
 	                              .z = 1e-3f,
 	                              .trace = folder,
 	                              .trace_steps = c->how->steps,
-	                              .apart = true,
+	                              .apart = !c->real || p->serves & (SERVES_HOST | SERVES_EXCHANGES),
 	                              .save_every = 1,
 	                              .impose = p->routing != NULL,
 	                              .command = "esmoe calibrate",
@@ -207,126 +188,44 @@ static struct trace *run(const struct calibration *c, const struct probe *p, con
 	return trace;
 }
 
-/* In the unit of the kind's table. */
-static double size_of(const struct calibration *c, const struct scenario *sc, const struct span *s)
-{
-	const char *unit = measured_unit(s->kind, s->pass);
-	const struct layer *l = &sc->network->layer[s->layer];
-	if (g_str_equal(unit, "bytes"))
-		return (double)s->bytes;
-	if (g_str_equal(unit, "parameters")) {
-		double each = s->kind == STAGE_ADAM_GPU || s->kind == STAGE_ACCUMULATE_GPU ? 28
-		              : s->kind == STAGE_ADAM                                      ? sc->machine->adam_bytes_per_param
-		                                                                           : 10;
-		return (double)s->bytes / each;
-	}
-	return measured_size(&c->tables->table[s->kind][s->pass], s->kind, l, s->tokens);
-}
-
-static bool serves_kind(int serves, int kind)
-{
-	switch (kind) {
-	case STAGE_ADAM:
-		return serves & SERVES_ADAM;
-	case STAGE_ACCUMULATE:
-		return serves & SERVES_SUMS;
-	case STAGE_ALL_TO_ALL:
-		return serves & SERVES_EXCHANGES;
-	case STAGE_UPLOAD:
-	case STAGE_DOWNLOAD:
-	case STAGE_COUNTS:
-	case STAGE_ALL_REDUCE:
-	case STAGE_REDUCE_SCATTER:
-	case STAGE_ALL_GATHER:
-	case STAGE_SSD_READ:
-	case STAGE_SSD_WRITE:
-		return false;
-	case STAGE_EXPERT:
-		return serves & SERVES_EXPERTS;
-	default:
-		return serves & SERVES_COMPUTE;
-	}
-}
-
-/* A grouped launch: one expert of it with the mean of their tokens. */
-static void take_group(struct calibration *c, const struct scenario *sc, const struct span *s)
-{
-	double experts = sc->network->layer[s->layer].experts, us = (double)(s->end_ns - s->start_ns) / 1e3;
-	struct timing sample = {MEASURED_GROUPED, s->pass, s->tokens / experts, us / experts, s->tokens, experts, c->steps + s->step};
-	if (s->kind == STAGE_EXPERT && s->expert < 0 && s->tokens)
-		g_array_append_val(c->samples, sample);
-}
-
-static void take_samples(struct calibration *c, const struct probe *p, const struct scenario *sc, const struct trace *trace)
-{
-	for (guint i = 0; i < trace->spans->len; i++) {
-		const struct span *s = &g_array_index(trace->spans, struct span, i);
-		double us = (double)(s->end_ns - s->start_ns) / 1e3;
-		if (s->kind == STAGE_MIXER && s->pass == PASS_BACKWARD && p->serves & SERVES_CORES)
-			g_array_append_val(c->mixer_us[p->gpus - 1], us);
-		if (s->kind == STAGE_MIXER && s->pass == PASS_BACKWARD && p->gpus == 1 && s->tokens == c->heat_tokens)
-			g_array_append_val(c->heat_us[p->serves & SERVES_HOST ? 1 : 0], us);
-		if (p->serves & SERVES_GROUPED)
-			take_group(c, sc, s);
-		if (!measured_unit(s->kind, s->pass) || !serves_kind(p->serves, s->kind))
-			continue;
-		struct timing sample = {s->kind,   measured_pass(s->kind, s->pass),      size_of(c, sc, s), us,
-		                        s->tokens, sc->network->layer[s->layer].experts, c->steps + s->step};
-		if (sample.size > 0)
-			g_array_append_val(c->samples, sample);
-	}
-}
-
-/* Host time of one launch: what the launchers took for a step over the launches a schedule counts. */
-static bool take_launches(struct calibration *c, struct scenario *sc, const struct trace *trace, GError **error)
-{
-	sc->machine->launch_us = 1;
-	g_autoptr(schedule) schedule = schedule_new(sc, NULL, error);
-	if (!schedule)
-		return false;
-	g_autoptr(backend) b = backend_null_new(sc->routing, sc->machine->gpus);
-	if (!schedule_step(schedule, b, error))
-		return false;
-	double launches = (double)schedule_launch_ns(schedule) / 1e3;
-	for (guint step = 0; step < trace->step_end_ns->len; step++) {
-		nsec_t sum = 0;
-		for (guint i = 0; i < trace->spans->len; i++) {
-			const struct span *s = &g_array_index(trace->spans, struct span, i);
-			sum += s->step == step && s->rank == 0 && s->launch_ns >= 0 ? s->launch_end_ns - s->launch_ns : 0;
-		}
-		double us = (double)sum / 1e3 / launches;
-		g_array_append_val(c->launch_us, us);
-	}
-	return true;
-}
-
 static bool measure_probe(struct calibration *c, const struct probe *p, GError **error)
 {
 	g_autoptr(scenario) sc = scenario_of(c, p, error);
-	g_autoptr(trace) trace = sc ? run(c, p, sc, error) : NULL;
+	struct trace *trace = sc ? run(c, p, sc, error) : NULL;
 	if (!trace)
 		return false;
-	take_samples(c, p, sc, trace);
-	c->steps += trace->step_end_ns->len;
-	if (p->serves & SERVES_OVERHEADS)
-		waits_add(&c->waits, trace);
-	return !(p->serves & SERVES_OVERHEADS) || take_launches(c, sc, trace, error);
+	struct probe_run done = {*p, g_steal_pointer(&sc), trace};
+	g_array_append_val(c->runs, done);
+	return true;
 }
 
-static double median(GArray *values, double otherwise)
+/* The law of the GPU's clock first: what stages take is told for a hot one. */
+static bool read_runs(struct calibration *c, GError **error)
 {
-	autoclear(measured_table) t = {0};
-	if (!values->len)
-		return otherwise;
-	measured_add(&t, 1, (double *)(void *)values->data, (int)values->len);
-	return t.median_us.v[0];
+	g_autoptr(GArray) warm = g_array_new(FALSE, FALSE, sizeof(struct warm_run));
+	for (guint i = 0; i < c->runs->len; i++) {
+		const struct probe_run *r = &g_array_index(c->runs, struct probe_run, i);
+		struct warm_run w = {r->trace, r->probe.serves & SERVES_HOST};
+		if (r->probe.gpus == 1)
+			g_array_append_val(warm, w);
+	}
+	const struct warm_run *runs = (const struct warm_run *)(const void *)warm->data;
+	c->m->cool_speedup = 1;
+	if (c->real) {
+		warmth_fit(runs, (int)warm->len, c->tokens, c->m);
+		warmth_fit_copies(runs, (int)warm->len, c->m);
+	}
+	for (guint i = 0; i < c->runs->len; i++)
+		if (!readings_take(&c->readings, &g_array_index(c->runs, struct probe_run, i), c->tables, c->m, error))
+			return false;
+	return true;
 }
 
 /* Two streams that compute at once on the cores there are: how much slower each gets tells what one asks for. */
 static void fill_cores(struct calibration *c)
 {
-	double alone = median(c->mixer_us[0], 1), beside = median(c->mixer_us[1], alone);
-	c->m->stream_cores = fmax(1, beside / alone * fmin(c->m->cores, 2) / 2);
+	double alone = readings_median(c->readings.mixer_us[0], 1), beside = readings_median(c->readings.mixer_us[1], alone);
+	c->m->stream_cores = c->real ? 0 : fmax(1, beside / alone * fmin(c->m->cores, 2) / 2);
 }
 
 static void set_text(char **field, char *owned)
@@ -363,9 +262,22 @@ static bool measure_rates(struct calibration *c, GError **error)
 	return ok;
 }
 
+/* A virtual machine gets memory from its host when it first touches it, and for some seconds, or as long as the pages live, is slower for it: Adam by
+ * a tenth and more. So all that a run could take is touched once. */
+static void settle_memory(struct calibration *c)
+{
+	const double most = (c->m->dram_gib - c->m->dram_reserved_gib) * GIB;
+	const size_t bytes = (size_t)fmax(0, fmin(most, SETTLED_SHARE * (double)pages_available()));
+	void *p = c->real && bytes ? pages_new(bytes) : NULL;
+	if (p)
+		pages_free(p, bytes);
+	advance(c, "the host's memory, touched once");
+}
+
 /* Rates first: it takes them no time to find out that a device or a folder is not there. */
 static bool measure_all(struct calibration *c, GError **error)
 {
+	settle_memory(c);
 	if (!measure_rates(c, error))
 		return false;
 	for (guint i = 0; i < c->probes->len; i++) {
@@ -378,19 +290,18 @@ static bool measure_all(struct calibration *c, GError **error)
 		}
 		advance(c, name);
 	}
-	if (!c->samples->len) {
+	if (!c->runs->len) {
 		g_set_error(error, ESMOE_ERROR, ESMOE_ERROR_FIT, "%s: not even the smallest run fits this machine", c->o->model);
 		return false;
 	}
-	return true;
+	return read_runs(c, error);
 }
 
 static void calibration_clear(struct calibration *c)
 {
-	GArray *arrays[] = {c->probes,        c->samples,     c->launch_us,   c->waits.sync_us, c->waits.event_us,
-	                    c->waits.wake_us, c->mixer_us[0], c->mixer_us[1], c->heat_us[0],    c->heat_us[1]};
-	for (size_t i = 0; i < G_N_ELEMENTS(arrays); i++)
-		g_array_unref(arrays[i]);
+	g_array_unref(c->probes);
+	g_array_unref(c->runs);
+	readings_clear(&c->readings);
 	measured_free(c->tables);
 }
 
@@ -401,11 +312,6 @@ static int few_layers(const struct network *n, int least)
 	while (layers < n->layers && (moe < 2 || layers < least))
 		moe += n->layer[layers++].experts > 0;
 	return layers;
-}
-
-static GArray *doubles(void)
-{
-	return g_array_new(FALSE, FALSE, sizeof(double));
 }
 
 /* Launchers and the thread that builds the schedule. A core that one of them shares with Adam is taken from that for a scheduler's slice, some
@@ -431,30 +337,26 @@ bool calibrate(const struct scenario_options *o, const struct calibrate_options 
 		return false;
 	autoclear(calibration) c = {.o = o, .how = how, .m = m, .tables = measured_new()};
 	c.probes = g_array_new(FALSE, FALSE, sizeof(struct probe));
-	c.samples = g_array_new(FALSE, FALSE, sizeof(struct timing));
-	c.launch_us = doubles();
-	c.waits = (struct waits){doubles(), doubles(), doubles()};
-	c.mixer_us[0] = doubles();
-	c.mixer_us[1] = doubles();
-	c.heat_us[0] = doubles();
-	c.heat_us[1] = doubles();
-	c.heat_tokens = (uint32_t)(base->sequences * base->seq_len);
+	c.runs = g_array_new(FALSE, FALSE, sizeof(struct probe_run));
+	g_array_set_clear_func(c.runs, (GDestroyNotify)probe_run_clear);
+	readings_init(&c.readings);
+	c.real = info->launcher_cores > 0;
+	c.tokens = (uint32_t)(base->sequences * base->seq_len);
 	c.heating = info->hot_after_steps;
 	m->cores = (int)g_get_num_processors();
 	m->adam_threads = MAX(1, MIN(m->adam_threads, m->cores - cores_of_others(info, m)));
 	c.layers = few_layers(base->network, c.heating ? HOT_LAYERS : LAYERS_LEAST);
 	list_probes(&c, base);
-	c.total = (int)c.probes->len + rates_parts(m);
+	c.total = 1 + (int)c.probes->len + rates_parts(m);
 	if (!measure_all(&c, error))
 		return false;
-	samples_to_tables(c.samples, c.tables);
+	samples_to_tables(c.readings.samples, c.tables);
 	fill_cores(&c);
 	fill_identity(&c, base);
-	m->cool_speedup = c.heating ? fmin(fmax(1, median(c.heat_us[0], 1) / median(c.heat_us[1], median(c.heat_us[0], 1))), 2) : 1;
-	m->launch_us = median(c.launch_us, m->launch_us);
-	m->sync_us = median(c.waits.sync_us, m->sync_us);
-	m->event_us = median(c.waits.event_us, m->event_us);
-	m->wake_us = median(c.waits.wake_us, m->wake_us);
+	m->launch_us = readings_median(c.readings.launch_us, m->launch_us);
+	m->sync_us = readings_median(c.readings.waits.sync_us, m->sync_us);
+	m->event_us = readings_median(c.readings.waits.event_us, m->event_us);
+	m->wake_us = readings_median(c.readings.waits.wake_us, m->wake_us);
 	measured_free(m->measured);
 	m->measured = g_steal_pointer(&c.tables);
 	return true;

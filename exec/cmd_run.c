@@ -155,6 +155,11 @@ static void report(const struct run_step *s, void *user)
 	progress_step(&out->progress);
 }
 
+static void note(const char *line, void *user)
+{
+	fprintf(stderr, "esmoe: %s\n", line);
+}
+
 bool cmd_run(int argc, char **argv, GError **error)
 {
 	autoclear(options) o = {.lr = 0.001, .balance = 0.01, .z = 0.001};
@@ -173,6 +178,7 @@ bool cmd_run(int argc, char **argv, GError **error)
 	struct output out = {.steps = (int)run.steps};
 	run.command = command;
 	run.report = report;
+	run.note = note;
 	run.user = &out;
 	bool ok = run_train(sc, &run, error);
 	progress_clear(&out.progress);

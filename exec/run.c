@@ -254,6 +254,10 @@ static bool run_open(struct run *r, GError **error)
 		g_autofree char *head = g_strdup_printf("# %s\n\n[run]\n# a step begins before the one before it has ended\noverlap = %s\n\n",
 		                                        r->o->command, overlaps(r) ? "true" : "false");
 		r->exact = device_record_stages(r->devices[r->first]);
+		if (!r->exact && r->o->note && device_info(r->devices[r->first])->launcher_cores)
+			r->o->note("without CUPTI the trace has the times of events, in which waits between the kernels of a stage count as work: "
+			           "LD_LIBRARY_PATH needs the folder of libcupti.so.13",
+			           r->o->user);
 		r->folder = folder_new(r->o->trace, r->sc, head, r->first, r->end, error);
 		if (!r->folder || !same_times(r, error))
 			return false;

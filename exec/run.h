@@ -23,6 +23,7 @@ struct run_options {
 	int rendezvous_s;                /* for how long ranks wait for each other at the start */
 	const char *command;             /* for run.ini */
 	void (*report)(const struct run_step *step, void *user); /* after each step; on rank 0 */
+	void (*note)(const char *line, void *user);              /* what the user should know about this run; NULL: nobody listens */
 	void *user;
 };
 

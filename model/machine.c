@@ -57,6 +57,8 @@ static const struct ini_key keys[] = {
     NUMBER("gpu", "kernel_us", kernel_us, "4", 0, 1e4, "shortest time of one kernel on the device, us"),
     NUMBER("gpu", "nccl_sm_share", nccl_sm_share, "0.12", 0, 1, "share of the SMs a running collective takes"),
     NUMBER("gpu", "cool_speedup", cool_speedup, "1", 1, 2, "speed of matrix products on a GPU that mostly waits over that on a busy one"),
+    NUMBER("gpu", "cool_share", cool_share, "0.5", 0, 0.99, "share of the time it may work and runs at that speed"),
+    NUMBER("gpu", "heat_ms", heat_ms, "200", 0.1, 1e5, "within which its speed follows that share, ms"),
     NUMBER("gpu", "copy_gemm_slowdown", copy_gemm_slowdown, "1.03", 1, 2, "time of a GEMM under copies both ways over its time alone"),
     NUMBER("pcie", "h2d_gbps", h2d_gbps, NULL, 0.01, 1e5, "upload alone, GB/s"),
     NUMBER("pcie", "d2h_gbps", d2h_gbps, NULL, 0.01, 1e5, "download alone, GB/s"),

@@ -38,6 +38,8 @@ struct machine {
 	double kernel_us;          /* shortest time of one kernel on the device */
 	double nccl_sm_share;      /* share of the SMs a running collective takes */
 	double cool_speedup;       /* matrix products on a GPU that mostly waits over a busy one, whose clock its power limit lowers; 1: none */
+	double cool_share;         /* share of its time that a GPU may work and is still that cool */
+	double heat_ms;            /* time constant with which it follows that share */
 	double copy_gemm_slowdown; /* a GEMM's time under copies in both directions over its time alone; 1: none */
 	/* [pcie] */
 	double h2d_gbps, d2h_gbps; /* one direction alone */

@@ -2,7 +2,7 @@
  *
  * Causality: launchers go on no earlier than the end of what was waited for, so nothing launched later can start before `now`.
  * Left out: a launcher that runs 1024 kernels ahead blocks in CUDA; gates stop ours every layer. */
-#include "heat.h"
+#include "model/heat.h"
 #include "world.h"
 
 #include <math.h>

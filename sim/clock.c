@@ -10,7 +10,7 @@
  * Exactness: a stage whose rate is 1 throughout ends exactly cost_ns after its start. Otherwise its remaining work is a double (nanoseconds at rate
  * 1), reduced at each change of its rate, and its end is rounded up to the next nanosecond, once; a millionth of a nanosecond is forgiven for
  * rounding. */
-#include "heat.h"
+#include "model/heat.h"
 #include "model/error.h"
 #include "world.h"
 

@@ -4,7 +4,7 @@
 set -uo pipefail
 folder=${1:-$(dirname "$0")}
 failed=0
-for program in "$folder"/cuda_* "$(dirname "$0")/gpu_ranks.sh"; do
+for program in "$folder"/cuda_* "$(dirname "$0")"/gpu_{ranks,failures}.sh; do
 	[ -f "$program" ] && [ -x "$program" ] || continue
 	arguments=()
 	[[ $program != *.sh ]] || arguments=("$folder")

@@ -13,7 +13,8 @@ work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
 cd "$work" || exit 1
 failed=0
-run="run -m gpt-moe-s --set network.layers=4 -M h200-x2 --experts 8 --sequences 8 --device cuda --synthetic --set machine.gpus_per_node=1 --set pcie.gpus_per_root=1 --set policy.all_to_all=linear --set ssd.gb=60 --set ssd.read_gbps=2 --set ssd.write_gbps=1 --set ssd.mixed_gbps=2"
+# the gate's own loads would tell more and more about the order of sums
+run="run -m gpt-moe-s --routing uniform --set network.layers=4 -M h200-x2 --experts 8 --sequences 8 --device cuda --synthetic --set machine.gpus_per_node=1 --set pcie.gpus_per_root=1 --set policy.all_to_all=linear --set ssd.gb=60 --set ssd.read_gbps=2 --set ssd.write_gbps=1 --set ssd.mixed_gbps=2"
 
 # start RANK ARGUMENT...: as torchrun would.
 start() {
@@ -33,15 +34,15 @@ complain() {
 compare() {
 	paste -d, "$1/losses.csv" "$2/losses.csv" | awk -F, -v name="$3" '
 		NR > 1 { d = $2 - $6; if (d < 0) d = -d; if (d > most) most = d; loss = $2 }
-		NR > 5 { a += $4; b += $8; n++ }
-		END { printf "ok %s: loss %.5f, largest difference %.6f; one process %.1f ms a step, two %.1f ms\n", name, loss, most, a / n, b / n; exit most > 0.002 * loss }'
+		NR > 2 { a += $4; b += $8; n++ }
+		END { printf "ok %s: loss %.5f, largest difference %.6f; one process %.1f ms a step, two %.1f ms\n", name, loss, most, a / n, b / n; exit most > 0.0002 * loss }'
 }
 
 for policy in "static" "es-moe --set policy.expert_home=dram" "es-moe --set policy.expert_home=ssd"; do
 	name=${policy##*=}
 	rm -rf one two
 	steps=20
-	[ "$name" != ssd ] || steps=8
+	[ "$name" != ssd ] || steps=3
 	"$folder/esmoe" $run -p $policy --steps $steps --trace one >out.one 2>err.0 || complain "$policy in one process"
 	start 0 -p $policy --steps $steps --trace two
 	start 1 -p $policy --steps $steps --trace two

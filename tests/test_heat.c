@@ -1,5 +1,5 @@
 /* A busy GPU takes what its tables say, an idle one less, and one that works half of the time the least. */
-#include "sim/heat.h"
+#include "model/heat.h"
 
 #include <criterion/criterion.h>
 #include <math.h>
@@ -8,7 +8,7 @@
 
 static struct heat *of(double speedup)
 {
-	struct machine m = {.gpus = 2, .cool_speedup = speedup};
+	struct machine m = {.gpus = 2, .cool_speedup = speedup, .cool_share = 0.5, .heat_ms = 200};
 	return heat_new(&m);
 }
 
@@ -44,7 +44,17 @@ Test(heat, the_share_of_work_decides)
 			cost = heat_cost_ns(h, 0, t, 1000000);
 			heat_ran(h, 0, t, t + duty * 10000);
 		}
+		cr_assert_float_eq(heat_cool(h, 0, 4 * SECOND), fmin((1 - duty / 100.0) / 0.5, 1), 0.01);
 		double cool = fmin((1 - duty / 100.0) / 0.5, 1);
 		cr_assert_float_eq((double)cost, 1e6 * (1 - 0.2 * cool), 2500, "duty %d: %" G_GINT64_FORMAT, duty, cost);
 	}
+}
+
+Test(heat, one_that_worked_before_begins_with_that)
+{
+	g_autoptr(heat) h = of(1.25);
+	heat_worked(h, 0, 2 * SECOND, 0.75);
+	cr_assert_float_eq(heat_cool(h, 0, 2 * SECOND), 0.5, 1e-9);
+	cr_assert_eq(heat_cost_ns(h, 0, 2 * SECOND, 1000000), 900000);
+	cr_assert_eq(heat_cost_ns(h, 1, 0, 1000000), 1000000);
 }

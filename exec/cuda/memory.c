@@ -1,14 +1,12 @@
 /* The CUDA device's memory and copies: blocks of its own memory, counted against a capacity; host memory that copies reach directly. */
-#define _GNU_SOURCE
 #include "gpu.h"
 
+#include "exec/pages.h"
 #include "model/error.h"
 
 #include <string.h>
-#include <sys/mman.h>
 
 #define REGISTER_FROM ((size_t)8 << 20)
-#define HUGE_PAGE ((size_t)2 << 20)
 
 /* ---- memory ---- */
 
@@ -42,8 +40,9 @@ static void *take(struct cuda_device *d, const cudaStream_t *stream, size_t byte
 		size_t left = 0, all = 0;
 		(void)cudaGetLastError();
 		cudaMemGetInfo(&left, &all);
-		g_set_error(error, ESMOE_ERROR, cuda_code_of(status), "hbm: %s needs %.3f GiB, GPU %d has %.3f GiB of %.3f GiB left: %s", what,
-		            (double)bytes / GIB, d->ordinal, (double)left / GIB, (double)all / GIB, cudaGetErrorString(status));
+		g_set_error(error, ESMOE_ERROR, ESMOE_ERROR_DEVICE, "hbm: %s needs %.3f GiB, GPU %d has %.3f GiB of %.3f GiB left: %s%s", what,
+		            (double)bytes / GIB, d->ordinal, (double)left / GIB, (double)all / GIB, cudaGetErrorString(status),
+		            status == cudaErrorMemoryAllocation ? "; nvidia-smi says who has the rest" : "");
 		return NULL;
 	}
 	pthread_mutex_lock(&d->lock);
@@ -82,39 +81,6 @@ void *cuda_scratch(struct cuda_stream *s, size_t bytes)
 	return s->scratch;
 }
 
-struct touching {
-	char *from;
-	size_t bytes;
-};
-
-static gpointer touch(gpointer data)
-{
-	const struct touching *t = data;
-	memset(t->from, 0, t->bytes);
-	return NULL;
-}
-
-/* Fresh pages come a few GB/s to a thread, and registering them afterwards costs a tenth of allocating them pinned. Huge ones spare Adam the walks
- * through page tables. */
-static void *map_touched(size_t bytes)
-{
-	char *p = mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-	if (p == MAP_FAILED)
-		return NULL;
-	(void)madvise(p, bytes, MADV_HUGEPAGE);
-	guint n = MIN(g_get_num_processors(), 64);
-	g_autofree struct touching *part = g_new(struct touching, n);
-	g_autofree GThread **thread = g_new(GThread *, n);
-	for (guint i = 0; i < n; i++) {
-		size_t from = bytes / n * i / HUGE_PAGE * HUGE_PAGE, to = i + 1 == n ? bytes : bytes / n * (i + 1) / HUGE_PAGE * HUGE_PAGE;
-		part[i] = (struct touching){p + from, to - from};
-		thread[i] = g_thread_new("touch", touch, &part[i]);
-	}
-	for (guint i = 0; i < n; i++)
-		g_thread_join(thread[i]);
-	return p;
-}
-
 void *cuda_pinned_alloc(struct device *device, size_t bytes, GError **error)
 {
 	struct cuda_device *d = cuda_device_of(device);
@@ -128,14 +94,14 @@ void *cuda_pinned_alloc(struct device *device, size_t bytes, GError **error)
 		            cudaGetErrorString(status));
 		return NULL;
 	}
-	p = map_touched(bytes);
+	p = pages_new(bytes); /* registering them afterwards costs a tenth of allocating them pinned */
 	cudaError_t status = p ? cudaHostRegister(p, bytes, cudaHostRegisterPortable) : cudaErrorMemoryAllocation;
 	if (status != cudaSuccess) {
 		(void)cudaGetLastError();
 		g_set_error(error, ESMOE_ERROR, ESMOE_ERROR_FIT, "dram: %.3f GiB of pinned memory: %s", (double)bytes / GIB,
 		            cudaGetErrorString(status));
 		if (p)
-			munmap(p, bytes);
+			pages_free(p, bytes);
 		return NULL;
 	}
 	pthread_mutex_lock(&d->group->lock);
@@ -157,7 +123,7 @@ void cuda_pinned_free(struct device *device, void *p)
 		return;
 	}
 	cudaHostUnregister(p);
-	munmap(p, bytes);
+	pages_free(p, bytes);
 }
 
 bool cuda_pin(struct device *device, void *p, size_t bytes, GError **error)

@@ -1,18 +1,16 @@
 /* Heat is the share of the last moments in which the compute stream worked, an exponential mean:
  *
- *     work   ####____####____          heat follows it within TAU_NS; at COOL and below the GPU runs at its full clock,
+ *     work   ####____####____          heat follows it within gpu.heat_ms; at gpu.cool_share and below the GPU runs at its full clock,
  *     heat  1 ''-.__.-'-.__            at 1 at that of the tables, in between in proportion
  *
- * Both constants are assumed: power limits act within tenths of a second, and half of the time at full power is well inside of any. */
+ * What a power limit acts on is the mean power of a moment, and at full clock that grows with the share of work. */
 #include "heat.h"
 
 #include <math.h>
 
-#define TAU_NS 2e8
-#define COOL 0.5
-
 struct heat {
 	double gain; /* of a cool GPU, of the time */
+	double cool_share, tau_ns;
 	struct {
 		double share;
 		nsec_t at_ns;
@@ -25,6 +23,8 @@ struct heat *heat_new(const struct machine *m)
 		return NULL;
 	struct heat *h = g_malloc0(sizeof(*h) + sizeof(h->gpu[0]) * (size_t)m->gpus);
 	h->gain = 1 - 1 / m->cool_speedup;
+	h->cool_share = m->cool_share;
+	h->tau_ns = m->heat_ms * (double)NSEC_PER_MSEC;
 	for (int i = 0; i < m->gpus; i++)
 		h->gpu[i].share = 1;
 	return h;
@@ -41,19 +41,29 @@ static void pass(struct heat *h, int gpu, nsec_t until_ns, double to)
 	nsec_t since = until_ns - h->gpu[gpu].at_ns;
 	if (since <= 0)
 		return;
-	h->gpu[gpu].share = to + (h->gpu[gpu].share - to) * exp(-(double)since / TAU_NS);
+	h->gpu[gpu].share = to + (h->gpu[gpu].share - to) * exp(-(double)since / h->tau_ns);
 	h->gpu[gpu].at_ns = until_ns;
+}
+
+double heat_cool(struct heat *h, int gpu, nsec_t now_ns)
+{
+	pass(h, gpu, now_ns, 0);
+	return fmin((1 - h->gpu[gpu].share) / (1 - h->cool_share), 1);
 }
 
 nsec_t heat_cost_ns(struct heat *h, int gpu, nsec_t now_ns, nsec_t cost_ns)
 {
-	pass(h, gpu, now_ns, 0);
-	double cool = fmin((1 - h->gpu[gpu].share) / (1 - COOL), 1);
-	return (nsec_t)ceil((double)cost_ns * (1 - h->gain * cool));
+	return (nsec_t)ceil((double)cost_ns * (1 - h->gain * heat_cool(h, gpu, now_ns)));
 }
 
 void heat_ran(struct heat *h, int gpu, nsec_t start_ns, nsec_t end_ns)
 {
 	pass(h, gpu, start_ns, 0);
 	pass(h, gpu, end_ns, 1);
+}
+
+void heat_worked(struct heat *h, int gpu, nsec_t now_ns, double share)
+{
+	h->gpu[gpu].at_ns = now_ns;
+	h->gpu[gpu].share = share;
 }

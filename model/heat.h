@@ -1,10 +1,11 @@
 /* A GPU that computes without a pause runs into its power limit and lowers its clock; one that mostly waits does not. Measured tables are those of a
- * busy GPU (exec/calibrate.c); gpu.cool_speedup says how much faster a cool one is. */
+ * hot GPU; gpu.cool_speedup says how much faster a cool one multiplies, gpu.cool_share up to which share of work it stays cool, gpu.heat_ms how fast
+ * the share follows (all three measured by exec/warmth.c). */
 #pragma once
 
-#include "model/autoptr.h"
-#include "model/machine.h"
-#include "model/units.h"
+#include "autoptr.h"
+#include "machine.h"
+#include "units.h"
 
 struct heat;
 
@@ -13,7 +14,11 @@ struct heat *heat_new(const struct machine *m);
 void heat_free(struct heat *h);
 AUTOPTR(heat)
 
+/* How cool it is then: 0 hot, 1 cool. Moments of a GPU are asked for and told in their order. */
+double heat_cool(struct heat *h, int gpu, nsec_t now_ns);
 /* Solo duration of a stage of matrix products that starts now and would take cost_ns on a hot GPU. */
 nsec_t heat_cost_ns(struct heat *h, int gpu, nsec_t now_ns, nsec_t cost_ns);
 /* A stage of the compute stream ran. */
 void heat_ran(struct heat *h, int gpu, nsec_t start_ns, nsec_t end_ns);
+/* The share of its time that it worked until then. */
+void heat_worked(struct heat *h, int gpu, nsec_t now_ns, double share);

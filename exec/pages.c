@@ -1,0 +1,73 @@
+#define _GNU_SOURCE /* MAP_ANONYMOUS */
+#include "pages.h"
+
+#include <glib.h>
+#include <string.h>
+#include <sys/mman.h>
+
+#define HUGE_PAGE ((size_t)2 << 20)
+#define KIB 1024
+
+enum { MOST_THREADS = 64 };
+
+struct part {
+	char *from;
+	size_t bytes;
+};
+
+static gpointer touch(gpointer data)
+{
+	const struct part *p = data;
+	memset(p->from, 0, p->bytes);
+	return NULL;
+}
+
+void *pages_new(size_t bytes)
+{
+	char *p = mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+	if (p == MAP_FAILED)
+		return NULL;
+	(void)madvise(p, bytes, MADV_HUGEPAGE);
+	guint n = MIN(g_get_num_processors(), MOST_THREADS);
+	struct part part[MOST_THREADS];
+	GThread *thread[MOST_THREADS];
+	for (guint i = 0; i < n; i++) {
+		size_t from = bytes / n * i / HUGE_PAGE * HUGE_PAGE, to = i + 1 == n ? bytes : bytes / n * (i + 1) / HUGE_PAGE * HUGE_PAGE;
+		part[i] = (struct part){p + from, to - from};
+		thread[i] = g_thread_new("touch", touch, &part[i]);
+	}
+	for (guint i = 0; i < n; i++)
+		g_thread_join(thread[i]);
+	return p;
+}
+
+void pages_free(void *p, size_t bytes)
+{
+	munmap(p, bytes);
+}
+
+/* The number behind `key` in a file of the system, or its first one; G_MAXUINT64: none, or "max". */
+static uint64_t number_in(const char *path, const char *key)
+{
+	g_autofree char *text = NULL;
+	if (!g_file_get_contents(path, &text, NULL, NULL))
+		return G_MAXUINT64;
+	const char *at = key ? strstr(text, key) : text;
+	at = at && key ? at + strlen(key) : at;
+	while (at && g_ascii_isspace(*at))
+		at++;
+	return at && g_ascii_isdigit(*at) ? g_ascii_strtoull(at, NULL, 10) : G_MAXUINT64;
+}
+
+uint64_t pages_available(void)
+{
+	static const char *const groups[][2] = {{"/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory.current"},
+	                                        {"/sys/fs/cgroup/memory/memory.limit_in_bytes", "/sys/fs/cgroup/memory/memory.usage_in_bytes"}};
+	uint64_t kib = number_in("/proc/meminfo", "MemAvailable:"), left = kib == G_MAXUINT64 ? 0 : kib * KIB;
+	for (size_t i = 0; i < G_N_ELEMENTS(groups); i++) {
+		uint64_t most = number_in(groups[i][0], NULL), taken = number_in(groups[i][1], NULL);
+		if (most != G_MAXUINT64 && taken != G_MAXUINT64)
+			left = MIN(left, most > taken ? most - taken : 0);
+	}
+	return left;
+}

@@ -1,0 +1,149 @@
+#include "readings.h"
+
+#include "model/backend_null.h"
+#include "model/schedule.h"
+#include "samples.h"
+#include "warmth.h"
+
+void probe_run_clear(struct probe_run *r)
+{
+	scenario_free(r->scenario);
+	trace_free(r->trace);
+}
+
+static GArray *doubles(void)
+{
+	return g_array_new(FALSE, FALSE, sizeof(double));
+}
+
+void readings_init(struct readings *r)
+{
+	*r = (struct readings){.samples = g_array_new(FALSE, FALSE, sizeof(struct timing)),
+	                       .launch_us = doubles(),
+	                       .waits = {doubles(), doubles(), doubles()},
+	                       .mixer_us = {doubles(), doubles()}};
+}
+
+void readings_clear(struct readings *r)
+{
+	GArray *arrays[] = {r->samples, r->launch_us, r->waits.sync_us, r->waits.event_us, r->waits.wake_us, r->mixer_us[0], r->mixer_us[1]};
+	for (size_t i = 0; i < G_N_ELEMENTS(arrays); i++)
+		g_array_unref(arrays[i]);
+}
+
+double readings_median(GArray *values, double otherwise)
+{
+	autoclear(measured_table) t = {0};
+	if (!values->len)
+		return otherwise;
+	measured_add(&t, 1, (double *)(void *)values->data, (int)values->len);
+	return t.median_us.v[0];
+}
+
+/* In the unit of the kind's table. */
+static double size_of(const struct measured *tables, const struct scenario *sc, const struct span *s)
+{
+	const char *unit = measured_unit(s->kind, s->pass);
+	const struct layer *l = &sc->network->layer[s->layer];
+	if (g_str_equal(unit, "bytes"))
+		return (double)s->bytes;
+	if (g_str_equal(unit, "parameters")) {
+		double each = s->kind == STAGE_ADAM_GPU || s->kind == STAGE_ACCUMULATE_GPU ? 28
+		              : s->kind == STAGE_ADAM                                      ? sc->machine->adam_bytes_per_param
+		                                                                           : 10;
+		return (double)s->bytes / each;
+	}
+	return measured_size(&tables->table[s->kind][s->pass], s->kind, l, s->tokens);
+}
+
+static bool serves_kind(int serves, int kind)
+{
+	switch (kind) {
+	case STAGE_ADAM:
+		return serves & SERVES_ADAM;
+	case STAGE_ACCUMULATE:
+		return serves & SERVES_SUMS;
+	case STAGE_ALL_TO_ALL:
+		return serves & SERVES_EXCHANGES;
+	case STAGE_UPLOAD:
+	case STAGE_DOWNLOAD:
+	case STAGE_COUNTS:
+	case STAGE_ALL_REDUCE:
+	case STAGE_REDUCE_SCATTER:
+	case STAGE_ALL_GATHER:
+	case STAGE_SSD_READ:
+	case STAGE_SSD_WRITE:
+		return false;
+	case STAGE_EXPERT:
+		return serves & SERVES_EXPERTS;
+	default:
+		return serves & SERVES_COMPUTE;
+	}
+}
+
+/* A grouped launch: one expert of it with the mean of their tokens. */
+static void take_group(struct readings *r, const struct scenario *sc, const struct span *s, double us)
+{
+	double experts = sc->network->layer[s->layer].experts;
+	struct timing sample = {MEASURED_GROUPED, s->pass, s->tokens / experts, us / experts, s->tokens, experts, r->steps + s->step};
+	if (s->kind == STAGE_EXPERT && s->expert < 0 && s->tokens)
+		g_array_append_val(r->samples, sample);
+}
+
+static void take_span(struct readings *r, const struct probe_run *run, const struct measured *tables, const struct span *s, double us)
+{
+	const int serves = run->probe.serves;
+	if (s->kind == STAGE_MIXER && s->pass == PASS_BACKWARD && serves & SERVES_CORES)
+		g_array_append_val(r->mixer_us[run->probe.gpus - 1], us);
+	if (serves & SERVES_GROUPED)
+		take_group(r, run->scenario, s, us);
+	if (!measured_unit(s->kind, s->pass) || !serves_kind(serves, s->kind))
+		return;
+	struct timing sample = {s->kind,
+	                        measured_pass(s->kind, s->pass),
+	                        size_of(tables, run->scenario, s),
+	                        us,
+	                        s->tokens,
+	                        run->scenario->network->layer[s->layer].experts,
+	                        r->steps + s->step};
+	if (sample.size > 0)
+		g_array_append_val(r->samples, sample);
+}
+
+/* Host time of one launch: what the launchers took for a step over the launches a schedule counts. */
+static bool take_launches(struct readings *r, struct scenario *sc, const struct trace *trace, GError **error)
+{
+	sc->machine->launch_us = 1;
+	g_autoptr(schedule) schedule = schedule_new(sc, NULL, error);
+	if (!schedule)
+		return false;
+	g_autoptr(backend) b = backend_null_new(sc->routing, sc->machine->gpus);
+	if (!schedule_step(schedule, b, error))
+		return false;
+	double launches = (double)schedule_launch_ns(schedule) / 1e3;
+	for (guint step = 0; step < trace->step_end_ns->len; step++) {
+		nsec_t sum = 0;
+		for (guint i = 0; i < trace->spans->len; i++) {
+			const struct span *s = &g_array_index(trace->spans, struct span, i);
+			sum += s->step == step && s->rank == 0 && s->launch_ns >= 0 ? s->launch_end_ns - s->launch_ns : 0;
+		}
+		double us = (double)sum / 1e3 / launches;
+		g_array_append_val(r->launch_us, us);
+	}
+	return true;
+}
+
+bool readings_take(struct readings *r, const struct probe_run *run, const struct measured *tables, const struct machine *m, GError **error)
+{
+	const struct trace *trace = run->trace;
+	g_autofree double *hot = run->probe.gpus == 1 ? warmth_hot(trace, m) : NULL;
+	for (guint i = 0; i < trace->spans->len; i++) {
+		const struct span *s = &g_array_index(trace->spans, struct span, i);
+		take_span(r, run, tables, s, (double)(s->end_ns - s->start_ns) / 1e3 * (hot ? hot[i] : 1));
+	}
+	r->steps += trace->step_end_ns->len;
+	if (!(run->probe.serves & SERVES_OVERHEADS))
+		return true;
+	waits_add(&r->waits, trace);
+	return take_launches(r, run->scenario, trace, error);
+}

@@ -1,0 +1,50 @@
+/* What the runs of a calibration say: each span of a kind that its run serves is a reading of what that kind takes. */
+#pragma once
+
+#include "model/machine.h"
+#include "model/measured.h"
+#include "model/scenario.h"
+#include "traces/trace.h"
+#include "waits.h"
+
+/* What a run has to itself. */
+enum serves {
+	SERVES_COMPUTE = 1,
+	SERVES_HOST = 2,
+	SERVES_EXCHANGES = 4,
+	SERVES_OVERHEADS = 8,
+	SERVES_CORES = 16,
+	SERVES_GROUPED = 32,
+	SERVES_EXPERTS = 64,
+	SERVES_ADAM = 128,
+	SERVES_SUMS = 256
+};
+
+struct probe {
+	int serves;
+	int gpus, sequences, experts, microbatches, d_expert;
+	const char *routing; /* in the gate's place; NULL: it decides */
+};
+
+/* A probe that was run. */
+struct probe_run {
+	struct probe probe;
+	struct scenario *scenario;
+	struct trace *trace;
+};
+void probe_run_clear(struct probe_run *r);
+
+struct readings {
+	GArray *samples;   /* struct timing */
+	GArray *launch_us; /* double: host time of one launch */
+	struct waits waits;
+	GArray *mixer_us[2]; /* double: backward of one GPU alone, and beside another */
+	uint32_t steps;      /* read so far */
+};
+void readings_init(struct readings *r);
+void readings_clear(struct readings *r);
+
+/* Times of matrix products are those of a hot GPU (warmth.h), by m's law; sizes are in the unit of the kind's table. */
+bool readings_take(struct readings *r, const struct probe_run *run, const struct measured *tables, const struct machine *m,
+                   GError **error) G_GNUC_WARN_UNUSED_RESULT;
+double readings_median(GArray *values, double otherwise);
