@@ -65,11 +65,8 @@ static char *probe_name(const struct probe *p)
 	static const struct {
 		int serves;
 		const char *what;
-	} names[] = {{SERVES_HOST, "Adam"},
-	             {SERVES_EXCHANGES, "exchanges"},
-	             {SERVES_GROUPED, "grouped experts"},
-	             {SERVES_EXPERTS, "experts"},
-	             {SERVES_COMPUTE, "computation"}};
+	} names[] = {{SERVES_COPIES, "computation beside copies"}, {SERVES_HOST, "Adam"},       {SERVES_EXCHANGES, "exchanges"},
+	             {SERVES_GROUPED, "grouped experts"},          {SERVES_EXPERTS, "experts"}, {SERVES_COMPUTE, "computation"}};
 	const char *what = "";
 	for (size_t i = 0; i < G_N_ELEMENTS(names) && !*what; i++)
 		what = p->serves & names[i].serves ? names[i].what : "";
@@ -94,7 +91,7 @@ static void list_probes(struct calibration *c, const struct scenario *base)
 	c->expert = (size_t)activation_matrices(base->network->activation) * (size_t)base->network->d_model * (size_t)d;
 	for (int n = 1; n < s; n *= 2)
 		add_probe(c, (struct probe){SERVES_COMPUTE, 1, n, e, 1, d});
-	add_probe(c, (struct probe){SERVES_COMPUTE | SERVES_OVERHEADS | SERVES_CORES, 1, s, e, 1, d});
+	add_probe(c, (struct probe){SERVES_COMPUTE | SERVES_CORES, 1, s, e, 1, d});
 	add_probe(c, (struct probe){SERVES_COMPUTE, 1, 2 * s, e, 1, d});
 	add_probe(c, (struct probe){SERVES_COMPUTE, 1, s, MAX(e / 4, k), 1, d});
 	add_probe(c, (struct probe){SERVES_COMPUTE, 1, s, e * 4, 1, d});
@@ -110,6 +107,8 @@ static void list_probes(struct calibration *c, const struct scenario *base)
 	add_probe(c, (struct probe){SERVES_HOST | SERVES_ADAM | SERVES_OVERHEADS, 1, s, e, 1, d, EVEN});
 	add_probe(c, (struct probe){SERVES_HOST | SERVES_SUMS, 1, s + s % 2, e, 2, d, EVEN});
 	add_probe(c, (struct probe){SERVES_HOST | SERVES_ADAM, 1, s, e, 1, 4 * d, EVEN});
+	if (c->real)
+		add_probe(c, (struct probe){SERVES_HOST | SERVES_COPIES, 1, s, e, 1, d, EVEN});
 	if (gpus < 2)
 		return;
 	for (int n = MAX(s / 16, 1); n < s; n *= 4)
@@ -131,8 +130,9 @@ static struct scenario *scenario_of(const struct calibration *c, const struct pr
 	g_strv_builder_add_many(set, inner, layers, p->serves & SERVES_GROUPED ? "policy.expert_compute=grouped" : "policy.expert_compute=sequential",
 	                        "contention.rule=max-min", NULL);
 	if (copies)
-		g_strv_builder_add_many(set, "policy.expert_home=dram", "policy.pinned_share=0", "policy.upload_ahead=0", "policy.upload_scope=layer",
-		                        "policy.optimizer=cpu-step", NULL);
+		g_strv_builder_add_many(set, "policy.expert_home=dram", "policy.pinned_share=0", "policy.optimizer=cpu-step", NULL);
+	if (copies && !(p->serves & SERVES_COPIES))
+		g_strv_builder_add_many(set, "policy.upload_ahead=0", "policy.upload_scope=layer", NULL);
 	g_auto(GStrv) words = g_strv_builder_end(set);
 	o.set = (const char *const *)words;
 	o.policy = copies ? "es-moe" : "static";
@@ -354,9 +354,11 @@ bool calibrate(const struct scenario_options *o, const struct calibrate_options 
 	fill_cores(&c);
 	fill_identity(&c, base);
 	m->launch_us = readings_median(c.readings.launch_us, m->launch_us);
-	m->sync_us = readings_median(c.readings.waits.sync_us, m->sync_us);
+	/* what was launched then began one launch later */
+	m->sync_us = fmax(0, readings_median(c.readings.waits.sync_us, m->sync_us + m->launch_us) - m->launch_us);
 	m->event_us = readings_median(c.readings.waits.event_us, m->event_us);
 	m->wake_us = readings_median(c.readings.waits.wake_us, m->wake_us);
+	m->next_us = readings_median(c.readings.waits.next_us, m->next_us);
 	measured_free(m->measured);
 	m->measured = g_steal_pointer(&c.tables);
 	return true;

@@ -20,13 +20,14 @@ void readings_init(struct readings *r)
 {
 	*r = (struct readings){.samples = g_array_new(FALSE, FALSE, sizeof(struct timing)),
 	                       .launch_us = doubles(),
-	                       .waits = {doubles(), doubles(), doubles()},
+	                       .waits = {doubles(), doubles(), doubles(), doubles()},
 	                       .mixer_us = {doubles(), doubles()}};
 }
 
 void readings_clear(struct readings *r)
 {
-	GArray *arrays[] = {r->samples, r->launch_us, r->waits.sync_us, r->waits.event_us, r->waits.wake_us, r->mixer_us[0], r->mixer_us[1]};
+	GArray *arrays[] = {r->samples,       r->launch_us,     r->waits.sync_us, r->waits.event_us,
+	                    r->waits.wake_us, r->waits.next_us, r->mixer_us[0],   r->mixer_us[1]};
 	for (size_t i = 0; i < G_N_ELEMENTS(arrays); i++)
 		g_array_unref(arrays[i]);
 }

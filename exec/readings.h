@@ -17,7 +17,8 @@ enum serves {
 	SERVES_GROUPED = 32,
 	SERVES_EXPERTS = 64,
 	SERVES_ADAM = 128,
-	SERVES_SUMS = 256
+	SERVES_SUMS = 256,
+	SERVES_COPIES = 512
 };
 
 struct probe {

@@ -3,7 +3,8 @@
  *
  *     compute   [   stage   ]--wake--[  next  ]
  *     download               `---event---[  copy  ]
- */
+ *
+ * The host that waits for a gate's counts is sometimes late by a scheduler's slice: a step has all of that, so it is the mean of a step. */
 #include "waits.h"
 
 #include <stdbool.h>
@@ -57,22 +58,34 @@ static void add_wakes(struct waits *w, const struct trace *trace, const uint8_t 
 		const struct span *s = span_at(trace, i);
 		const uint32_t before = last[s->stream], at = last_before(trace, s);
 		last[s->stream] = i;
-		if (before == STAGE_NONE || !woken[before])
+		if (before == STAGE_NONE)
 			continue;
 		const nsec_t free_ns = span_at(trace, before)->end_ns;
-		if (s->launch_end_ns < free_ns && s->start_ns >= free_ns && (at == STAGE_NONE || span_at(trace, at)->end_ns <= free_ns))
+		if (s->launch_end_ns >= free_ns || s->start_ns < free_ns || (at != STAGE_NONE && span_at(trace, at)->end_ns > free_ns))
+			continue;
+		if (woken[before])
 			add(w->wake_us, s->start_ns - free_ns, woken[before]);
+		else if (s->stream % GPU_STREAMS == STREAM_COMPUTE && s->stream < (stream_id)trace->gpus * GPU_STREAMS)
+			add(w->next_us, s->start_ns - free_ns, 1);
 	}
 }
 
 static void add_syncs(struct waits *w, const struct trace *trace)
 {
 	const struct span *gate = NULL;
+	nsec_t sum = 0;
+	int n = 0;
 	for (guint i = 0; i < trace->spans->len; i++) {
 		const struct span *s = span_at(trace, i);
-		if (gate && s->kind == STAGE_PERMUTE && s->launch_ns > gate->end_ns)
-			add(w->sync_us, s->start_ns - gate->end_ns, 1);
+		if (gate && s->kind == STAGE_PERMUTE && s->launch_ns > gate->end_ns) {
+			sum += s->start_ns - gate->end_ns;
+			n++;
+		}
 		gate = s->kind == STAGE_GATE && s->pass == PASS_FORWARD ? s : NULL;
+		if (n && (i + 1 == trace->spans->len || span_at(trace, i + 1)->step != s->step)) {
+			add(w->sync_us, sum, n);
+			sum = n = 0;
+		}
 	}
 }
 

@@ -96,6 +96,7 @@ static const struct ini_key keys[] = {
     NUMBER("software", "launch_us", launch_us, "5", 0, 1e6, "host time to launch one kernel, us"),
     NUMBER("software", "sync_us", sync_us, "10", 0, 1e6, "from the end of a stage to the host that waited for it going on, us"),
     NUMBER("software", "event_us", event_us, "2", 0, 1e6, "a stream waits for another's event, us"),
+    NUMBER("software", "next_us", next_us, "0", 0, 1e6, "a compute stream goes on to its next stage, us"),
     NUMBER("software", "wake_us", wake_us, "0", 0, 1e6, "a stream goes on after waking another that waited for it, us"),
     CHOICE("software", "runtime", runtime, "framework", runtime_words, "whose rules memory follows: a framework's, or of esmoe run"),
     CHOICE("software", "kernels", kernels, "fused", kernels_words, "eager: one kernel per framework operator"),

@@ -159,6 +159,7 @@ struct backend *sim_new(const struct machine *m, const struct resources *r, cons
 	sim->launch_ns = o->no_launch ? 0 : nsec_of_us(m->launch_us);
 	sim->sync_ns = o->no_sync ? 0 : nsec_of_us(m->sync_us);
 	sim->event_ns = o->no_event ? 0 : nsec_of_us(m->event_us);
+	sim->next_ns = o->no_event ? 0 : nsec_of_us(m->next_us);
 	sim->wake_ns = o->no_event ? 0 : nsec_of_us(m->wake_us);
 	sim->host_ns = g_new0(nsec_t, m->gpus);
 	sim->n_streams = (uint32_t)stream_count(m);

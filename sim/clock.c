@@ -10,8 +10,8 @@
  * Exactness: a stage whose rate is 1 throughout ends exactly cost_ns after its start. Otherwise its remaining work is a double (nanoseconds at rate
  * 1), reduced at each change of its rate, and its end is rounded up to the next nanosecond, once; a millionth of a nanosecond is forgiven for
  * rounding. */
-#include "model/heat.h"
 #include "model/error.h"
+#include "model/heat.h"
 #include "world.h"
 
 #define FORGIVEN_NS 1e-6
@@ -139,7 +139,7 @@ static void end(struct sim *sim, stream_id s)
 		free_ns += sim->wake_ns;
 		proceed(sim, waiter - 1);
 	}
-	sim->streams[s].since_ns = free_ns;
+	sim->streams[s].since_ns = computes(sim, s) ? MAX(free_ns, sim->now_ns + sim->next_ns) : free_ns;
 	proceed(sim, s);
 }
 

@@ -164,6 +164,27 @@ Test(sim, a_stream_goes_on_after_it_has_woken_those_that_waited)
 	bed_clear(&bed);
 }
 
+Test(sim, a_compute_stream_takes_a_moment_between_stages)
+{
+	struct bed bed;
+	struct machine m = machine_by_hand(1, 1, 0, 200);
+	struct sim_options o = bare;
+	m.next_us = 3;
+	m.wake_us = 1;
+	o.no_event = false;
+	bed_init(&bed, m, &o);
+	stage_id a = add(&bed, on_gpu(0, STREAM_COMPUTE, 1000, STAGE_NONE, STAGE_NONE));
+	stage_id b = add(&bed, on_gpu(0, STREAM_COMPUTE, 1000, STAGE_NONE, STAGE_NONE));
+	stage_id up = add(&bed, on_gpu(0, STREAM_UPLOAD, 1000, a, STAGE_NONE));
+	stage_id next = add(&bed, on_gpu(0, STREAM_UPLOAD, 1000, STAGE_NONE, STAGE_NONE));
+	await(&bed, b);
+	await(&bed, next);
+	spans(&bed, b, 4000, 5000); /* no longer because it woke one meanwhile */
+	spans(&bed, up, 1000, 2000);
+	spans(&bed, next, 2000, 3000);
+	bed_clear(&bed);
+}
+
 /* Kernels of 1 us launched every 5 us: the k-th starts when it is launched. The launcher of the other GPU has a clock of its own. */
 Test(sim, short_kernels_run_at_the_launchers_pace)
 {

@@ -28,7 +28,7 @@ static struct trace *trace_of_one_gpu(void)
 static struct waits waits_of(const struct trace *trace)
 {
 	struct waits w = {g_array_new(FALSE, FALSE, sizeof(double)), g_array_new(FALSE, FALSE, sizeof(double)),
-	                  g_array_new(FALSE, FALSE, sizeof(double))};
+	                  g_array_new(FALSE, FALSE, sizeof(double)), g_array_new(FALSE, FALSE, sizeof(double))};
 	waits_add(&w, trace);
 	return w;
 }
@@ -38,6 +38,7 @@ static void waits_clear(struct waits *w)
 	g_array_unref(w->sync_us);
 	g_array_unref(w->event_us);
 	g_array_unref(w->wake_us);
+	g_array_unref(w->next_us);
 }
 
 static void expect(const GArray *list, guint n, double first)
@@ -54,13 +55,14 @@ Test(waits, an_end_that_wakes_another_stream_costs_both_sides)
 	add(trace, STREAM_COMPUTE, STAGE_EXPERT, 200, 45000, 50000, STAGE_NONE); /* 40 us after two were woken */
 	add(trace, STREAM_DOWNLOAD, STAGE_DOWNLOAD, 300, 12000, 13000, 0);       /* slept, 7 us */
 	add(trace, STREAM_UPLOAD, STAGE_UPLOAD, 300, 15000, 16000, 0);           /* slept, too */
-	add(trace, STREAM_COMPUTE, STAGE_EXPERT, 400, 50500, 60000, STAGE_NONE); /* nobody was woken: no sample */
+	add(trace, STREAM_COMPUTE, STAGE_EXPERT, 400, 50500, 60000, STAGE_NONE); /* nobody was woken */
 	add(trace, STREAM_DOWNLOAD, STAGE_DOWNLOAD, 55000, 56000, 57000, 1);     /* launched after that end: did not sleep */
 	add(trace, STREAM_UPLOAD, STAGE_UPLOAD, 500, 63000, 64000, 4);           /* slept, 3 us, but what follows was launched late */
 	add(trace, STREAM_COMPUTE, STAGE_EXPERT, 70000, 70100, 71000, STAGE_NONE);
 	struct waits w = waits_of(trace);
 	expect(w.event_us, 3, 7);
 	expect(w.wake_us, 1, 20);
+	expect(w.next_us, 1, 0.5);
 	expect(w.sync_us, 0, 0);
 	waits_clear(&w);
 }
@@ -76,5 +78,18 @@ Test(waits, the_host_goes_on_between_a_gate_and_what_it_launches_then)
 	expect(w.sync_us, 1, 26);
 	expect(w.event_us, 0, 0);
 	expect(w.wake_us, 0, 0);
+	waits_clear(&w);
+}
+
+Test(waits, a_step_has_the_mean_of_its_gates)
+{
+	g_autoptr(trace) trace = trace_of_one_gpu();
+	for (int i = 0; i < 6; i++) {
+		add(trace, STREAM_COMPUTE, STAGE_GATE, 100, 100000 * i, 100000 * i + 1000, STAGE_NONE);
+		add(trace, STREAM_COMPUTE, STAGE_PERMUTE, 100000 * i + 10000, 100000 * i + 11000 + 3000 * (i % 3), 100000 * i + 30000, 2 * i);
+		g_array_index(trace->spans, struct span, 2 * i).step = g_array_index(trace->spans, struct span, 2 * i + 1).step = (uint16_t)(i / 3);
+	}
+	struct waits w = waits_of(trace);
+	expect(w.sync_us, 2, 13);
 	waits_clear(&w);
 }

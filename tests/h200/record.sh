@@ -12,11 +12,11 @@ calibrate() { # NAME NETWORK...
 	"$esmoe" calibrate -M "$machine" --device cuda -m "$@" --experts 8 -o "$out/$machine-$name.ini" || exit
 }
 record() { # NAME MACHINE NETWORK ARGUMENT...
-	local name=$1 on=$2 network=$3 steps=18
+	local name=$1 on=$2 network=$3 steps=24 last=12
 	shift 3
-	[[ "$*" != *expert_home=dram* ]] || steps=11 # nothing to warm up: the GPU waits most of the time
+	[[ "$*" != *expert_home=dram* ]] || { steps=16 && last=8; } # nothing to warm up: the GPU waits most of the time
 	echo "$name"
-	"$esmoe" run -m "$network" -M "$out/$machine-$on.ini" --device cuda --synthetic --steps "$steps" --trace-steps 5 --trace "$out/runs/$name" "$@" |
+	"$esmoe" run -m "$network" -M "$out/$machine-$on.ini" --device cuda --synthetic --steps "$steps" --trace-steps "$last" --trace "$out/runs/$name" "$@" |
 		tail -n 1
 }
 static=(-p static) offloaded=(-p es-moe --set policy.expert_home=dram) ahead=(--set policy.update_order=next-forward)
