@@ -28,7 +28,7 @@ static void sleep_op(struct host_stream *s, const void *args)
 	g_usleep((gulong)(*(const nsec_t *)args / NSEC_PER_USEC));
 }
 
-static bool bench_stage(void *user, const struct stage *stage, struct device_stream *stream, GError **error)
+static bool bench_stage(void *user, const struct stage *stage, const struct store_places *at, struct device_stream *stream, GError **error)
 {
 	struct bench *bench = user;
 	const nsec_t ns = bench->sleep_ns ? bench->sleep_ns(stage) : 0;
@@ -60,7 +60,7 @@ static struct bench *bench_new_of(const struct machine *m, int here, const struc
 {
 	g_autoptr(GError) error = NULL;
 	struct bench *bench = g_new0(struct bench, 1);
-	const struct issuer issue = {bench, bench_stage, bench_loads};
+	const struct issuer issue = {bench, NULL, bench_stage, bench_loads};
 	bench->m = m;
 	bench->here = here;
 	bench->routing = routing;

@@ -8,6 +8,7 @@
 #include <sys/mman.h>
 
 #define REGISTER_FROM ((size_t)8 << 20)
+#define SMALL_PAGE ((size_t)4 << 10)
 #define HUGE_PAGE ((size_t)2 << 20)
 
 /* ---- memory ---- */
@@ -120,7 +121,7 @@ void *cuda_pinned_alloc(struct device *device, size_t bytes, GError **error)
 	struct cuda_device *d = cuda_device_of(device);
 	void *p = NULL;
 	cuda_use(d);
-	if (bytes < REGISTER_FROM) {
+	if (bytes < REGISTER_FROM && bytes % SMALL_PAGE) {
 		cudaError_t status = cudaHostAlloc(&p, MAX(bytes, 1), cudaHostAllocPortable);
 		if (status == cudaSuccess)
 			return memset(p, 0, bytes);
@@ -158,23 +159,6 @@ void cuda_pinned_free(struct device *device, void *p)
 	}
 	cudaHostUnregister(p);
 	munmap(p, bytes);
-}
-
-bool cuda_pin(struct device *device, void *p, size_t bytes, GError **error)
-{
-	cuda_use(cuda_device_of(device));
-	cudaError_t status = cudaHostRegister(p, bytes, cudaHostRegisterPortable);
-	if (status == cudaSuccess)
-		return true;
-	(void)cudaGetLastError();
-	g_set_error(error, ESMOE_ERROR, cuda_code_of(status), "dram: pinning %.3f GiB: %s", (double)bytes / GIB, cudaGetErrorString(status));
-	return false;
-}
-
-void cuda_unpin(struct device *device, void *p)
-{
-	cuda_use(cuda_device_of(device));
-	cudaHostUnregister(p);
 }
 
 /* ---- flags ---- */
