@@ -35,17 +35,17 @@ struct store_places {
 	struct frames_waits waits;
 };
 
-/* One of SSD_READ, SSD_WRITE, UPLOAD, DOWNLOAD, ADAM and ACCUMULATE of an expert is launched: called for each, in launch order, by the one thread that
- * launches. Frames are claimed with reads, and with a download whose block has left; released with writes or, after them, with the last ADAM or
- * ACCUMULATE (part = 1) that uses a gradient announced by a download. ESMOE_ERROR_FIT when there are too few; ESMOE_ERROR_DEVICE when a block is there
- * already, or not at all. */
+/* One of SSD_READ, SSD_WRITE, UPLOAD, DOWNLOAD, ADAM and ACCUMULATE of an expert is launched: called for each, in launch order, by the one thread
+ * that launches. Frames are claimed with reads, and with a download whose block has left; released with writes or, after them, with the last ADAM or
+ * ACCUMULATE (part = 1) that uses a gradient announced by a download. ESMOE_ERROR_FIT when there are too few; ESMOE_ERROR_DEVICE when a block is
+ * there already, or not at all. */
 bool store_launch(struct store *s, int layer, const struct stage *st, struct store_places *at, GError **error) G_GNUC_WARN_UNUSED_RESULT;
 bool store_holds(const struct store *s, int layer, int expert, bool state); /* once all stages launched so far have ended */
-uint64_t store_used_bytes(const struct store *s);                            /* of frames then */
+uint64_t store_used_bytes(const struct store *s);                           /* of frames then */
 
-/* The stages SSD_READ and SSD_WRITE (stage.h, part: 0 parameters, 1 state) run. Blocking: called on the node's SSD workers, side by side for different
- * blocks. Parameters are cast from the state's master in DRAM, when it is there, or in the file. A write puts the state into the file; parameters have
- * no copy there. ESMOE_ERROR_DEVICE when the file fails: names file, offset and reason. */
+/* The stages SSD_READ and SSD_WRITE (stage.h, part: 0 parameters, 1 state) run. Blocking: called on the node's SSD workers, side by side for
+ * different blocks. Parameters are cast from the state's master in DRAM, when it is there, or in the file. A write puts the state into the file;
+ * parameters have no copy there. ESMOE_ERROR_DEVICE when the file fails: names file, offset and reason. */
 bool store_read(const struct store *s, int layer, int expert, bool state, const struct store_places *at, GError **error) G_GNUC_WARN_UNUSED_RESULT;
 bool store_write(const struct store *s, int layer, int expert, bool state, const struct store_places *at, GError **error) G_GNUC_WARN_UNUSED_RESULT;
 

@@ -200,8 +200,8 @@ void cuda_flag_return(struct cuda_device *d, uint32_t *flag)
 
 /* ---- copies ---- */
 
-/* A copy engine takes the copies of all streams in turns that can last milliseconds, so counts, losses and tokens would wait for experts on their way: up
- * to here a kernel reads and writes pinned memory itself, which takes no longer. */
+/* A copy engine takes the copies of all streams in turns that can last milliseconds, so counts, losses and tokens would wait for experts on their
+ * way: up to here a kernel reads and writes pinned memory itself, which takes no longer. */
 #define SMALL_BYTES (256u << 10)
 
 static bool small(size_t bytes)
