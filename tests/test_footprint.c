@@ -170,6 +170,7 @@ Test(footprint, a_run_takes_what_was_planned)
 	run_takes_what_was_planned(ES_MOE "pinned_share = 0.5\n", 2, 2, "HBM;pinned DRAM;DRAM;");
 	run_takes_what_was_planned("[policy]\nexpert_home = ssd\noptimizer = cpu-expert\n", 1, 1, "HBM;pinned DRAM;SSD;");
 	run_takes_what_was_planned("[policy]\nexpert_home = ssd\noptimizer = cpu-step\nssd_cache = belady\n", 2, 1, "HBM;pinned DRAM;SSD;");
+	run_takes_what_was_planned("[policy]\nexpert_home = ssd\noptimizer = cpu-expert\n", 1, 2, "HBM;pinned DRAM;DRAM;SSD;");
 }
 
 /* Experts of bf16 with bf16 gradients, small and past 32 MiB, where places are cut in huge pages. */
