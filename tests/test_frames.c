@@ -2,12 +2,10 @@
  * knows of every frame what was put there last. */
 #include "exec/store.h"
 #include "exec/store_file.h"
-#include "model/footprint_blocks.h"
-#include "model/policy.h"
+#include "model/footprint.h"
+#include "steps.h"
 
-#include <criterion/criterion.h>
 #include <glib/gstdio.h>
-#include <string.h>
 
 struct bed {
 	struct device *device;
@@ -309,4 +307,76 @@ Test(frames, every_stage_finds_its_own_expert_in_whatever_order_stages_run)
 {
 	for (uint32_t seed = 0; seed < 60; seed++)
 		check_seed(seed);
+}
+
+/* ---- schedules ---- */
+
+#define PICK(random, ...)                                                                                                                            \
+	((const char *const[]){__VA_ARGS__})[g_rand_int_range(random, 0, (gint32)G_N_ELEMENTS(((const char *const[]){__VA_ARGS__})))]
+#define SMALL "[network]\nlayers = 4\nd_model = 32\nheads = 2\nvocab = 99\nseq_len = 16\nsequences = 4\nd_ff = 64\nexperts = 7\n"
+
+/* Whatever a schedule evicts and puts off, the frames of its plan are enough: cached blocks, and those that stay for their gradient. */
+static void launch_schedule(uint32_t seed)
+{
+	static const bool stored[N_STAGE_KINDS] = {[STAGE_UPLOAD] = true,     [STAGE_DOWNLOAD] = true, [STAGE_ADAM] = true,
+	                                           [STAGE_ACCUMULATE] = true, [STAGE_SSD_READ] = true, [STAGE_SSD_WRITE] = true};
+	g_autoptr(GRand) r = g_rand_new_with_seed(seed);
+	const bool alone = g_rand_int_range(r, 0, 3) == 0;
+	const char *optimizer = PICK(r, "cpu-step", "cpu-layer", "cpu-expert", "cpu-expert"), *gradient = PICK(r, "2", "4");
+	const char *order = g_str_equal(optimizer, "cpu-expert") ? PICK(r, "arrival", "next-forward") : "arrival";
+	const char *placement = alone ? "fixed" : PICK(r, "fixed", "lpt", "sticky");
+	const char *scope = g_str_equal(placement, "lpt") ? "layer" : PICK(r, "layer", "next-layer");
+	g_autofree char *policy =
+	    g_strdup_printf("[policy]\nexpert_home = ssd\nexpert_parallel = %d\nplacement = %s\nupload_scope = %s\npinned_share = %s\n"
+	                    "optimizer = %s\nupdate_order = %s\nssd_cache = %s\ngradient_bytes = %s\n",
+	                    alone, placement, scope, PICK(r, "0", "0.4"), optimizer, order, PICK(r, "lru", "lfu-decay", "belady"), gradient);
+	g_autofree char *element = g_strdup_printf("software.element_bytes=%s", PICK(r, "2", "4"));
+	/* what four GPUs, sums of micro-batches and, where updates are put off, all gradients take, and little more */
+	const bool late = !g_str_equal(optimizer, "cpu-expert") || !g_str_equal(order, "arrival");
+	g_autofree char *room = g_strdup_printf("host.dram_gib=%.6f", 4 + g_rand_double_range(r, 0.0016, 0.0022) + (late ? 0.0009 : 0));
+	g_autofree char *folder = g_dir_make_tmp("esmoe-XXXXXX", NULL);
+	const struct scenario_options o = {.model = SMALL,
+	                                   .machine = "host",
+	                                   .policy = policy,
+	                                   .gpus = 1 << g_rand_int_range(r, 0, 3),
+	                                   .microbatches = 1 << g_rand_int_range(r, 0, 2),
+	                                   .routing = PICK(r, "uniform", "zipf:1", "zipf:2:0.3"),
+	                                   .seed = seed,
+	                                   .set = SETS(element, room, "host.adam_gparams_per_s=0.001")};
+	struct bed b = bed_new();
+	struct steps t;
+	steps_record(&t, &o, 4);
+	const struct plan *plan = schedule_plan(t.schedule);
+	const struct memory_case k = {.home = plan->home, .expert_parallel = plan->expert_parallel};
+	const struct network *n = t.s->network;
+	const struct machine *m = t.s->machine;
+	struct store_layer layers[4];
+	for (int l = 0; l < n->layers; l++)
+		layers[l] = (struct store_layer){n->layer[l].experts, network_expert_params(n, &n->layer[l]), 0};
+	const struct store_options so = {.home = HOME_SSD,
+	                                 .element_bytes = m->element_bytes,
+	                                 .gradient_bytes = m->element_bytes == 4 ? 4 : atoi(gradient),
+	                                 .ssd_folder = folder,
+	                                 .frames = footprint_cached_frames(n, m, t.s->policy, plan->memory.cache_bytes) +
+	                                           footprint_frames(n, m, t.s->policy, &k).behind};
+	struct store *store = store_new(b.device, layers, n->layers, &so, NULL);
+	cr_assert(store);
+	for (stage_id id = 0; id < t.stages->len; id++) {
+		const struct stage *st = &g_array_index(t.stages, struct stage, id);
+		GError *error = NULL;
+		struct store_places at;
+		if (stored[st->kind])
+			cr_assert(store_launch(store, st->layer, st, &at, &error), "seed %u, stage %u of %u: %s\n%s", seed, id, t.stages->len,
+			          error ? error->message : "", policy);
+	}
+	store_free(store);
+	steps_clear(&t);
+	device_close(&b.device, 1, b.group);
+	g_rmdir(folder);
+}
+
+Test(frames, those_of_the_plan_are_enough_for_its_schedule)
+{
+	for (uint32_t seed = 0; seed < 300; seed++)
+		launch_schedule(seed);
 }
