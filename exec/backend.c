@@ -98,7 +98,7 @@ static struct record *record_new(struct exec *x, const struct stage *stage, cons
 	x->last[stage->stream] = stage->id;
 	for (int i = 0; !r->ended && i < stage->n_preds; i++)
 		follow(x, r, stage->preds[i]);
-	for (int i = 0; i < at->waits.n; i++)
+	for (int i = 0; i < at->waits.n; i++) /* they had the frames that are its own now */
 		follow(x, r, at->waits.stage[i]);
 	ring_put(x, r);
 	return r;
