@@ -71,13 +71,23 @@ static void ring_put(struct exec *x, struct record *r)
 	*place(x, id) = r;
 }
 
-static struct record *record_new(struct exec *x, const struct stage *stage)
+static void follow(struct exec *x, struct record *r, stage_id before)
+{
+	struct record *pred = unended(x, before);
+	if (!pred || pred->stage.stream == r->stage.stream)
+		return;
+	g_atomic_int_inc(&pred->users);
+	r->after[r->n_after++] = pred;
+}
+
+static struct record *record_new(struct exec *x, const struct stage *stage, const struct store_places *at)
 {
 	struct record *r = g_new0(struct record, 1);
 	if (stage->id && x->parity != stage->step_parity)
 		x->step++;
 	x->parity = stage->step_parity;
 	r->stage = *stage;
+	r->at = *at;
 	r->step = x->step;
 	r->ended = r->issued = !is_here(x, stage->rank);
 	if (!r->ended) {
@@ -86,13 +96,10 @@ static struct record *record_new(struct exec *x, const struct stage *stage)
 	}
 	r->before = x->last[stage->stream];
 	x->last[stage->stream] = stage->id;
-	for (int i = 0; !r->ended && i < stage->n_preds; i++) {
-		struct record *pred = unended(x, stage->preds[i]);
-		if (!pred || pred->stage.stream == stage->stream)
-			continue;
-		g_atomic_int_inc(&pred->users);
-		r->after[r->n_after++] = pred;
-	}
+	for (int i = 0; !r->ended && i < stage->n_preds; i++)
+		follow(x, r, stage->preds[i]);
+	for (int i = 0; i < at->waits.n; i++) /* they had the frames that are its own now */
+		follow(x, r, at->waits.stage[i]);
 	ring_put(x, r);
 	return r;
 }
@@ -125,7 +132,10 @@ static bool exec_launch(struct backend *b, const struct stage *stage, GError **e
 		return false;
 	if (!order_is_kept(x, stage, error))
 		return false;
-	struct record *r = record_new(x, stage);
+	struct store_places at = {0};
+	if (x->issue.launch && is_here(x, stage->rank) && !x->issue.launch(x->issue.user, stage, &at, error))
+		return false;
+	struct record *r = record_new(x, stage, &at);
 	r->group = group_join(x, stage);
 	if (r->ended)
 		return true;
@@ -349,9 +359,14 @@ struct backend *exec_new_issuing(struct device **devices, int count, const struc
 
 /* ---- with the engine ---- */
 
-static bool issue_stage(void *engine, const struct stage *stage, struct device_stream *stream, GError **error)
+static bool launch_stage(void *engine, const struct stage *stage, struct store_places *at, GError **error)
 {
-	return engine_issue(engine, stage, stream, error);
+	return engine_launch(engine, stage, at, error);
+}
+
+static bool issue_stage(void *engine, const struct stage *stage, const struct store_places *at, struct device_stream *stream, GError **error)
+{
+	return engine_issue(engine, stage, at, stream, error);
 }
 
 static bool answer_gate(void *engine, const struct gate *gate, uint32_t *tokens, GError **error)
@@ -362,6 +377,6 @@ static bool answer_gate(void *engine, const struct gate *gate, uint32_t *tokens,
 
 struct backend *exec_new(struct device **devices, int count, struct engine *engine, const struct machine *m, GError **error)
 {
-	const struct issuer issue = {engine, issue_stage, answer_gate};
+	const struct issuer issue = {engine, launch_stage, issue_stage, answer_gate};
 	return exec_new_issuing(devices, count, &issue, m, error);
 }

@@ -153,16 +153,6 @@ void pinned_free(struct device *d, void *p)
 	d->impl->core->pinned_free(d, p);
 }
 
-bool memory_pin(struct device *d, void *p, size_t bytes, GError **error)
-{
-	return d->impl->core->pin(d, p, bytes, error);
-}
-
-void memory_unpin(struct device *d, void *p)
-{
-	d->impl->core->unpin(d, p);
-}
-
 struct device_stream *device_stream_new(struct device *d, const char *name, GError **error)
 {
 	return d->impl->core->stream_new(d, name, error);

@@ -68,12 +68,10 @@ void device_fail(struct device *d, const GError *error);
 /* A block of the arena, zeroed, for the life of the device. ESMOE_ERROR_FIT when the arena is full: name what it was for. */
 void *device_alloc(struct device *d, size_t bytes, const char *what, GError **error) G_GNUC_WARN_UNUSED_RESULT;
 uint64_t device_used_bytes(const struct device *d);
-/* Host memory that copies can reach directly, zeroed; one copy for all devices of the host. */
+/* Host memory that copies can reach directly, zeroed; one copy for all devices of the host. Whole pages (4 KiB) begin at one. Both calls may wait for
+ * all that was queued on any device: never call them from what that waits for. */
 void *pinned_alloc(struct device *d, size_t bytes, GError **error) G_GNUC_WARN_UNUSED_RESULT;
 void pinned_free(struct device *d, void *p);
-/* Whole pages of the caller's memory, which copies can reach directly from here on; and no longer. What they hold must be there before. */
-bool memory_pin(struct device *d, void *p, size_t bytes, GError **error) G_GNUC_WARN_UNUSED_RESULT;
-void memory_unpin(struct device *d, void *p);
 
 /* ---- streams and events ---- */
 

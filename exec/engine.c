@@ -116,11 +116,15 @@ static bool open_store(struct engine *e, GError **error)
 	for (int i = 0; i < e->n->layers; i++)
 		if (e->n->layer[i].experts)
 			layers[n++] = kept_here(e, &e->n->layer[i]);
-	struct store_options o = {.home = e->plan->home,
+	const struct plan *plan = e->plan;
+	const struct machine *m = e->sc->machine;
+	const struct memory_case k = {.home = plan->home, .expert_parallel = plan->expert_parallel, .split = plan->split};
+	uint64_t frames = footprint_cached_frames(e->n, m, e->p, plan->memory.cache_bytes) + footprint_frames(e->n, m, e->p, &k).behind;
+	struct store_options o = {.home = plan->home,
 	                          .element_bytes = (int)e->element,
 	                          .gradient_bytes = e->gradient_bytes,
 	                          .ssd_folder = e->o.ssd_folder,
-	                          .cache_bytes = e->plan->memory.cache_bytes * (uint64_t)nodes_here(e).n};
+	                          .frames = frames * (uint64_t)nodes_here(e).n};
 	e->store = store_new(e->gpu[e->first].device, layers, n, &o, error);
 	return e->store != NULL;
 }

@@ -447,13 +447,6 @@ static bool host_stage_times(struct device *d, uint32_t id, nsec_t *start_ns, ns
 }
 
 /* Its copies reach all memory. */
-static bool host_pin(struct device *d, void *p, size_t bytes, GError **error)
-{
-	return true;
-}
-
-static void host_unpin(struct device *d, void *p) {}
-
 static char *host_describe(const struct device *d)
 {
 	return g_strdup("host");
@@ -468,8 +461,6 @@ static const struct device_core host_core = {
     .used_bytes = host_used_bytes,
     .pinned_alloc = host_pinned_alloc,
     .pinned_free = host_pinned_free,
-    .pin = host_pin,
-    .unpin = host_unpin,
     .stream_new = host_stream_new,
     .stream_keep_core = host_stream_keep_core,
     .stream_free = host_stream_free,

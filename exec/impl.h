@@ -29,8 +29,6 @@ struct device_core {
 	uint64_t (*used_bytes)(const struct device *d);
 	void *(*pinned_alloc)(struct device *d, size_t bytes, GError **error);
 	void (*pinned_free)(struct device *d, void *p);
-	bool (*pin)(struct device *d, void *p, size_t bytes, GError **error);
-	void (*unpin)(struct device *d, void *p);
 	struct device_stream *(*stream_new)(struct device *d, const char *name, GError **error);
 	void (*stream_keep_core)(struct device_stream *s, int nth);
 	void (*stream_free)(struct device_stream *s);

@@ -66,7 +66,7 @@ static bool may_run(struct exec *x, struct group *g)
 static void issue(struct exec *x, const struct record *r, struct device_stream *stream)
 {
 	GError *error = NULL;
-	if (x->issue.stage(x->issue.user, &r->stage, stream, &error))
+	if (x->issue.stage(x->issue.user, &r->stage, &r->at, stream, &error))
 		return;
 	g_autofree char *name = stream_name(x->m, r->stage.stream);
 	g_prefix_error(&error, "stage %u (%s %s of layer %d on %s): ", r->stage.id, stage_pass_name(r->stage.pass), stage_kind_name(r->stage.kind),

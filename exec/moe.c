@@ -288,7 +288,7 @@ bool issue_upload(const struct issue *i)
 	int slot = i->st->slot;
 	i->g->slot_layer[slot] = i->st->layer;
 	i->g->slot_expert[slot] = i->st->expert;
-	device_upload(i->s, i->g->slot[slot], store_params(e->store, i->at->moe, i->st->expert), network_expert_params(e->n, i->l) * e->element);
+	device_upload(i->s, i->g->slot[slot], i->stored->params, network_expert_params(e->n, i->l) * e->element);
 	return true;
 }
 
@@ -309,7 +309,7 @@ bool issue_download(const struct issue *i)
 {
 	struct share share = share_of(i);
 	size_t width = (size_t)i->e->gradient_bytes;
-	char *to = store_gradient(i->e->store, i->at->moe, i->st->expert), *from = i->g->slot_gradient[i->st->slot];
+	char *to = i->stored->gradient, *from = i->g->slot_gradient[i->st->slot];
 	device_download(i->s, to + share.from * width, from + share.from * width, share.n * width);
 	return true;
 }
@@ -347,16 +347,14 @@ static int gradient_format(const struct issue *i)
 static bool add_gradient(const struct issue *i)
 {
 	struct share share = share_of(i);
-	struct store_loan loan;
 	float *sum = store_sum(i->e->store, i->at->moe, i->st->expert);
-	store_lend(i->e->store, i->at->moe, i->st->expert, &loan);
-	const char *gradient = loan.gradient;
-	const void *own = gradient ? gradient + share.from * (size_t)i->e->gradient_bytes : NULL;
-	if (own)
-		adam_accumulate(pool_of(i), sum + share.from, own, gradient_format(i), share.n, !*summed_of(i));
+	const char *gradient = i->stored->gradient;
+	if (!gradient)
+		return absent(i, "gradients");
+	adam_accumulate(pool_of(i), sum + share.from, gradient + share.from * (size_t)i->e->gradient_bytes, gradient_format(i), share.n,
+	                !*summed_of(i));
 	*summed_of(i) = 1;
-	store_return(i->e->store, i->at->moe, i->st->expert);
-	return gradient || absent(i, "gradients");
+	return true;
 }
 
 bool issue_accumulate(const struct issue *i)
@@ -378,21 +376,22 @@ static bool keep_gradient(const struct issue *i)
 }
 
 /* Parameters that left DRAM are cast from the master when they come again. */
-static bool update(const struct issue *i, const float *sum, const struct store_loan *loan)
+static bool update(const struct issue *i, const float *sum)
 {
 	const struct engine *e = i->e;
+	const struct store_places *stored = i->stored;
 	struct share share = share_of(i);
 	int format = sum ? ADAM_FP32 : gradient_format(i);
-	const char *gradient = sum ? (const char *)sum : i->st->part ? loan->gradient : NULL;
-	if (!loan->master)
+	const char *gradient = sum ? (const char *)sum : i->st->part ? stored->gradient : NULL;
+	if (!stored->master)
 		return absent(i, "optimizer's numbers");
 	if (i->st->part && !gradient)
 		return absent(i, "gradients");
-	struct adam_args a = {.master = loan->master + share.from,
-	                      .m = loan->m + share.from,
-	                      .v = loan->v + share.from,
+	struct adam_args a = {.master = stored->master + share.from,
+	                      .m = stored->m + share.from,
+	                      .v = stored->v + share.from,
 	                      .gradient = gradient ? gradient + share.from * (sum ? sizeof(float) : (size_t)e->gradient_bytes) : NULL,
-	                      .out = loan->params ? elem_at(e, loan->params, share.from) : NULL,
+	                      .out = stored->params ? elem_at(e, stored->params, share.from) : NULL,
 	                      .n = share.n,
 	                      .scale = 1,
 	                      .gradient_format = format,
@@ -405,24 +404,18 @@ static bool update(const struct issue *i, const float *sum, const struct store_l
 bool issue_adam(const struct issue *i)
 {
 	const struct engine *e = i->e;
-	struct store_loan loan;
 	if (e->o.grad_check)
 		return keep_gradient(i);
 	if (i->st->part && *summed_of(i) && !add_gradient(i))
 		return false;
 	const float *sum = *summed_of(i) ? store_sum(e->store, i->at->moe, i->st->expert) : NULL;
-	store_lend(e->store, i->at->moe, i->st->expert, &loan);
-	bool updated = update(i, sum, &loan);
-	store_return(e->store, i->at->moe, i->st->expert);
+	bool updated = update(i, sum);
 	*summed_of(i) = 0;
 	return updated;
 }
 
 bool issue_ssd(const struct issue *i)
 {
-	struct store *store = i->e->store;
-	bool state = i->st->part;
-	if (i->st->kind == STAGE_SSD_READ)
-		return store_read(store, i->at->moe, i->st->expert, state, i->st->bytes == 0, i->error);
-	return store_write(store, i->at->moe, i->st->expert, state, true, i->error);
+	bool reads = i->st->kind == STAGE_SSD_READ;
+	return (reads ? store_read : store_write)(i->e->store, i->at->moe, i->st->expert, i->st->part, i->stored, i->error);
 }

@@ -211,7 +211,14 @@ static const issue_fn issues[N_STAGE_KINDS][N_STAGE_PASSES] = {
     [STAGE_SSD_WRITE] = {[PASS_UPDATE] = issue_ssd},
 };
 
-bool engine_issue(struct engine *e, const struct stage *st, struct device_stream *stream, GError **error)
+bool engine_launch(struct engine *e, const struct stage *st, struct store_places *at, GError **error)
+{
+	static const bool stored[N_STAGE_KINDS] = {[STAGE_UPLOAD] = true,     [STAGE_DOWNLOAD] = true, [STAGE_ADAM] = true,
+	                                           [STAGE_ACCUMULATE] = true, [STAGE_SSD_READ] = true, [STAGE_SSD_WRITE] = true};
+	return !stored[st->kind] || store_launch(e->store, e->layer[st->layer].moe, st, at, error);
+}
+
+bool engine_issue(struct engine *e, const struct stage *st, const struct store_places *at, struct device_stream *stream, GError **error)
 {
 	issue_fn fn = issues[st->kind][st->pass];
 	struct issue i = {.e = e,
@@ -221,6 +228,7 @@ bool engine_issue(struct engine *e, const struct stage *st, struct device_stream
 	                  .l = &e->n->layer[st->layer],
 	                  .at = &e->layer[st->layer],
 	                  .a = &e->gpu[st->rank].layer[st->layer],
+	                  .stored = at,
 	                  .s = stream,
 	                  .error = error};
 	if (fn)

@@ -206,6 +206,7 @@ struct issue {
 	const struct layer *l;
 	const struct layer_place *at;
 	struct activations *a;
+	const struct store_places *stored; /* of its expert, beyond HBM */
 	struct device_stream *s;
 	GError **error;
 };

@@ -9,8 +9,10 @@
 /* What a backend asks of the one who knows the tensors. */
 struct issuer {
 	void *user;
+	/* As engine_launch: every stage of this process by the caller in launch order, before all else. NULL: nothing to settle. */
+	bool (*launch)(void *user, const struct stage *stage, struct store_places *at, GError **error);
 	/* As engine_issue: a GPU's stages by its launcher in launch order; a node's by the stream's worker in launch order, stream NULL. */
-	bool (*stage)(void *user, const struct stage *stage, struct device_stream *stream, GError **error);
+	bool (*stage)(void *user, const struct stage *stage, const struct store_places *at, struct device_stream *stream, GError **error);
 	/* As engine_loads: all members of the gate's group have ended. */
 	bool (*loads)(void *user, const struct gate *gate, uint32_t *tokens, GError **error);
 };
@@ -34,7 +36,8 @@ struct record {
 	struct stage stage;
 	struct device_event *start, *end; /* start NULL: a node's stage; both: another process's */
 	struct group *group;
-	struct record *after[STAGE_PREDECESSORS]; /* those that may not have ended when it was launched */
+	struct store_places at;
+	struct record *after[STAGE_PREDECESSORS + FRAMES_WAITS]; /* those that may not have ended when it was launched */
 	int n_after;
 	gint users;
 	stage_id before; /* on its stream */

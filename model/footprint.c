@@ -2,6 +2,7 @@
  *
  *     resident    parameters, fp32 master, gradient, m, v of all that is at home in HBM, each one flat array
  *     offloaded   slots, pinned experts, gradient slots                 in DRAM: parameters and gradients pinned; master, m, v pageable
+ *                                                                   over the SSD: pinned frames for all of them
  *     layers      every layer's input; activations of one layer that all share, or of each layer where they are kept
  *     stage       the largest space that a kind of stage needs; gradients of the residual stream; rows on their way
  *
@@ -42,6 +43,19 @@ static int gradient_bytes(const struct machine *m, const struct policy *p)
 	return m->element_bytes == 4 ? 4 : p->gradient_bytes;
 }
 
+static uint64_t copy_frames(const struct machine *m, const struct policy *p)
+{
+	return (uint64_t)footprint_copy_frames(m->element_bytes, gradient_bytes(m, p));
+}
+
+static uint64_t widest_expert(const struct network *n)
+{
+	uint64_t most = 0;
+	for (int i = 0; i < n->layers; i++)
+		most = MAX(most, network_expert_params(n, &n->layer[i]));
+	return most;
+}
+
 uint64_t footprint_gemm_bytes(int element_bytes, int together)
 {
 	return element_bytes == 4 ? 0 : (uint64_t)FOOTPRINT_GEMM_BF16 * (uint64_t)CLAMP(together, 1, FOOTPRINT_LANES_BF16);
@@ -63,9 +77,45 @@ struct expert_bytes footprint_expert(const struct network *n, const struct machi
 	uint64_t pages = footprint_pages(copy) + footprint_pages(gradient);
 	return (struct expert_bytes){.pinned = footprint_stride(pages),
 	                             .pageable = footprint_stride(3 * footprint_pages(params * 4)),
-	                             .parameter_block = copy + gradient,
+	                             .parameter_block = copy_frames(m, p) * footprint_frame(widest_expert(n)),
 	                             .gradient = gradient,
-	                             .state_block = params * 12};
+	                             .state_block = FOOTPRINT_STATE_FRAMES * footprint_frame(widest_expert(n))};
+}
+
+/* Blocks that stay for their gradient. An update launched with its gradient leaves none behind it; put off, it lets all others leave before. */
+static uint64_t experts_behind(const struct network *n, const struct machine *m, const struct policy *p, const struct memory_case *k)
+{
+	uint64_t sum = 0, most = 0;
+	for (int i = 0; i < n->layers; i++) {
+		uint64_t experts = n->layer[i].experts ? memory_node_experts(m, k, &n->layer[i]) : 0;
+		sum += experts;
+		most = MAX(most, experts);
+	}
+	if (p->optimizer == OPTIMIZER_CPU_EXPERT && p->update_order != UPDATE_NEXT_FORWARD)
+		return MIN(1, sum);
+	return p->optimizer == OPTIMIZER_CPU_LAYER ? most : sum;
+}
+
+struct footprint_frames footprint_frames(const struct network *n, const struct machine *m, const struct policy *p, const struct memory_case *k)
+{
+	struct footprint_frames f = {.bytes = footprint_frame(widest_expert(n)), .behind = copy_frames(m, p) * experts_behind(n, m, p, k)};
+	for (int i = 0; i < n->layers; i++)
+		if (n->layer[i].experts)
+			f.all += memory_node_experts(m, k, &n->layer[i]) * (copy_frames(m, p) + FOOTPRINT_STATE_FRAMES);
+	return f;
+}
+
+uint64_t footprint_cached_frames(const struct network *n, const struct machine *m, const struct policy *p, uint64_t cache_bytes)
+{
+	double per_byte = 0;
+	for (int i = 0; i < n->layers; i++) {
+		if (!n->layer[i].experts)
+			continue;
+		struct expert_bytes e = memory_expert(n, m, p, &n->layer[i]);
+		per_byte = MAX(per_byte, (double)copy_frames(m, p) / (double)e.parameter_block);
+		per_byte = MAX(per_byte, FOOTPRINT_STATE_FRAMES / (double)e.state_block);
+	}
+	return (uint64_t)((double)cache_bytes * per_byte + 1e-6); /* whole numbers stay whole */
 }
 
 bool footprint_known(const struct network *n, const struct machine *m, const struct policy *p, const struct memory_case *k)
@@ -164,14 +214,6 @@ static uint64_t resident(const struct taker *t)
 			sum += network_expert_params(n, l) * (uint64_t)at_home(l->experts, t->k->expert_parallel);
 	}
 	return sum;
-}
-
-static uint64_t widest_expert(const struct network *n)
-{
-	uint64_t most = 0;
-	for (int i = 0; i < n->layers; i++)
-		most = MAX(most, network_expert_params(n, &n->layer[i]));
-	return most;
 }
 
 static void take_state(struct taker *t)
@@ -319,16 +361,23 @@ static void take_experts(struct taker *t)
 	}
 }
 
-static void take_host(struct taker *t)
+/* As many as DRAM holds beside those that stay behind, or all; one block at least. */
+static void take_frames(struct taker *t)
 {
 	struct memory *out = t->out;
-	out->bytes[TIER_PINNED][CLASS_BUFFERS] += pinned_of_gpu(t) * (uint64_t)machine_node_gpus(t->m, 0);
+	struct footprint_frames f = footprint_frames(t->n, t->m, t->p, t->k);
+	uint64_t taken = memory_need(out, TIER_DRAM), room = out->room[TIER_DRAM], fit = f.all && room > taken ? (room - taken) / f.bytes : 0;
+	uint64_t cached = fit >= f.all ? f.all : MAX(fit - MIN(fit, f.behind), FOOTPRINT_STATE_FRAMES);
+	out->cache_bytes = cached * f.bytes;
+	out->bytes[TIER_PINNED][CLASS_BUFFERS] += MIN(cached + f.behind, f.all) * f.bytes;
+}
+
+static void take_host(struct taker *t)
+{
+	t->out->bytes[TIER_PINNED][CLASS_BUFFERS] += pinned_of_gpu(t) * (uint64_t)machine_node_gpus(t->m, 0);
 	take_experts(t);
-	if (t->k->home != HOME_SSD)
-		return;
-	uint64_t taken = memory_need(out, TIER_DRAM), room = out->room[TIER_DRAM];
-	out->cache_bytes = room > taken ? room - taken : 0;
-	out->bytes[TIER_DRAM][CLASS_BUFFERS] += out->cache_bytes;
+	if (t->k->home == HOME_SSD)
+		take_frames(t);
 }
 
 void footprint_plan(const struct network *n, const struct machine *m, const struct policy *p, const struct memory_case *k, struct memory *out)

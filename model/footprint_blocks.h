@@ -28,3 +28,15 @@ static inline uint64_t footprint_stride(uint64_t bytes)
 	const uint64_t huge = (uint64_t)2 << 20;
 	return bytes < 16 * huge ? footprint_pages(bytes) : (bytes + huge - 1) / huge * huge;
 }
+
+/* DRAM over the SSD is cut into frames, each with room for fp32 numbers of the widest expert: an expert's state takes three (master, m, v); its
+ * parameters and gradient share one where they are as short together, and else take one each. */
+enum { FOOTPRINT_STATE_FRAMES = 3 };
+static inline uint64_t footprint_frame(uint64_t widest_params)
+{
+	return footprint_pages(widest_params * 4);
+}
+static inline int footprint_copy_frames(int element_bytes, int gradient_bytes)
+{
+	return element_bytes + gradient_bytes <= 4 ? 1 : 2;
+}

@@ -217,9 +217,10 @@ static void add_offloaded(const struct network *n, const struct machine *m, cons
 			out->bytes[TIER_SSD][CLASS_OPTIMIZER] += experts * params * SSD_STATE_BYTES;
 			continue;
 		}
+		uint64_t copies = MIN(e.parameter_block, e.pinned);
 		out->bytes[TIER_PINNED][CLASS_GRADIENTS] += experts * e.gradient;
-		out->bytes[TIER_PINNED][CLASS_PARAMETERS] += experts * (e.parameter_block - e.gradient);
-		out->bytes[TIER_PINNED][CLASS_OPTIMIZER] += experts * (e.pinned - e.parameter_block);
+		out->bytes[TIER_PINNED][CLASS_PARAMETERS] += experts * (copies - e.gradient);
+		out->bytes[TIER_PINNED][CLASS_OPTIMIZER] += experts * (e.pinned - copies);
 		out->bytes[TIER_DRAM][CLASS_OPTIMIZER] += experts * e.pageable;
 	}
 	out->bytes[TIER_HBM][CLASS_BUFFERS] +=

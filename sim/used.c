@@ -36,11 +36,6 @@ static bool most_of(char *const *lines, int column, const char *file, uint64_t *
 	return true;
 }
 
-static bool comparable(int tier, const struct memory *plan, uint64_t measured)
-{
-	return measured + memory_total(plan, tier) > 0 && (tier != TIER_DRAM || !plan->cache_bytes);
-}
-
 GArray *used_of(const char *csv, const char *file, const struct memory *plan, int nodes, GError **error)
 {
 	g_auto(GStrv) lines = g_strsplit(csv, "\n", 0), names = g_strsplit(*lines ? *lines : "", ",", 0);
@@ -52,7 +47,7 @@ GArray *used_of(const char *csv, const char *file, const struct memory *plan, in
 			continue;
 		if (!most_of(lines, column, file, &u.measured_bytes, error))
 			return NULL;
-		if (comparable(u.tier, plan, u.measured_bytes))
+		if (u.measured_bytes + u.predicted_bytes > 0)
 			g_array_append_val(rows, u);
 	}
 	return g_steal_pointer(&rows);

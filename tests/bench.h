@@ -31,7 +31,8 @@ static inline bool bench_launch(struct backend *b, const struct stage *st, GErro
 {
 	struct bench *x = (struct bench *)b;
 	bool on_gpu = st->stream < (stream_id)x->sc->machine->gpus * GPU_STREAMS;
-	if (!engine_issue(x->engine, st, on_gpu ? x->stream[st->stream] : NULL, error))
+	struct store_places at = {0};
+	if (!engine_launch(x->engine, st, &at, error) || !engine_issue(x->engine, st, &at, on_gpu ? x->stream[st->stream] : NULL, error))
 		return false;
 	if (!on_gpu)
 		return true;

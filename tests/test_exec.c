@@ -17,7 +17,9 @@ struct bench {
 	const struct routing *routing;
 	struct backend *b;
 	struct trace *trace;
-	stage_id failing; /* STAGE_NONE: none */
+	stage_id failing;                 /* STAGE_NONE: none */
+	stage_id claiming, user, refused; /* one waits for another whose frame it has; one that finds none; STAGE_NONE: none */
+	const void *given;                /* to claiming, as it found it when it was issued */
 	nsec_t (*sleep_ns)(const struct stage *stage);
 	pthread_mutex_t lock;
 	GArray *issued; /* struct stage, in the order of issue */
@@ -28,12 +30,30 @@ static void sleep_op(struct host_stream *s, const void *args)
 	g_usleep((gulong)(*(const nsec_t *)args / NSEC_PER_USEC));
 }
 
-static bool bench_stage(void *user, const struct stage *stage, struct device_stream *stream, GError **error)
+static char frame[1];
+
+static bool bench_settle(void *user, const struct stage *stage, struct store_places *at, GError **error)
+{
+	struct bench *bench = user;
+	if (stage->id == bench->refused) {
+		g_set_error(error, ESMOE_ERROR, ESMOE_ERROR_FIT, "no frame is free");
+		return false;
+	}
+	if (stage->id == bench->claiming) {
+		at->params = frame;
+		frames_wait(&at->waits, bench->user);
+	}
+	return true;
+}
+
+static bool bench_stage(void *user, const struct stage *stage, const struct store_places *at, struct device_stream *stream, GError **error)
 {
 	struct bench *bench = user;
 	const nsec_t ns = bench->sleep_ns ? bench->sleep_ns(stage) : 0;
 	pthread_mutex_lock(&bench->lock);
 	g_array_append_vals(bench->issued, stage, 1);
+	if (stage->id == bench->claiming)
+		bench->given = at->params;
 	pthread_mutex_unlock(&bench->lock);
 	if (stage->id == bench->failing) {
 		g_set_error(error, ESMOE_ERROR, ESMOE_ERROR_DEVICE, "the disk is full");
@@ -60,12 +80,12 @@ static struct bench *bench_new_of(const struct machine *m, int here, const struc
 {
 	g_autoptr(GError) error = NULL;
 	struct bench *bench = g_new0(struct bench, 1);
-	const struct issuer issue = {bench, bench_stage, bench_loads};
+	const struct issuer issue = {bench, bench_settle, bench_stage, bench_loads};
 	bench->m = m;
 	bench->here = here;
 	bench->routing = routing;
 	bench->sleep_ns = sleep_ns;
-	bench->failing = STAGE_NONE;
+	bench->failing = bench->claiming = bench->user = bench->refused = STAGE_NONE;
 	bench->trace = trace_new();
 	bench->issued = g_array_new(FALSE, FALSE, sizeof(struct stage));
 	pthread_mutex_init(&bench->lock, NULL);
@@ -223,6 +243,40 @@ Test(exec, streams_run_side_by_side_and_stages_take_their_time)
 }
 
 /* GPU 1 comes 20 ms late. */
+/* Beside its predecessors, on a GPU as on a node. */
+Test(exec, a_stage_waits_for_the_last_user_of_its_frame)
+{
+	struct ground ground;
+	ground_init(&ground);
+	for (int on_node = 0; on_node < 2; on_node++) {
+		g_autoptr(bench) bench = bench_new(&ground.machine, ground.routing, as_it_says);
+		bench->user = add_on_node(bench, STREAM_OPTIMIZER, LONG_NS, STAGE_NONE);
+		bench->claiming = bench->user + 1;
+		if (on_node)
+			add_on_node(bench, STREAM_SSD_READ, 0, STAGE_NONE);
+		else
+			add(bench, 0, STREAM_DOWNLOAD, 0, STAGE_NONE, STAGE_NONE);
+		await(bench, bench->claiming);
+		await(bench, bench->user);
+		nsec_t ended = span_of(bench, bench->user)->end_ns;
+		cr_assert_geq(span_of(bench, bench->claiming)->start_ns, ended);
+		cr_assert_eq(bench->given, (const void *)frame);
+	}
+	ground_clear(&ground);
+}
+
+Test(exec, a_stage_without_a_frame_is_not_launched)
+{
+	struct ground ground;
+	ground_init(&ground);
+	g_autoptr(bench) bench = bench_new(&ground.machine, ground.routing, as_it_says);
+	g_autoptr(GError) error = NULL;
+	bench->refused = add_on_node(bench, STREAM_OPTIMIZER, 0, STAGE_NONE) + 1;
+	cr_assert_not(try_add_on_node(bench, STREAM_SSD_READ, 0, STAGE_NONE, &error));
+	cr_assert(g_error_matches(error, ESMOE_ERROR, ESMOE_ERROR_FIT) && g_str_equal(error->message, "no frame is free"), "%s", error->message);
+	ground_clear(&ground);
+}
+
 Test(exec, a_collective_starts_for_all_when_the_last_has_come)
 {
 	const struct machine m = {.gpus = 2, .gpus_per_node = 2};

@@ -2,7 +2,7 @@
 #include "exec/engine.h"
 #include "exec/run.h"
 #include "exec/store.h"
-#include "model/footprint_blocks.h"
+#include "model/footprint.h"
 #include "sim/used.h"
 #include "sim/validate.h"
 #include "steps.h"
@@ -169,6 +169,8 @@ Test(footprint, a_run_takes_what_was_planned)
 	run_takes_what_was_planned(ES_MOE, 1, 1, "HBM;pinned DRAM;DRAM;");
 	run_takes_what_was_planned(ES_MOE "pinned_share = 0.5\n", 2, 2, "HBM;pinned DRAM;DRAM;");
 	run_takes_what_was_planned("[policy]\nexpert_home = ssd\noptimizer = cpu-expert\n", 1, 1, "HBM;pinned DRAM;SSD;");
+	run_takes_what_was_planned("[policy]\nexpert_home = ssd\noptimizer = cpu-step\nssd_cache = belady\n", 2, 1, "HBM;pinned DRAM;SSD;");
+	run_takes_what_was_planned("[policy]\nexpert_home = ssd\noptimizer = cpu-expert\n", 1, 2, "HBM;pinned DRAM;DRAM;SSD;");
 }
 
 /* Experts of bf16 with bf16 gradients, small and past 32 MiB, where places are cut in huge pages. */
@@ -197,6 +199,88 @@ Test(footprint, bf16_experts_take_their_places_in_dram)
 		store_free(store);
 		device_close(&device, 1, group);
 	}
+}
+
+/* Pinned buffers beyond those of a run from DRAM, in frames of the widest expert's fp32 numbers in pages. */
+static uint64_t frames_planned(const char *network, const char *policy, int gradient_bytes, double frames, uint64_t *bytes, uint64_t *cache_bytes)
+{
+	g_autofree char *over = g_strdup_printf("[policy]\nexpert_home = ssd\ngradient_bytes = %d\n%s", gradient_bytes, policy);
+	g_autofree char *in_dram = g_strdup_printf("[policy]\nexpert_home = dram\ngradient_bytes = %d\n%s", gradient_bytes, policy);
+	g_autoptr(scenario) s = scenario_for(network, over, 1, 1, &bf16), dram = scenario_for(network, in_dram, 1, 1, &bf16);
+	struct plan plan, other;
+	uint64_t widest = 0;
+	cr_assert(plan_make(dram, &other, NULL));
+	for (int i = 0; i < s->network->layers; i++)
+		widest = MAX(widest, network_expert_params(s->network, &s->network->layer[i]));
+	*bytes = (widest * 4 + 4095) / 4096 * 4096;
+	s->machine->dram_gib =
+	    s->machine->dram_reserved_gib + ((double)other.memory.bytes[TIER_PINNED][CLASS_BUFFERS] + (frames + 0.5) * (double)*bytes) / GIB;
+	cr_assert(plan_make(s, &plan, NULL));
+	*cache_bytes = plan.memory.cache_bytes;
+	uint64_t pinned = plan.memory.bytes[TIER_PINNED][CLASS_BUFFERS] - other.memory.bytes[TIER_PINNED][CLASS_BUFFERS];
+	cr_assert_eq(pinned % *bytes, 0);
+	return pinned / *bytes;
+}
+
+/* Room for n frames: blocks that may stay behind for their gradient have theirs, the cache the others; nobody takes more than all blocks fill. */
+Test(footprint, frames_over_the_ssd_by_hand)
+{
+	static const struct {
+		const char *policy;
+		int experts; /* of networks[2], two layers of eight, that may stay behind at once */
+	} rows[] = {{"optimizer = cpu-expert\n", 1},
+	            {"optimizer = cpu-expert\nupdate_order = next-forward\n", 16},
+	            {"optimizer = cpu-layer\n", 8},
+	            {"optimizer = cpu-step\n", 16}};
+	for (size_t i = 0; i < G_N_ELEMENTS(rows); i++)
+		for (int gradient = 2; gradient <= 4; gradient += 2) {
+			const uint64_t copies = (uint64_t)gradient / 2, behind = (uint64_t)rows[i].experts * copies, all = 16 * (copies + 3);
+			uint64_t bytes, cache;
+			cr_expect_eq(frames_planned(networks[2], rows[i].policy, gradient, 40, &bytes, &cache), 40);
+			cr_expect_eq(cache, (40 - behind) * bytes);
+			cr_expect_eq(frames_planned(networks[2], rows[i].policy, gradient, 500, &bytes, &cache), all);
+			cr_expect_eq(cache, all * bytes);
+			cr_expect_eq(frames_planned(networks[2], rows[i].policy, gradient, (double)all - 1, &bytes, &cache), all - 1);
+			cr_expect_eq(cache, (all - 1 - behind) * bytes);
+		}
+}
+
+/* The schedule counts blocks in frames, its room is a whole number of them, and the store takes as many. */
+Test(footprint, the_store_takes_the_frames_that_were_planned)
+{
+	for (size_t i = 0; i < 5; i++)
+		for (int gradient = 2; gradient <= 4; gradient += 2) {
+			g_autofree char *folder = g_dir_make_tmp("esmoe-footprint-XXXXXX", NULL);
+			g_autofree char *policy =
+			    g_strdup_printf("[policy]\nexpert_home = ssd\noptimizer = cpu-expert\ngradient_bytes = %d\n", gradient);
+			g_autoptr(scenario) s = scenario_for(networks[i], policy, 1, 1, &bf16);
+			const struct memory_case k = {.home = HOME_SSD, .expert_parallel = 1};
+			uint64_t bytes, cache, planned = frames_planned(networks[i], "optimizer = cpu-expert\n", gradient, 23, &bytes, &cache);
+			struct footprint_frames f = footprint_frames(s->network, s->machine, s->policy, &k);
+			struct store_layer layers[4];
+			struct device *device;
+			struct device_group *group;
+			int n = 0;
+			cr_assert(device_open("host", 1, 1 << 20, &device, &group, NULL));
+			for (int l = 0; l < s->network->layers; l++) {
+				const struct layer *layer = &s->network->layer[l];
+				struct expert_bytes e = memory_expert(s->network, s->machine, s->policy, layer);
+				if (!layer->experts)
+					continue;
+				layers[n++] = (struct store_layer){layer->experts, network_expert_params(s->network, layer)};
+				cr_expect(e.parameter_block == (uint64_t)gradient / 2 * bytes && e.state_block == 3 * bytes);
+			}
+			uint64_t cached = footprint_cached_frames(s->network, s->machine, s->policy, cache);
+			cr_expect_eq(cached, 23 - (uint64_t)gradient / 2);
+			const struct store_options o = {
+			    .home = HOME_SSD, .element_bytes = 2, .gradient_bytes = gradient, .ssd_folder = folder, .frames = cached + f.behind};
+			struct store *store = store_new(device, layers, n, &o, NULL);
+			cr_assert(store);
+			cr_expect_eq(store_pinned_bytes(store), planned * bytes);
+			store_free(store);
+			device_close(&device, 1, group);
+			cr_assert_eq(g_rmdir(folder), 0);
+		}
 }
 
 /* What the executor refuses is planned by the framework's rules, whoever runs it. */

@@ -159,8 +159,6 @@ void cuda_flag_return(struct cuda_device *d, uint32_t *flag);
 uint64_t cuda_used_bytes(const struct device *d);
 void *cuda_pinned_alloc(struct device *device, size_t bytes, GError **error);
 void cuda_pinned_free(struct device *device, void *p);
-bool cuda_pin(struct device *device, void *p, size_t bytes, GError **error);
-void cuda_unpin(struct device *device, void *p);
 struct device_stream *cuda_stream_new(struct device *d, const char *name, GError **error);
 void cuda_stream_keep_core(struct device_stream *s, int nth);
 void cuda_stream_free(struct device_stream *stream);

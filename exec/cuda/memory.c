@@ -7,6 +7,7 @@
 #include <string.h>
 
 #define REGISTER_FROM ((size_t)8 << 20)
+#define SMALL_PAGE ((size_t)4 << 10)
 
 /* ---- memory ---- */
 
@@ -86,7 +87,7 @@ void *cuda_pinned_alloc(struct device *device, size_t bytes, GError **error)
 	struct cuda_device *d = cuda_device_of(device);
 	void *p = NULL;
 	cuda_use(d);
-	if (bytes < REGISTER_FROM) {
+	if (bytes < REGISTER_FROM && bytes % SMALL_PAGE) {
 		cudaError_t status = cudaHostAlloc(&p, MAX(bytes, 1), cudaHostAllocPortable);
 		if (status == cudaSuccess)
 			return memset(p, 0, bytes);
@@ -124,23 +125,6 @@ void cuda_pinned_free(struct device *device, void *p)
 	}
 	cudaHostUnregister(p);
 	pages_free(p, bytes);
-}
-
-bool cuda_pin(struct device *device, void *p, size_t bytes, GError **error)
-{
-	cuda_use(cuda_device_of(device));
-	cudaError_t status = cudaHostRegister(p, bytes, cudaHostRegisterPortable);
-	if (status == cudaSuccess)
-		return true;
-	(void)cudaGetLastError();
-	g_set_error(error, ESMOE_ERROR, cuda_code_of(status), "dram: pinning %.3f GiB: %s", (double)bytes / GIB, cudaGetErrorString(status));
-	return false;
-}
-
-void cuda_unpin(struct device *device, void *p)
-{
-	cuda_use(cuda_device_of(device));
-	cudaHostUnregister(p);
 }
 
 /* ---- flags ---- */
@@ -182,8 +166,8 @@ void cuda_flag_return(struct cuda_device *d, uint32_t *flag)
 
 /* ---- copies ---- */
 
-/* A copy engine takes the copies of all streams in turns that can last milliseconds, so counts, losses and tokens would wait for experts on their way: up
- * to here a kernel reads and writes pinned memory itself, which takes no longer. */
+/* A copy engine takes the copies of all streams in turns that can last milliseconds, so counts, losses and tokens would wait for experts on their
+ * way: up to here a kernel reads and writes pinned memory itself, which takes no longer. */
 #define SMALL_BYTES (256u << 10)
 
 static bool small(size_t bytes)
