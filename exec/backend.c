@@ -163,7 +163,7 @@ static void note_ended(struct exec *x, stage_id id)
 			continue;
 		launcher_wait_issued(x, r); /* the launcher may still be noting when it was done */
 		r->start_ns = r->start ? device_event_ns(r->start) : r->start_ns;
-		r->end_ns = device_event_ns(r->end);
+		r->end_ns = MAX(r->start_ns, device_event_ns(r->end)); /* a GPU's clock is found again each second, within microseconds */
 		r->ended = true;
 		g_array_append_vals(x->unfolding, r->stage.preds, r->stage.n_preds);
 		g_array_append_val(x->unfolding, r->before);

@@ -113,7 +113,7 @@ static void list_probes(struct calibration *c, const struct scenario *base)
 		return;
 	for (int n = MAX(s / 16, 1); n < s; n *= 4)
 		add_probe(c, (struct probe){SERVES_EXCHANGES, 2, n, MAX(e, 2), 1, d, EVEN});
-	add_probe(c, (struct probe){SERVES_EXCHANGES | SERVES_CORES, 2, s, MAX(e, 2), 1, d, EVEN});
+	add_probe(c, (struct probe){SERVES_EXCHANGES | SERVES_CORES | SERVES_SYNC, 2, s, MAX(e, 2), 1, d, EVEN});
 	add_probe(c, (struct probe){SERVES_EXCHANGES, 2, 2 * s, MAX(e, 2), 1, d, EVEN});
 }
 
@@ -356,6 +356,7 @@ bool calibrate(const struct scenario_options *o, const struct calibrate_options 
 	m->launch_us = readings_median(c.readings.launch_us, m->launch_us);
 	/* what was launched then began one launch later */
 	m->sync_us = fmax(0, readings_median(c.readings.waits.sync_us, m->sync_us + m->launch_us) - m->launch_us);
+	m->sync_all_us = fmax(0, readings_median(c.readings.waits.sync_all_us, 0) - m->launch_us);
 	m->event_us = readings_median(c.readings.waits.event_us, m->event_us);
 	m->wake_us = readings_median(c.readings.waits.wake_us, m->wake_us);
 	m->next_us = readings_median(c.readings.waits.next_us, m->next_us);

@@ -18,7 +18,8 @@ enum serves {
 	SERVES_EXPERTS = 64,
 	SERVES_ADAM = 128,
 	SERVES_SUMS = 256,
-	SERVES_COPIES = 512
+	SERVES_COPIES = 512,
+	SERVES_SYNC = 1024
 };
 
 struct probe {

@@ -70,20 +70,23 @@ static void add_wakes(struct waits *w, const struct trace *trace, const uint8_t 
 	}
 }
 
-static void add_syncs(struct waits *w, const struct trace *trace)
+/* Of GPU 0: behind a gate, or the exchange of counts of several GPUs. */
+static void add_syncs(const struct trace *trace, int kind, GArray *list)
 {
-	const struct span *gate = NULL;
+	const struct span *asked = NULL;
 	nsec_t sum = 0;
 	int n = 0;
 	for (guint i = 0; i < trace->spans->len; i++) {
 		const struct span *s = span_at(trace, i);
-		if (gate && s->kind == STAGE_PERMUTE && s->launch_ns > gate->end_ns) {
-			sum += s->start_ns - gate->end_ns;
-			n++;
+		if (s->rank == 0 && s->kind == kind && s->pass == PASS_FORWARD) {
+			asked = s;
+		} else if (s->rank == 0 && asked && s->kind == STAGE_PERMUTE) {
+			sum += s->launch_ns > asked->end_ns ? s->start_ns - asked->end_ns : 0;
+			n += s->launch_ns > asked->end_ns;
+			asked = NULL;
 		}
-		gate = s->kind == STAGE_GATE && s->pass == PASS_FORWARD ? s : NULL;
 		if (n && (i + 1 == trace->spans->len || span_at(trace, i + 1)->step != s->step)) {
-			add(w->sync_us, sum, n);
+			add(list, sum, n);
 			sum = n = 0;
 		}
 	}
@@ -91,8 +94,12 @@ static void add_syncs(struct waits *w, const struct trace *trace)
 
 void waits_add(struct waits *w, const struct trace *trace)
 {
+	if (trace->gpus > 1) {
+		add_syncs(trace, STAGE_COUNTS, w->sync_all_us);
+		return;
+	}
 	g_autofree uint8_t *woken = g_new0(uint8_t, trace->spans->len + 1);
 	add_events(w, trace, woken);
 	add_wakes(w, trace, woken);
-	add_syncs(w, trace);
+	add_syncs(trace, STAGE_GATE, w->sync_us);
 }

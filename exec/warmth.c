@@ -206,20 +206,27 @@ static double median(GArray *values)
 	return g_array_index(values, double, values->len / 2);
 }
 
+static double us_of(const struct span *s)
+{
+	return (double)(s->end_ns - s->start_ns) / 1e3;
+}
+
 /* Experts of one pass with copies, each over the median without. */
-static void add_slivers(const struct trace *t, const double *us, const double *cover, int pass, GArray *slivers)
+static void add_slivers(const struct trace *t, const double *cover, int pass, GArray *slivers)
 {
 	g_autoptr(GArray) alone = g_array_new(FALSE, FALSE, sizeof(double));
-	for (guint i = 0; i < t->spans->len; i++)
+	for (guint i = 0; i < t->spans->len; i++) {
+		double us = us_of(span_at(t, i));
 		if (span_at(t, i)->kind == STAGE_EXPERT && span_at(t, i)->pass == pass && cover[i] <= ALONE)
-			g_array_append_val(alone, us[i]);
+			g_array_append_val(alone, us);
+	}
 	if (!alone->len)
 		return;
 	double base = median(alone);
 	for (guint i = 0; i < t->spans->len; i++) {
 		if (span_at(t, i)->kind != STAGE_EXPERT || span_at(t, i)->pass != pass || cover[i] < 0.5)
 			continue;
-		double sliver = (1 - base / us[i]) / cover[i];
+		double sliver = (1 - base / us_of(span_at(t, i))) / cover[i];
 		g_array_append_val(slivers, sliver);
 	}
 }
@@ -231,11 +238,9 @@ void warmth_fit_copies(const struct warm_run *runs, int n, struct machine *m)
 		const struct trace *t = runs[run].trace;
 		if (!runs[run].waits)
 			continue;
-		g_autofree double *us = warmth_hot(t, m), *cover = warmth_cover(t);
-		for (guint i = 0; i < t->spans->len; i++)
-			us[i] *= (double)(span_at(t, i)->end_ns - span_at(t, i)->start_ns) / 1e3;
-		add_slivers(t, us, cover, PASS_FORWARD, slivers);
-		add_slivers(t, us, cover, PASS_BACKWARD, slivers);
+		g_autofree double *cover = warmth_cover(t);
+		add_slivers(t, cover, PASS_FORWARD, slivers);
+		add_slivers(t, cover, PASS_BACKWARD, slivers);
 	}
 	if (!slivers->len)
 		return;

@@ -14,7 +14,7 @@ struct warm_run {
 /* Fills cool_speedup, cool_share and heat_ms from the mixers of `tokens` tokens that no copy accompanies: the law that leaves the least of their
  * variance. Without runs that wait nothing is known, and speedup is 1. */
 void warmth_fit(const struct warm_run *runs, int n, uint32_t tokens, struct machine *m);
-/* Fills copy_gemm_slowdown from the experts that copies accompany, beside their like without; keeps it where there are none. Uses the law. */
+/* Fills copy_gemm_slowdown from the experts that copies accompany, beside their like without; keeps it where there are none. */
 void warmth_fit_copies(const struct warm_run *runs, int n, struct machine *m);
 
 /* By index of span: what a hot GPU's time would be over the time that was measured, 1 for what is no matrix product. cover: how many copies went on

@@ -1,4 +1,4 @@
-/* Heat is the share of the last moments in which the compute stream worked, an exponential mean:
+/* Heat is the share of the last moments in which the GPU computed or was in a collective, an exponential mean:
  *
  *     work   ####____####____          heat follows it within gpu.heat_ms; at gpu.cool_share and below the GPU runs at its full clock,
  *     heat  1 ''-.__.-'-.__            at 1 at that of the tables, in between in proportion

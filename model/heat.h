@@ -18,7 +18,7 @@ AUTOPTR(heat)
 double heat_cool(struct heat *h, int gpu, nsec_t now_ns);
 /* Solo duration of a stage of matrix products that starts now and would take cost_ns on a hot GPU. */
 nsec_t heat_cost_ns(struct heat *h, int gpu, nsec_t now_ns, nsec_t cost_ns);
-/* A stage of the compute stream ran. */
+/* A computation or a collective ran. */
 void heat_ran(struct heat *h, int gpu, nsec_t start_ns, nsec_t end_ns);
 /* The share of its time that it worked until then. */
 void heat_worked(struct heat *h, int gpu, nsec_t now_ns, double share);

@@ -79,6 +79,7 @@ struct machine {
 	double launch_us;    /* host time to launch one kernel */
 	double sync_us;      /* host waits for a stream: from the end of the stage to the host going on */
 	double event_us;     /* a stream waits for another's event */
+	double sync_all_us;  /* the same after GPUs exchanged counts; 0: sync_us */
 	double next_us;      /* a compute stream goes on to its next stage so much later */
 	double wake_us;      /* a stream whose stage another waits for goes on so much later, for each that it wakes */
 	int kernels;         /* enum kernels: eager or fused */

@@ -17,8 +17,7 @@ static nsec_t nsec_of_us(double us)
 	return llround(us * (double)NSEC_PER_USEC);
 }
 
-/* Lets time pass until the stage has ended, and the launchers go on after that. */
-static bool sim_wait(struct backend *b, stage_id id, GError **error)
+static bool wait_and_sync(struct backend *b, stage_id id, nsec_t sync_ns, GError **error)
 {
 	struct sim *sim = sim_of(b);
 	while (!sim->tasks[id].ended) {
@@ -27,15 +26,22 @@ static bool sim_wait(struct backend *b, stage_id id, GError **error)
 		sim_instant(sim);
 	}
 	for (int gpu = 0; gpu < sim->m->gpus; gpu++)
-		sim->host_ns[gpu] = MAX(sim->host_ns[gpu], sim->tasks[id].end_ns + sim->sync_ns);
+		sim->host_ns[gpu] = MAX(sim->host_ns[gpu], sim->tasks[id].end_ns + sync_ns);
 	return true;
+}
+
+/* Lets time pass until the stage has ended, and the launchers go on after that. */
+static bool sim_wait(struct backend *b, stage_id id, GError **error)
+{
+	return wait_and_sync(b, id, sim_of(b)->sync_ns, error);
 }
 
 static bool sim_loads(struct backend *b, const struct gate *gate, uint32_t *tokens, GError **error)
 {
 	const struct sim *sim = sim_of(b);
-	return sim_wait(b, gate->counts, error) && routing_loads(sim->routing, gate->step, gate->microbatch, gate->layer, sim->m->gpus, gate->experts,
-	                                                         gate->top_k, gate->tokens_per_gpu, tokens, error);
+	nsec_t sync_ns = sim->notes[gate->counts].kind == STAGE_COUNTS ? sim->sync_all_ns : sim->sync_ns;
+	return wait_and_sync(b, gate->counts, sync_ns, error) && routing_loads(sim->routing, gate->step, gate->microbatch, gate->layer, sim->m->gpus,
+	                                                                       gate->experts, gate->top_k, gate->tokens_per_gpu, tokens, error);
 }
 
 /* Members of one group come close together, so the last one met is nearly always the one; the table is for the others. */
@@ -158,6 +164,7 @@ struct backend *sim_new(const struct machine *m, const struct resources *r, cons
 	sim->routing = routing;
 	sim->launch_ns = o->no_launch ? 0 : nsec_of_us(m->launch_us);
 	sim->sync_ns = o->no_sync ? 0 : nsec_of_us(m->sync_us);
+	sim->sync_all_ns = o->no_sync || m->sync_all_us <= 0 ? sim->sync_ns : nsec_of_us(m->sync_all_us);
 	sim->event_ns = o->no_event ? 0 : nsec_of_us(m->event_us);
 	sim->next_ns = o->no_event ? 0 : nsec_of_us(m->next_us);
 	sim->wake_ns = o->no_event ? 0 : nsec_of_us(m->wake_us);

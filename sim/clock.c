@@ -72,6 +72,13 @@ static bool multiplies(const struct sim *sim, uint32_t profile)
 	return profile < (uint32_t)sim->m->gpus * GPU_PROFILES && profile % GPU_PROFILES == PROFILE_COMPUTE;
 }
 
+/* NCCL's kernels keep a GPU as warm as its own. */
+static bool warms(const struct sim *sim, stream_id s)
+{
+	const stream_id stream = s % GPU_STREAMS;
+	return s < (stream_id)sim->m->gpus * GPU_STREAMS && (stream == STREAM_COMPUTE || stream == STREAM_COLLECTIVE || stream == STREAM_REDUCTION);
+}
+
 static bool computes(const struct sim *sim, stream_id s)
 {
 	return s < (stream_id)sim->m->gpus * GPU_STREAMS && s % GPU_STREAMS == STREAM_COMPUTE;
@@ -131,7 +138,7 @@ static void end(struct sim *sim, stream_id s)
 	nsec_t free_ns = sim->now_ns;
 	task->end_ns = sim->now_ns;
 	task->ended = true;
-	if (sim->heat && computes(sim, s))
+	if (sim->heat && warms(sim, s))
 		heat_ran(sim->heat, (int)(s / GPU_STREAMS), task->start_ns, task->end_ns);
 	sim->streams[s].head = task->next;
 	for (uint32_t waiter = task->waiters, next; waiter; waiter = next) {

@@ -53,7 +53,7 @@ struct sim {
 	const struct machine *m;
 	const struct resources *r;
 	const struct routing *routing;
-	nsec_t launch_ns, sync_ns, event_ns, wake_ns, next_ns;
+	nsec_t launch_ns, sync_ns, sync_all_ns, event_ns, wake_ns, next_ns;
 	nsec_t now_ns;
 	nsec_t *host_ns; /* (gpus): the launchers' clocks */
 	struct task *tasks;

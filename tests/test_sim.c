@@ -351,6 +351,33 @@ Test(sim, launchers_go_on_after_the_gate_and_its_synchronisation)
 	routing_free(routing);
 }
 
+Test(sim, an_exchange_of_counts_has_its_own_synchronisation)
+{
+	const double all_us[] = {0, 25};
+	for (int i = 0; i < 2; i++) {
+		struct bed bed;
+		GError *error = NULL;
+		struct machine m = machine_by_hand(1, 1, 0, 200);
+		m.sync_us = 10;
+		m.sync_all_us = all_us[i];
+		bed_init(&bed, m, &bare);
+		backend_free(bed.b);
+		struct routing *routing = routing_new("uniform", 1, &error);
+		bed.b = sim_new(&bed.m, bed.r, routing, &(struct sim_options){.no_event = true});
+		struct stage st = on_gpu(0, STREAM_COLLECTIVE, 2000, STAGE_NONE, STAGE_NONE);
+		st.kind = STAGE_COUNTS;
+		struct gate gate = {.counts = add(&bed, st), .experts = 1, .top_k = 1, .tokens_per_gpu = 1000};
+		uint32_t tokens;
+		cr_assert(backend_loads(bed.b, &gate, &tokens, &error));
+		stage_id next = add(&bed, on_gpu(0, STREAM_COMPUTE, 100, STAGE_NONE, STAGE_NONE));
+		await(&bed, next);
+		nsec_t start = i ? 27000 : 12000; /* 0: as after a gate */
+		spans(&bed, next, start, start + 100);
+		bed_clear(&bed);
+		routing_free(routing);
+	}
+}
+
 Test(sim, waiting_for_an_early_stage_leaves_the_later_ones_to_time)
 {
 	struct bed bed;

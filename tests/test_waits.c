@@ -28,7 +28,8 @@ static struct trace *trace_of_one_gpu(void)
 static struct waits waits_of(const struct trace *trace)
 {
 	struct waits w = {g_array_new(FALSE, FALSE, sizeof(double)), g_array_new(FALSE, FALSE, sizeof(double)),
-	                  g_array_new(FALSE, FALSE, sizeof(double)), g_array_new(FALSE, FALSE, sizeof(double))};
+	                  g_array_new(FALSE, FALSE, sizeof(double)), g_array_new(FALSE, FALSE, sizeof(double)),
+	                  g_array_new(FALSE, FALSE, sizeof(double))};
 	waits_add(&w, trace);
 	return w;
 }
@@ -36,6 +37,7 @@ static struct waits waits_of(const struct trace *trace)
 static void waits_clear(struct waits *w)
 {
 	g_array_unref(w->sync_us);
+	g_array_unref(w->sync_all_us);
 	g_array_unref(w->event_us);
 	g_array_unref(w->wake_us);
 	g_array_unref(w->next_us);
@@ -91,5 +93,18 @@ Test(waits, a_step_has_the_mean_of_its_gates)
 	}
 	struct waits w = waits_of(trace);
 	expect(w.sync_us, 2, 13);
+	waits_clear(&w);
+}
+
+Test(waits, with_several_gpus_the_exchange_of_counts_is_what_the_host_waits_for)
+{
+	g_autoptr(trace) trace = trace_of_one_gpu();
+	trace->gpus = trace->gpus_per_node = 2;
+	add(trace, STREAM_COMPUTE, STAGE_GATE, 100, 1000, 5000, STAGE_NONE);
+	add(trace, STREAM_COLLECTIVE, STAGE_COUNTS, 100, 5000, 9000, 0);
+	add(trace, STREAM_COMPUTE, STAGE_PERMUTE, 30010, 49000, 52000, 1);
+	struct waits w = waits_of(trace);
+	expect(w.sync_us, 0, 0);
+	expect(w.sync_all_us, 1, 40);
 	waits_clear(&w);
 }
