@@ -108,7 +108,7 @@ static void list_probes(struct calibration *c, const struct scenario *base)
 	add_probe(c, (struct probe){SERVES_HOST | SERVES_SUMS, 1, s + s % 2, e, 2, d, EVEN});
 	add_probe(c, (struct probe){SERVES_HOST | SERVES_ADAM, 1, s, e, 1, 4 * d, EVEN});
 	if (c->real)
-		add_probe(c, (struct probe){SERVES_HOST | SERVES_COPIES, 1, s, e, 1, d, EVEN});
+		add_probe(c, (struct probe){SERVES_HOST | SERVES_COPIES | SERVES_ADAM, 1, s, e, 1, d, EVEN});
 	if (gpus < 2)
 		return;
 	for (int n = MAX(s / 16, 1); n < s; n *= 4)
@@ -122,12 +122,14 @@ static struct scenario *scenario_of(const struct calibration *c, const struct pr
 	bool copies = p->serves & SERVES_HOST;
 	g_autoptr(GStrvBuilder) set = g_strv_builder_new();
 	g_autofree char *inner = g_strdup_printf("network.d_expert=%d", p->d_expert),
+	                *threads = g_strdup_printf("policy.adam_threads=%d", c->m->adam_threads),
 	                *layers = g_strdup_printf("network.layers=%d",
 	                                          MAX(1, p->d_expert > c->d_expert ? c->layers * c->d_expert / p->d_expert : c->layers));
 	struct scenario_options o = *c->o;
 	if (o.set)
 		g_strv_builder_addv(set, (const char **)o.set);
-	g_strv_builder_add_many(set, inner, layers, p->serves & SERVES_GROUPED ? "policy.expert_compute=grouped" : "policy.expert_compute=sequential",
+	g_strv_builder_add_many(set, inner, threads, layers,
+	                        p->serves & SERVES_GROUPED ? "policy.expert_compute=grouped" : "policy.expert_compute=sequential",
 	                        "contention.rule=max-min", NULL);
 	if (copies)
 		g_strv_builder_add_many(set, "policy.expert_home=dram", "policy.pinned_share=0", "policy.optimizer=cpu-step", NULL);
@@ -314,13 +316,6 @@ static int few_layers(const struct network *n, int least)
 	return layers;
 }
 
-/* Launchers and the thread that builds the schedule. A core that one of them shares with Adam is taken from that for a scheduler's slice, some
- * milliseconds, each time a gate answers; and an update ends with the last of its threads. */
-static int cores_of_others(const struct device_info *info, const struct machine *m)
-{
-	return info->launcher_cores ? info->launcher_cores * m->gpus_per_node + 1 : 0;
-}
-
 bool calibrate(const struct scenario_options *o, const struct calibrate_options *how, struct machine *m, GError **error)
 {
 	struct scenario_options plain = *o;
@@ -344,10 +339,11 @@ bool calibrate(const struct scenario_options *o, const struct calibrate_options 
 	c.tokens = (uint32_t)(base->sequences * base->seq_len);
 	c.heating = info->hot_after_steps;
 	m->cores = (int)g_get_num_processors();
-	m->adam_threads = MAX(1, MIN(m->adam_threads, m->cores - cores_of_others(info, m)));
+	m->stream_cores = c.real ? 0 : m->stream_cores;
+	m->adam_threads = c.real ? machine_spare_adam_threads(m) : MIN(m->adam_threads, m->cores);
 	c.layers = few_layers(base->network, c.heating ? HOT_LAYERS : LAYERS_LEAST);
 	list_probes(&c, base);
-	c.total = 1 + (int)c.probes->len + rates_parts(m);
+	c.total = 1 + (int)c.probes->len + rates_parts();
 	if (!measure_all(&c, error))
 		return false;
 	samples_to_tables(c.readings.samples, c.tables);

@@ -9,14 +9,13 @@
 #include "adam.h"
 #include "device.h"
 
-enum { MOST_MEMBERS = 2, MIB = 1 << 20, AHEAD = 8 /* copies of a stream in flight */, MOST_TIMES = 9, WARM = 2 /* not counted */ };
+enum { MOST_MEMBERS = 2, MIB = 1 << 20, AHEAD = 8 /* copies of a stream in flight */, WARM = 2 /* not counted */ };
 
 /* Blocks beyond the caches of the machine (a server's last level has hundreds of megabytes), small enough for many of them in the time there is. */
 static const struct blocks {
 	size_t copy_bytes, pool_bytes, most_bytes, params; /* most_bytes: of a collective */
-	int format, times, stretch;                        /* stretch: of the time they are given */
-} small_blocks = {4 * MIB, 64 * MIB, 16 * MIB, 4 * MIB, ADAM_FP32, MOST_TIMES, 1},
-  large_blocks = {32 * MIB, 256 * MIB, 256 * MIB, 128 * MIB, ADAM_BF16, 5, 3};
+	int format, stretch;                               /* stretch: of the time they are given */
+} small_blocks = {4 * MIB, 64 * MIB, 16 * MIB, 4 * MIB, ADAM_FP32, 1}, large_blocks = {32 * MIB, 256 * MIB, 256 * MIB, 128 * MIB, ADAM_BF16, 3};
 
 /* One GPU: `up` has the uploads and the collectives, `down` the downloads. */
 struct member {
@@ -219,35 +218,14 @@ static bool together_once(struct measure *m, const struct together *what, struct
 	return !first;
 }
 
-static int compare(const void *a, const void *b)
-{
-	double x = *(const double *)a, y = *(const double *)b;
-	return (x > y) - (x < y);
-}
-
-static double middle(double *values, int n)
-{
-	qsort(values, (size_t)n, sizeof(*values), compare);
-	return values[n / 2];
-}
-
-/* Not the best time, in which one class has what it took from another. */
 bool measure_together(struct measure *m, const struct together *what, int ms, struct rates *out, GError **error)
 {
 	g_autoptr(adam_pool) pool = what->threads ? adam_pool_new(what->threads) : NULL;
 	g_assert(what->gpus <= m->count);
 	if (pool)
 		adam_pool_set_patience(pool, device_info(m->devices[0])->adam_patience_ns);
-	double up[MOST_TIMES], down[MOST_TIMES], adam[MOST_TIMES];
-	for (int i = 0; i < m->blocks->times; i++) {
-		struct rates once;
-		if (!together_once(m, what, pool, ms * m->blocks->stretch, &once, error))
-			return false;
-		up[i] = once.up_gbps;
-		down[i] = once.down_gbps;
-		adam[i] = once.adam_gparams;
-	}
-	*out = (struct rates){middle(up, m->blocks->times), middle(down, m->blocks->times), middle(adam, m->blocks->times)};
+	if (!together_once(m, what, pool, ms * m->blocks->stretch, out, error))
+		return false;
 	out->up_gbps /= MAX(what->gpus, 1);
 	out->down_gbps /= MAX(what->gpus, 1);
 	return true;

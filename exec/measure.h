@@ -24,7 +24,7 @@ AUTOPTR(measure)
 /* device_describe of what it measures. Owned by the caller. */
 char *measure_describe(const struct measure *m);
 
-/* Each class works on blocks of its own, one after the other, for `ms` milliseconds at a time; the middle of several times. */
+/* Each class works on blocks of its own, one after the other, for `ms` milliseconds. */
 bool measure_together(struct measure *m, const struct together *what, int ms, struct rates *out, GError **error) G_GNUC_WARN_UNUSED_RESULT;
 
 /* STAGE_ALL_REDUCE, STAGE_REDUCE_SCATTER or STAGE_COUNTS (bytes of all members) over a range of sizes, `repeats` times each, added to the table. Time

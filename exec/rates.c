@@ -1,13 +1,17 @@
 /* A row of the contention table is a number of Adam threads, its columns are what copies beside them. One GPU is opened alone for those of one,
- * because on the host device two share the cores. */
+ * because on the host device two share the cores. The table is gone through several times and each of its rates is the middle one: a machine whose
+ * memory others use, too, is for seconds at a time another one, and rates measured one after the other would contradict those measured before. */
 #include "rates.h"
 
 #include "measure.h"
 #include "model/stage.h"
 
 #include <math.h>
+#include <stddef.h>
+#include <stdlib.h>
+#include <string.h>
 
-enum { CONTENTION_MS = 30, COLLECTIVE_REPEATS = 30, COPY_REPEATS = 30, SSD_REPEATS = 25 };
+enum { ROUNDS = 7, COLUMNS = 7, CONTENTION_MS = 25, COLLECTIVE_REPEATS = 30, COPY_REPEATS = 30, SSD_REPEATS = 25 };
 
 /* One mix: which copies, and where its rates go; NULL: nothing of that class runs. */
 struct column {
@@ -15,31 +19,6 @@ struct column {
 	bool upload, download;
 	struct ini_doubles *adam, *up, *down;
 };
-
-static void put(struct ini_doubles *list, int i, int n, double value)
-{
-	if (!list)
-		return;
-	if (i == 0) {
-		g_free(list->v);
-		list->v = g_new0(double, n);
-		list->n = n;
-	}
-	list->v[i] = value;
-}
-
-static bool fill_column(const struct machine_rates *r, struct measure *measure, const struct column *c, int threads, int row, int rows,
-                        GError **error)
-{
-	struct rates rates = {0};
-	const struct together what = {c->gpus, c->upload, c->download, threads};
-	if ((threads || c->gpus) && !measure_together(measure, &what, CONTENTION_MS, &rates, error))
-		return false;
-	put(c->adam, row, rows, rates.adam_gparams * r->m->adam_bytes_per_param);
-	put(c->up, row, rows, rates.up_gbps);
-	put(c->down, row, rows, rates.down_gbps);
-	return true;
-}
 
 static int contention_rows(const struct machine *m)
 {
@@ -54,10 +33,9 @@ static int row_threads(const struct machine *m, int row)
 	return row == 0 ? 0 : row == contention_rows(m) - 1 ? m->adam_threads : 1 << (row - 1);
 }
 
-static bool fill_contention(const struct machine_rates *r, struct measure *one, struct measure *two, GError **error)
+static void columns_of(struct contention_table *t, struct column columns[COLUMNS])
 {
-	struct contention_table *t = &r->m->table;
-	const struct column columns[] = {
+	const struct column all[COLUMNS] = {
 	    {0, false, false, &t->adam, NULL, NULL},
 	    {1, true, false, &t->adam_u, &t->u_u, NULL},
 	    {1, false, true, &t->adam_d, NULL, &t->d_d},
@@ -66,16 +44,72 @@ static bool fill_contention(const struct machine_rates *r, struct measure *one, 
 	    {2, false, true, &t->adam_dd, NULL, &t->d_dd},
 	    {2, true, true, &t->adam_uudd, &t->u_uudd, &t->d_uudd},
 	};
-	const int rows = contention_rows(r->m);
-	for (int row = 0; row < rows; row++) {
-		put(&t->threads, row, rows, row_threads(r->m, row));
-		for (size_t i = 0; i < G_N_ELEMENTS(columns); i++) {
-			struct measure *measure = columns[i].gpus == 2 ? two : one;
-			if (measure && !fill_column(r, measure, &columns[i], row_threads(r->m, row), row, rows, error))
+	memcpy(columns, all, sizeof all);
+}
+
+/* rates: (rows, COLUMNS, ROUNDS) */
+static struct rates *rates_at(struct rates *rates, int row, int column)
+{
+	return &rates[(row * COLUMNS + column) * ROUNDS];
+}
+
+static bool measure_round(const struct machine_rates *r, struct measure *one, struct measure *two, const struct column *columns, int round,
+                          struct rates *rates, GError **error)
+{
+	for (int row = 0; row < contention_rows(r->m); row++)
+		for (int i = 0; i < COLUMNS; i++) {
+			const struct together what = {columns[i].gpus, columns[i].upload, columns[i].download, row_threads(r->m, row)};
+			struct measure *measure = what.gpus == 2 ? two : one;
+			if (measure && (what.threads || what.gpus) &&
+			    !measure_together(measure, &what, CONTENTION_MS, rates_at(rates, row, i) + round, error))
 				return false;
 		}
-		g_autofree char *what = g_strdup_printf("copies and Adam outside of runs, threads: %d", row_threads(r->m, row));
-		r->part(what, r->user);
+	g_autofree char *what = g_strdup_printf("copies and Adam outside of runs, round %d of %d", round + 1, ROUNDS);
+	r->part(what, r->user);
+	return true;
+}
+
+static int compare(const void *a, const void *b)
+{
+	double x = *(const double *)a, y = *(const double *)b;
+	return (x > y) - (x < y);
+}
+
+/* A column of the middle ones of a member of struct rates, times `unit`. */
+static void fill(struct ini_doubles *list, const struct rates *rates, int rows, int column, size_t member, double unit)
+{
+	if (!list)
+		return;
+	g_free(list->v);
+	list->v = g_new0(double, rows);
+	list->n = rows;
+	for (int row = 0; row < rows; row++) {
+		double all[ROUNDS];
+		for (int i = 0; i < ROUNDS; i++)
+			all[i] = *(const double *)(const void *)((const char *)&rates[(row * COLUMNS + column) * ROUNDS + i] + member);
+		qsort(all, ROUNDS, sizeof(*all), compare);
+		list->v[row] = all[ROUNDS / 2] * unit;
+	}
+}
+
+static bool fill_contention(const struct machine_rates *r, struct measure *one, struct measure *two, GError **error)
+{
+	struct column columns[COLUMNS];
+	const int rows = contention_rows(r->m);
+	g_autofree struct rates *rates = g_new0(struct rates, rows * COLUMNS * ROUNDS);
+	columns_of(&r->m->table, columns);
+	for (int round = 0; round < ROUNDS; round++)
+		if (!measure_round(r, one, two, columns, round, rates, error))
+			return false;
+	fill(&r->m->table.threads, rates, rows, 0, 0, 0);
+	for (int row = 0; row < rows; row++)
+		r->m->table.threads.v[row] = row_threads(r->m, row);
+	for (int i = 0; i < COLUMNS; i++) {
+		if (columns[i].gpus == 2 && !two)
+			continue;
+		fill(columns[i].adam, rates, rows, i, offsetof(struct rates, adam_gparams), r->m->adam_bytes_per_param);
+		fill(columns[i].up, rates, rows, i, offsetof(struct rates, up_gbps), 1);
+		fill(columns[i].down, rates, rows, i, offsetof(struct rates, down_gbps), 1);
 	}
 	return true;
 }
@@ -133,9 +167,9 @@ static void unknown(struct contention_table *t)
 		of_two[i]->n = 0;
 }
 
-int rates_parts(const struct machine *m)
+int rates_parts(void)
 {
-	return contention_rows(m) + 1;
+	return ROUNDS + 1;
 }
 
 bool rates_measure(const struct machine_rates *r, GError **error)

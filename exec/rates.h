@@ -14,5 +14,5 @@ struct machine_rates {
 	void *user;
 };
 
-int rates_parts(const struct machine *m);
+int rates_parts(void);
 bool rates_measure(const struct machine_rates *r, GError **error) G_GNUC_WARN_UNUSED_RESULT;

@@ -280,6 +280,12 @@ double machine_collective_gbps(const struct machine *m)
 	return m->nvlink_gbps > 0 ? m->nvlink_gbps * m->nvlink_efficiency : machine_pcie_both_gbps(m);
 }
 
+int machine_spare_adam_threads(const struct machine *m)
+{
+	int others = m->stream_cores > 0 ? 0 : m->gpus_per_node + 1;
+	return MAX(1, MIN(m->adam_threads, m->cores - others));
+}
+
 double machine_adam_gparams_per_s(const struct machine *m, int threads)
 {
 	const struct ini_doubles *rows = &m->table.threads, *adam = &m->table.adam;

@@ -125,6 +125,10 @@ int machine_leaves(const struct machine *m);
 double machine_pcie_both_gbps(const struct machine *m);
 double machine_collective_gbps(const struct machine *m);
 
+/* Of adam_threads as many as leave a core to each GPU's launcher and one to the thread that builds the schedule, at least one; virtual GPUs, which
+ * compute on the cores themselves, leave none. A core that a launcher shares with Adam is taken from that for a scheduler's slice, some milliseconds,
+ * each time a gate answers, and an update ends with the last of its threads. */
+int machine_spare_adam_threads(const struct machine *m);
 /* CPU Adam of one node on `threads` threads with nothing beside it, billion parameters/s; 0 or more than adam_threads: all of them. Read off the
  * contention table's column `adam` when there is one, otherwise from a saturating law through adam_gparams_per_s. */
 double machine_adam_gparams_per_s(const struct machine *m, int threads);

@@ -91,7 +91,7 @@ static const struct ini_key keys[] = {
     NUMBER(cache_decay, "0.5", 0.001, 1, "lfu-decay: factor of all hits once in a while"),
     COUNT(cache_decay_steps, "auto", 65536, "lfu-decay: steps until the next; auto: as many touches as there are blocks"),
     WHOLE(gradient_bytes, "2", 2, 4, "bytes of an expert gradient element on its way down, 2 or 4"),
-    WHOLE(adam_threads, "0", 0, 65536, "CPU threads of one node's optimizer; 0: the machine's"),
+    WHOLE(adam_threads, "0", 0, 65536, "CPU threads of one node's optimizer; 0: the machine's, but run leaves launchers a core each"),
 };
 
 static bool check(const struct policy *p, const char *source, const char *const *overrides, GError **error)

@@ -70,7 +70,7 @@ struct policy {
 	int zero_stage;          /* what data-parallel copies keep one part each of: 1 optimizer state, 2 and gradients, 3 and parameters */
 	int shadowed_experts;    /* busiest experts of a micro-batch, at most, that every GPU computes on its own tokens, where it is faster */
 	int gradient_bytes;      /* of an expert gradient element on its way down, 2 or 4 */
-	int adam_threads;        /* CPU threads of one node's optimizer; 0: the machine's */
+	int adam_threads;        /* CPU threads of one node's optimizer; 0: the machine's; under esmoe run machine_spare_adam_threads */
 };
 
 /* Reads a preset or a file; `overrides` as in ini_read. NULL on error. Owned by the caller. */

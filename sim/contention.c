@@ -6,9 +6,9 @@
  *             2   known half  known  past              traffic that any measured mix reached, all are slowed alike to that sum
  *             3.. past  past  past   past
  *
- * A column that the machine does not state is simply not known, and the same rules fill it. At the end each entry is lowered to its neighbours with
- * one user less (copies also to the row with fewer threads): measurements are noisy, but more users never speed anyone up. Between rows of threads
- * the rates are linear; past the last row they stay. */
+ * A column that the machine does not state is simply not known, and the same rules fill it. Measurements are noisy, but more users never speed anyone
+ * up: of two known mixes of which one contradicts the other both get the mean, and at the end each entry is lowered to its neighbours with one user
+ * less (copies also to the row with fewer threads). Between rows of threads the rates are linear; past the last row they stay. */
 #include "contention.h"
 
 #include <math.h>
@@ -16,6 +16,7 @@
 struct mix {
 	int up, down;
 	const struct ini_doubles *rates[3]; /* adam, each upload, each download */
+	double *pooled[3];                  /* (rows) the same without contradictions */
 };
 
 struct contention_rule {
@@ -27,17 +28,19 @@ struct contention_rule {
 };
 
 #define N_MIXES 7
+#define POOLED 1e-3 /* of a rate: a contradiction that is left */
+#define POOL_SWEEPS 100
 
 static void mixes_of(const struct contention_table *t, struct mix *mixes)
 {
 	const struct mix all[N_MIXES] = {
-	    {0, 0, {&t->adam, NULL, NULL}},
-	    {1, 0, {&t->adam_u, &t->u_u, NULL}},
-	    {0, 1, {&t->adam_d, NULL, &t->d_d}},
-	    {1, 1, {&t->adam_ud, &t->u_ud, &t->d_ud}},
-	    {2, 0, {&t->adam_uu, &t->u_uu, NULL}},
-	    {0, 2, {&t->adam_dd, NULL, &t->d_dd}},
-	    {2, 2, {&t->adam_uudd, &t->u_uudd, &t->d_uudd}},
+	    {0, 0, {&t->adam, NULL, NULL}, {NULL}},
+	    {1, 0, {&t->adam_u, &t->u_u, NULL}, {NULL}},
+	    {0, 1, {&t->adam_d, NULL, &t->d_d}, {NULL}},
+	    {1, 1, {&t->adam_ud, &t->u_ud, &t->d_ud}, {NULL}},
+	    {2, 0, {&t->adam_uu, &t->u_uu, NULL}, {NULL}},
+	    {0, 2, {&t->adam_dd, NULL, &t->d_dd}, {NULL}},
+	    {2, 2, {&t->adam_uudd, &t->u_uudd, &t->d_uudd}, {NULL}},
 	};
 	memcpy(mixes, all, sizeof all);
 }
@@ -50,11 +53,48 @@ static double *entry(const struct contention_rule *c, int class, int row, int up
 /* A column shorter than the rows of threads is as good as none. At 0 threads Adam moves nothing, whatever the file says. */
 static bool measured(const struct contention_rule *c, const struct mix *mix, int class, int row, double *rate)
 {
-	const struct ini_doubles *column = mix->rates[class];
-	if (!column || column->n < c->rows)
+	if (!mix->pooled[class])
 		return false;
-	*rate = class == 0 && c->threads[row] <= 0 ? 0 : column->v[row];
+	*rate = class == 0 && c->threads[row] <= 0 ? 0 : mix->pooled[class][row];
 	return true;
+}
+
+/* Both get the mean when the one with more users has more. `row` of few, `late` of many. */
+static bool pool(const struct mix *few, const struct mix *many, int class, int row, int late)
+{
+	if (!few->pooled[class] || !many->pooled[class] || few->up > many->up || few->down > many->down)
+		return false;
+	double *a = &few->pooled[class][row], *b = &many->pooled[class][late];
+	if (*b <= *a * (1 + POOLED))
+		return false;
+	*a = *b = (*a + *b) / 2;
+	return true;
+}
+
+/* Copies also suffer from more threads of Adam. */
+static bool pool_row(const struct contention_rule *c, const struct mix *mixes, int class, int row)
+{
+	bool pooled = false;
+	for (int late = row; late < (class ? c->rows : row + 1); late++)
+		for (int i = 0; i < N_MIXES; i++)
+			for (int j = 0; j < N_MIXES; j++)
+				pooled |= pool(&mixes[i], &mixes[j], class, row, late);
+	return pooled;
+}
+
+static void pool_all(const struct contention_rule *c, struct mix *mixes)
+{
+	for (int class = 0; class < 3; class ++) {
+		bool again = true;
+		for (int i = 0; i < N_MIXES; i++)
+			if (mixes[i].rates[class] && mixes[i].rates[class]->n >= c->rows)
+				mixes[i].pooled[class] = g_memdup2(mixes[i].rates[class]->v, sizeof(double) * (size_t)c->rows);
+		for (int sweep = 0; again && sweep < POOL_SWEEPS; sweep++) {
+			again = false;
+			for (int row = 0; row < c->rows; row++)
+				again |= pool_row(c, mixes, class, row);
+		}
+	}
 }
 
 static double total(const double *rate, int up, int down)
@@ -135,11 +175,15 @@ struct contention_rule *contention_new(const struct machine *m)
 	c->solo[0] = m->adam_gparams_per_s * m->adam_bytes_per_param;
 	c->solo[1] = m->h2d_gbps;
 	c->solo[2] = m->d2h_gbps;
+	pool_all(c, mixes);
 	c->most = most_traffic(c, mixes, m->dram_gbps);
 	for (int row = 0; row < c->rows; row++)
 		for (int up = 0; up < c->width; up++)
 			for (int down = 0; down < c->width; down++)
 				fill_mix(c, mixes, row, up, down);
+	for (int i = 0; i < N_MIXES; i++)
+		for (int class = 0; class < 3; class ++)
+			g_free(mixes[i].pooled[class]);
 	return c;
 }
 

@@ -1,21 +1,23 @@
 #!/usr/bin/env bash
 # Runs on one and two H200, recorded in h200/runs.tar.gz (h200/record.sh), simulated again: the model may get better, not worse. The bounds are what was
-# reached when they were recorded; issue and README say what is asked, and why three of the offloaded ones are far off.
+# reached when they were recorded; issue and README say what is asked, and what the others hang on.
 set -euo pipefail
 esmoe=${ESMOE:?the program} source=${ESMOE_SOURCE:?the source folder}
 folder=$(mktemp -d)
 trap 'rm -rf "$folder"' EXIT
 tar xzf "$source/tests/h200/runs.tar.gz" -C "$folder"
-"$esmoe" validate --format csv --max-error 15 "$folder"/runs/* >"$folder/out.csv" 2>"$folder/err" || { cat "$folder/err"; exit 1; }
+"$esmoe" validate --format csv --max-error 10 "$folder"/runs/* >"$folder/out.csv" 2>"$folder/err" || { cat "$folder/err"; exit 1; }
 # within NAME PATTERN OF UNIT COUNT MEAN MOST: errors of the rows OF (UNIT) of so many runs whose names match
 within() {
 	awk -F, -v name="$1" -v pattern="$2" -v of="$3" -v unit="$4" -v count="$5" -v mean="$6" -v most="$7" '
-		$2 == of && (unit == "" || $3 == unit) && $1 ~ pattern { n++; e = $7 < 0 ? -$7 : $7; sum += e; if (e > worst) worst = e }
+		$2 == of && (unit == "" || $3 ~ unit "$") && $1 ~ pattern { n++; e = $7 < 0 ? -$7 : $7; sum += e; if (e > worst) worst = e }
 		END { printf "%s: %d rows, mean error %.2f %%, largest %.2f %%\n", name, n, n ? sum / n : 0, worst; exit !(n == count && sum / n <= mean && worst <= most) }' \
 		"$folder/out.csv"
 }
-within "step time" . step "" 16 4.6 15
-within "step time, experts in HBM" static step "" 8 1.4 3.6
-within "HBM" . memory HBM 16 0.06 0.15
-within "pinned DRAM" . memory "pinned DRAM" 16 0 0
-within "DRAM" dram memory DRAM 8 0 0
+within "step time" . step "" 19 3.8 9.5
+within "step time, experts in HBM" static step "" 9 1.8 3.6
+within "step time, experts in DRAM" dram step "" 10 5.7 9.5
+within "compute stream" . stream compute 24 3.5 7.5
+within "HBM" . memory HBM 19 0.06 0.15
+within "pinned DRAM" . memory "pinned DRAM" 19 0 0
+within "DRAM" dram memory DRAM 10 0 0

@@ -34,7 +34,7 @@ static struct machine *measured_machine(int gpus, int threads)
 	parts = 0;
 	GError *error = NULL;
 	cr_assert(rates_measure(&r, &error), "%s", error ? error->message : "");
-	cr_assert_eq(parts, rates_parts(m));
+	cr_assert_eq(parts, rates_parts());
 	cr_assert_eq(g_rmdir(folder), 0, "something was left in %s", folder);
 	return g_steal_pointer(&m);
 }

@@ -39,6 +39,23 @@ Test(scenario, without_options_is_as_the_files_say)
 	cr_expect(eq(str, s->network->name, "gpt-moe-s"));
 }
 
+/* A core for each launcher and one for the schedule, but only under this program's own run, on real GPUs, and when nobody says otherwise. */
+Test(scenario, run_leaves_cores_to_the_launchers)
+{
+	const struct {
+		const char *machine, *set;
+		int threads;
+	} cases[] = {{"h200-x1", "software.runtime=esmoe", 14},    {"h200-x2", "software.runtime=esmoe", 29},
+	             {"h200-x2", "software.runtime=framework", 0}, {"h200-x1", "policy.adam_threads=16", 16},
+	             {"h200-x1", "host.adam_threads=5", 0},        {"h200-x1", "host.stream_cores=1", 0}};
+	for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+		const char *set[] = {cases[i].set, i == 2 ? NULL : "software.runtime=esmoe", NULL};
+		struct scenario_options o = {.model = "gpt-moe-s", .machine = cases[i].machine, .policy = "es-moe", .set = set};
+		g_autoptr(scenario) s = make(&o);
+		cr_expect(eq(int, s->policy->adam_threads, cases[i].threads), "%s, %s", cases[i].machine, cases[i].set);
+	}
+}
+
 Test(scenario, options_override_the_files)
 {
 	struct scenario_options o = plain;

@@ -20,12 +20,14 @@ record() { # NAME MACHINE NETWORK ARGUMENT...
 		tail -n 1
 }
 static=(-p static) offloaded=(-p es-moe --set policy.expert_home=dram) ahead=(--set policy.update_order=next-forward)
+kept=(--set policy.pinned_share=1) # parameters stay in HBM, whose room nobody else needs; state is in DRAM all the same
 swiglu=(--set network.activation=swiglu --set network.layers=12)
 
 if [ "$machine" = h200-x2 ]; then
 	calibrate m gpt-moe-m --sequences 32
 	record m8-static m gpt-moe-m "${static[@]}" --gpus 1 --experts 8 --sequences 32 --routing uniform
 	record m8-dram m gpt-moe-m "${offloaded[@]}" "${ahead[@]}" --gpus 1 --experts 8 --sequences 32 --routing uniform
+	record m8-dram-kept m gpt-moe-m "${offloaded[@]}" "${ahead[@]}" "${kept[@]}" --gpus 1 --experts 8 --sequences 32 --routing uniform
 	record m8-static-2 m gpt-moe-m "${static[@]}" --gpus 2 --experts 8 --sequences 32 --routing uniform
 	record m8-dram-2 m gpt-moe-m "${offloaded[@]}" "${ahead[@]}" --gpus 2 --experts 8 --sequences 32 --routing uniform
 	record m8-dram-arrival m gpt-moe-m "${offloaded[@]}" --gpus 1 --experts 8 --sequences 32 --routing uniform
@@ -43,6 +45,7 @@ else
 	calibrate l gpt-moe-l --sequences 32
 	record l8-static l gpt-moe-l "${static[@]}" --experts 8 --sequences 32 --routing uniform
 	record l8-dram l gpt-moe-l "${offloaded[@]}" "${ahead[@]}" --experts 8 --sequences 32 --routing uniform
+	record l8-dram-kept l gpt-moe-l "${offloaded[@]}" "${ahead[@]}" "${kept[@]}" --experts 8 --sequences 32 --routing uniform
 	record l8-dram-gate l gpt-moe-l "${offloaded[@]}" --experts 8 --sequences 24
 	record l12-static l gpt-moe-l "${static[@]}" --experts 12 --sequences 16 --routing zipf:0.7
 fi
