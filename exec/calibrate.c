@@ -270,7 +270,7 @@ static void settle_memory(struct calibration *c)
 {
 	const double most = (c->m->dram_gib - c->m->dram_reserved_gib) * GIB;
 	const size_t bytes = (size_t)fmax(0, fmin(most, SETTLED_SHARE * (double)pages_available()));
-	void *p = c->real && bytes ? pages_new(bytes) : NULL;
+	void *p = bytes ? pages_new(bytes) : NULL;
 	if (p)
 		pages_free(p, bytes);
 	advance(c, "the host's memory, touched once");
@@ -279,7 +279,8 @@ static void settle_memory(struct calibration *c)
 /* Rates first: it takes them no time to find out that a device or a folder is not there. */
 static bool measure_all(struct calibration *c, GError **error)
 {
-	settle_memory(c);
+	if (c->real)
+		settle_memory(c);
 	if (!measure_rates(c, error))
 		return false;
 	for (guint i = 0; i < c->probes->len; i++) {
@@ -343,7 +344,7 @@ bool calibrate(const struct scenario_options *o, const struct calibrate_options 
 	m->adam_threads = c.real ? machine_spare_adam_threads(m) : MIN(m->adam_threads, m->cores);
 	c.layers = few_layers(base->network, c.heating ? HOT_LAYERS : LAYERS_LEAST);
 	list_probes(&c, base);
-	c.total = 1 + (int)c.probes->len + rates_parts();
+	c.total = c.real + (int)c.probes->len + rates_parts();
 	if (!measure_all(&c, error))
 		return false;
 	samples_to_tables(c.readings.samples, c.tables);

@@ -17,7 +17,6 @@ enum { WARM_STEP = 1 /* the first of a trace comes after steps that nobody saw *
 static const double shares[] = {0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9};
 static const double constants_ms[] = {10, 15, 25, 40, 60, 100, 150, 250, 400};
 
-#define MOST_GAIN 0.5
 #define ALONE 0.02 /* of a span under copies, and less */
 
 static const struct span *span_at(const struct trace *t, guint i)
@@ -61,7 +60,7 @@ static double *cool_at(const struct trace *t, const struct machine *m)
 		const struct span *s = span_at(t, i);
 		if (!computes(s))
 			continue;
-		cool[i] = heat_cool(h, 0, s->start_ns);
+		cool[i] = heat_cool(h, 0, s->start_ns, s->end_ns - s->start_ns);
 		heat_ran(h, 0, s->start_ns, s->end_ns);
 	}
 	return cool;
@@ -147,7 +146,7 @@ static double left(const GArray *points, double *const *cool, double gain)
 static double try_law(const struct warm_run *runs, int n, const GArray *points, const struct machine *law, double *gain)
 {
 	g_autofree double **cool = g_new0(double *, n);
-	double low = 0, high = MOST_GAIN;
+	double low = 0, high = 1 - law->cool_share; /* rest never pays */
 	for (int run = 0; run < n; run++)
 		cool[run] = cool_at(runs[run].trace, law);
 	while (high - low > 1e-7) {
@@ -179,7 +178,7 @@ void warmth_fit(const struct warm_run *runs, int n, uint32_t tokens, struct mach
 	m->cool_speedup = 1;
 	for (size_t i = 0; any_waits(runs, n) && i < G_N_ELEMENTS(shares) * G_N_ELEMENTS(constants_ms); i++) {
 		const struct machine law = {.gpus = 1,
-		                            .cool_speedup = 2,
+		                            .cool_speedup = 1 + 1e-9,
 		                            .cool_share = shares[i / G_N_ELEMENTS(constants_ms)],
 		                            .heat_ms = constants_ms[i % G_N_ELEMENTS(constants_ms)]};
 		double gain, least = try_law(runs, n, points, &law, &gain);

@@ -14,8 +14,8 @@ struct heat *heat_new(const struct machine *m);
 void heat_free(struct heat *h);
 AUTOPTR(heat)
 
-/* How cool it is then: 0 hot, 1 cool. Moments of a GPU are asked for and told in their order. */
-double heat_cool(struct heat *h, int gpu, nsec_t now_ns);
+/* How cool it is, on average, while it works from now on for so long: 0 hot, 1 cool. Moments of a GPU are asked for and told in their order. */
+double heat_cool(struct heat *h, int gpu, nsec_t now_ns, nsec_t for_ns);
 /* Solo duration of a stage of matrix products that starts now and would take cost_ns on a hot GPU. */
 nsec_t heat_cost_ns(struct heat *h, int gpu, nsec_t now_ns, nsec_t cost_ns);
 /* A computation or a collective ran. */
