@@ -3,6 +3,7 @@
  *     computation   one GPU, experts at home: only the compute stream works, long enough for the GPU to be as hot as it gets
  *     Adam          one GPU, experts in DRAM, and only when the backward has ended
  *     exchanges     two GPUs, experts at home: both compute streams wait meanwhile
+ *     company       one GPU, experts in DRAM: what copies cost computation, and how the clock follows its work
  *     the others    copies, counts, all-reduces: outside a run, because in one they have company
  *
  * Runs differ in tokens, experts and the experts' inner size, so that each kind is seen over a range of sizes; where experts are measured, a rule
