@@ -9,7 +9,13 @@
 #include "adam.h"
 #include "device.h"
 
-enum { MOST_MEMBERS = 2, MIB = 1 << 20, AHEAD = 8 /* copies of a stream in flight */, WARM = 2 /* not counted */ };
+enum {
+	MOST_MEMBERS = 2,
+	MIB = 1 << 20,
+	AHEAD = 8 /* copies of a stream in flight */,
+	WARM = 2 /* not counted */,
+	BUSY_COPIES = 4 /* of a pool, a tenth of a millisecond each */
+};
 
 /* Blocks beyond the caches of the machine (a server's last level has hundreds of megabytes), small enough for many of them in the time there is. */
 static const struct blocks {
@@ -238,10 +244,19 @@ struct part {
 	size_t bytes;
 };
 
+/* What keeps a real GPU busy until all of a collective is queued: in a run it lies behind computation, and small ones take less than their launches.
+ */
+static void keep_busy(const struct part *p, const struct member *x)
+{
+	for (int i = 0; i < BUSY_COPIES && device_info(p->m->devices[0])->launcher_cores; i++)
+		device_copy(x->up, x->landing, x->arena, p->m->blocks->pool_bytes);
+}
+
 static gpointer queue_part(gpointer data)
 {
 	const struct part *p = data;
 	const struct member *x = &p->m->member[p->rank];
+	keep_busy(p, x);
 	device_event_record(x->up, x->start);
 	if (p->kind == STAGE_ALL_REDUCE)
 		group_all_reduce(x->up, p->m->group, p->rank, (float *)(void *)x->arena, p->bytes / sizeof(float));
