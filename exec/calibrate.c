@@ -13,6 +13,7 @@
 
 #include "engine.h"
 #include "model/error.h"
+#include "one_way.h"
 #include "pages.h"
 #include "rates.h"
 #include "readings.h"
@@ -66,8 +67,13 @@ static char *probe_name(const struct probe *p)
 	static const struct {
 		int serves;
 		const char *what;
-	} names[] = {{SERVES_COPIES, "computation beside copies"}, {SERVES_HOST, "Adam"},       {SERVES_EXCHANGES, "exchanges"},
-	             {SERVES_GROUPED, "grouped experts"},          {SERVES_EXPERTS, "experts"}, {SERVES_COMPUTE, "computation"}};
+	} names[] = {{SERVES_COPIES, "computation beside copies"},
+	             {SERVES_HOST, "Adam"},
+	             {SERVES_EXCHANGES, "exchanges"},
+	             {SERVES_ONE_WAY, "exchanges with unequal loads"},
+	             {SERVES_GROUPED, "grouped experts"},
+	             {SERVES_EXPERTS, "experts"},
+	             {SERVES_COMPUTE, "computation"}};
 	const char *what = "";
 	for (size_t i = 0; i < G_N_ELEMENTS(names) && !*what; i++)
 		what = p->serves & names[i].serves ? names[i].what : "";
@@ -116,6 +122,8 @@ static void list_probes(struct calibration *c, const struct scenario *base)
 		add_probe(c, (struct probe){SERVES_EXCHANGES, 2, n, MAX(e, 2), 1, d, EVEN});
 	add_probe(c, (struct probe){SERVES_EXCHANGES | SERVES_CORES | SERVES_SYNC, 2, s, MAX(e, 2), 1, d, EVEN});
 	add_probe(c, (struct probe){SERVES_EXCHANGES, 2, 2 * s, MAX(e, 2), 1, d, EVEN});
+	if (c->real)
+		add_probe(c, (struct probe){SERVES_ONE_WAY, 2, s, 2 * k, 1, d, SKEWED});
 }
 
 static struct scenario *scenario_of(const struct calibration *c, const struct probe *p, GError **error)
@@ -180,7 +188,7 @@ static struct trace *run(const struct calibration *c, const struct probe *p, con
 	                              .z = 1e-3f,
 	                              .trace = folder,
 	                              .trace_steps = c->how->steps,
-	                              .apart = !c->real || p->serves & (SERVES_HOST | SERVES_EXCHANGES),
+	                              .apart = !c->real || p->serves & (SERVES_HOST | SERVES_EXCHANGES | SERVES_ONE_WAY),
 	                              .save_every = 1,
 	                              .impose = p->routing != NULL,
 	                              .command = "esmoe calibrate",
@@ -349,6 +357,7 @@ bool calibrate(const struct scenario_options *o, const struct calibrate_options 
 	if (!measure_all(&c, error))
 		return false;
 	samples_to_tables(c.readings.samples, c.tables);
+	m->nvlink_one_way = one_way_share(c.readings.unequal, &c.tables->table[STAGE_ALL_TO_ALL][PASS_FORWARD], m->nvlink_one_way);
 	fill_cores(&c);
 	fill_identity(&c, base);
 	m->launch_us = readings_median(c.readings.launch_us, m->launch_us);

@@ -2,6 +2,7 @@
 
 #include "model/backend_null.h"
 #include "model/schedule.h"
+#include "one_way.h"
 #include "samples.h"
 #include "warmth.h"
 
@@ -21,13 +22,14 @@ void readings_init(struct readings *r)
 	*r = (struct readings){.samples = g_array_new(FALSE, FALSE, sizeof(struct timing)),
 	                       .launch_us = doubles(),
 	                       .waits = {doubles(), doubles(), doubles(), doubles(), doubles()},
-	                       .mixer_us = {doubles(), doubles()}};
+	                       .mixer_us = {doubles(), doubles()},
+	                       .unequal = g_array_new(FALSE, FALSE, sizeof(struct unequal))};
 }
 
 void readings_clear(struct readings *r)
 {
 	GArray *arrays[] = {r->samples,       r->launch_us,     r->waits.sync_us, r->waits.sync_all_us, r->waits.event_us,
-	                    r->waits.wake_us, r->waits.next_us, r->mixer_us[0],   r->mixer_us[1]};
+	                    r->waits.wake_us, r->waits.next_us, r->mixer_us[0],   r->mixer_us[1],       r->unequal};
 	for (size_t i = 0; i < G_N_ELEMENTS(arrays); i++)
 		g_array_unref(arrays[i]);
 }
@@ -143,6 +145,8 @@ bool readings_take(struct readings *r, const struct probe_run *run, const struct
 		take_span(r, run, tables, s, (double)(s->end_ns - s->start_ns) / 1e3 * (hot ? hot[i] : 1));
 	}
 	r->steps += trace->step_end_ns->len;
+	if (run->probe.serves & SERVES_ONE_WAY)
+		one_way_add(trace, r->unequal);
 	if (run->probe.serves & (SERVES_OVERHEADS | SERVES_SYNC))
 		waits_add(&r->waits, trace);
 	return !(run->probe.serves & SERVES_OVERHEADS) || take_launches(r, run->scenario, trace, error);

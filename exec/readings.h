@@ -19,7 +19,8 @@ enum serves {
 	SERVES_ADAM = 128,
 	SERVES_SUMS = 256,
 	SERVES_COPIES = 512,
-	SERVES_SYNC = 1024
+	SERVES_SYNC = 1024,
+	SERVES_ONE_WAY = 2048
 };
 
 struct probe {
@@ -41,6 +42,7 @@ struct readings {
 	GArray *launch_us; /* double: host time of one launch */
 	struct waits waits;
 	GArray *mixer_us[2]; /* double: backward of one GPU alone, and beside another */
+	GArray *unequal;     /* struct unequal: exchanges with unequal loads */
 	uint32_t steps;      /* read so far */
 };
 void readings_init(struct readings *r);

@@ -123,7 +123,7 @@ struct schedule {
 	nsec_t *time_ns;                      /* (E) */
 	nsec_t *load_ns;                      /* (G) */
 	uint64_t *rows;                       /* (P) of one GPU, for each of its set */
-	uint64_t *received;                   /* (G) */
+	uint64_t *received, *sent_near;       /* (G) */
 	uint64_t *node_bytes;                 /* (2, nodes) */
 	int *node_of;                         /* (G) */
 	GArray *late;                         /* struct late */

@@ -50,6 +50,8 @@ struct machine {
 	/* [nvlink] */
 	double nvlink_gbps;       /* one direction of one GPU; 0: none, PCIe carries the collectives */
 	double nvlink_efficiency; /* reached by NCCL */
+	double
+	    nvlink_one_way; /* bytes that a GPU only sends, or only receives, count as so many that go both ways at once; 1: links are full duplex */
 	double nvlink_latency_us; /* of one collective inside a node */
 	double nvlink_hop_us;     /* and of each message of it that waits for another */
 	bool nvlink_mesh;         /* a link to each other GPU of the node, nvlink_gbps all together; otherwise a switch */

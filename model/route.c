@@ -212,10 +212,12 @@ void count_bytes(struct schedule *s, struct block *b, const struct layer *l)
 			tally_add(s, s->tally, g, row, s->rows);
 		b->sent[g] = near + far;
 		s->node_bytes[node] += far;
-		x.intra_bytes = MAX(x.intra_bytes, near);
+		s->sent_near[g] = near;
 	}
-	for (int g = 0; g < s->gpus; g++)
-		x.intra_bytes = MAX(x.intra_bytes, s->received[g]);
+	for (int g = 0; g < s->gpus; g++) {
+		uint64_t most = MAX(s->sent_near[g], s->received[g]), least = MIN(s->sent_near[g], s->received[g]);
+		x.intra_bytes = MAX(x.intra_bytes, least + (uint64_t)((double)(most - least) * s->m->nvlink_one_way));
+	}
 	for (int i = 0; i < 2 * s->nodes; i++)
 		x.inter_bytes = MAX(x.inter_bytes, s->node_bytes[i]);
 	b->exchange = x;

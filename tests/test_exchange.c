@@ -347,6 +347,34 @@ Test(exchange, a_measured_node_is_looked_up_by_its_busiest_gpu)
 	}
 }
 
+/* Bytes that go one way alone count less: of each GPU those that go both ways and a share of the others. */
+Test(exchange, one_way_alone_counts_as_the_machine_says)
+{
+	for (int gpus = 2; gpus <= 4; gpus++) {
+		struct steps t;
+		g_autofree char *measured = g_strdup_printf("measured.gpus=%d", gpus);
+		struct scenario_options o = one_node(gpus, SETS(MEASURED, measured, "nvlink.one_way=0.6"));
+		steps_record(&t, &o, 1);
+		for (int layer = 0; layer < 12; layer++) {
+			g_autofree uint64_t *pairs = pairs_of(&t, layer);
+			double most = 0;
+			for (int g = 0; g < gpus; g++) {
+				double sent = 0, received = 0;
+				for (int other = 0; other < gpus; other++) {
+					sent += other == g ? 0 : (double)pairs[g * gpus + other];
+					received += other == g ? 0 : (double)pairs[other * gpus + g];
+				}
+				most = fmax(most, fmin(sent, received) + 0.6 * fabs(sent - received));
+			}
+			EACH_STAGE(&t, 0, st)
+			if (st->kind == STAGE_ALL_TO_ALL && st->layer == layer)
+				cr_assert_float_eq((double)st->cost_ns, 1e3 * pow(most, 2.0 / 3), 2, "%d GPUs, layer %d: %ld ns", gpus, layer,
+				                   st->cost_ns);
+		}
+		steps_clear(&t);
+	}
+}
+
 /* Between two GPUs one hop, among four three: the same bytes take as much longer as the machine's law says. */
 Test(exchange, more_gpus_than_were_measured_take_longer_by_the_machines_law)
 {

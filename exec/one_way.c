@@ -1,0 +1,67 @@
+/* NCCL's kernels copy what a GPU sends and what it receives with one and the same set of SMs, so links that are full duplex are not used as such.
+ * With t(n) the time for n bytes both ways, one of `most` and `least` bytes takes t(least + share (most - least)). */
+#include "one_way.h"
+
+#include <math.h>
+
+#define LEAST_SHARE 0.5 /* both directions one after the other take no longer than at once */
+
+static const struct span *span_at(const struct trace *t, guint i)
+{
+	return &g_array_index(t->spans, struct span, i);
+}
+
+static bool same_exchange(const struct span *a, const struct span *b)
+{
+	return b->kind == STAGE_ALL_TO_ALL && a->step == b->step && a->layer == b->layer && a->pass == b->pass && a->microbatch == b->microbatch &&
+	       b->rank != a->rank;
+}
+
+void one_way_add(const struct trace *trace, GArray *exchanges)
+{
+	for (guint i = 0; trace->gpus == 2 && i + 1 < trace->spans->len; i++) {
+		const struct span *a = span_at(trace, i), *b = span_at(trace, i + 1);
+		if (a->kind != STAGE_ALL_TO_ALL || !same_exchange(a, b))
+			continue;
+		nsec_t ns = MAX(a->end_ns - a->start_ns, b->end_ns - b->start_ns);
+		struct unequal u = {(double)ns / 1e3, (double)MAX(a->bytes, b->bytes), (double)MIN(a->bytes, b->bytes)};
+		g_array_append_val(exchanges, u);
+		i++;
+	}
+}
+
+/* How many bytes both ways take so long; from least to most. */
+static double bytes_of(const struct measured_table *table, double us, double least, double most)
+{
+	for (int i = 0; i < 40; i++) {
+		double middle = (least + most) / 2, ns = 0;
+		if (measured_ns(table, middle, &ns) != MEASURED_NONE && ns < us * 1e3)
+			least = middle;
+		else
+			most = middle;
+	}
+	return (least + most) / 2;
+}
+
+static int compare(const void *a, const void *b)
+{
+	double x = *(const double *)a, y = *(const double *)b;
+	return (x > y) - (x < y);
+}
+
+double one_way_share(const GArray *exchanges, const struct measured_table *table, double otherwise)
+{
+	g_autoptr(GArray) shares = g_array_new(FALSE, FALSE, sizeof(double));
+	for (guint i = 0; table->sizes.n && i < exchanges->len; i++) {
+		const struct unequal *u = &g_array_index(exchanges, struct unequal, i);
+		double more = u->most - u->least;
+		if (more < u->most / 3)
+			continue;
+		double share = (bytes_of(table, u->us, u->least, u->most) - u->least) / more;
+		g_array_append_val(shares, share);
+	}
+	if (!shares->len)
+		return otherwise;
+	g_array_sort(shares, compare);
+	return fmax(LEAST_SHARE, g_array_index(shares, double, shares->len / 2));
+}

@@ -1,0 +1,64 @@
+/* Exchanges made by the law give its share back. */
+#include "exec/one_way.h"
+
+#include <criterion/criterion.h>
+
+static void add(struct trace *t, int rank, int layer, uint64_t bytes, double us)
+{
+	struct span s = {.id = t->spans->len, .kind = STAGE_ALL_TO_ALL, .rank = rank, .layer = (uint16_t)layer, .bytes = bytes};
+	s.stream = (stream_id)rank * GPU_STREAMS + STREAM_COLLECTIVE;
+	s.start_ns = 1000000 * layer;
+	s.end_ns = s.start_ns + (nsec_t)(us * 1e3);
+	g_array_append_val(t->spans, s);
+}
+
+/* Twice the bytes take twice the time: 1 us a thousand. */
+static struct measured_table proportional(void)
+{
+	struct measured_table t = {0};
+	double us[] = {1, 100000};
+	measured_add(&t, 1e3, &us[0], 1);
+	measured_add(&t, 1e8, &us[1], 1);
+	return t;
+}
+
+static double share_of(double truth, uint64_t most, uint64_t least)
+{
+	g_autoptr(trace) t = trace_new();
+	g_autoptr(GArray) all = g_array_new(FALSE, FALSE, sizeof(struct unequal));
+	struct measured_table table = proportional();
+	t->gpus = 2;
+	for (int layer = 0; layer < 5; layer++) {
+		double us = ((double)least + truth * (double)(most - least)) / 1e3;
+		add(t, 0, layer, layer % 2 ? most : least, us);
+		add(t, 1, layer, layer % 2 ? least : most, us * 0.9); /* the longer one counts */
+	}
+	one_way_add(t, all);
+	cr_assert_eq(all->len, 5);
+	double share = one_way_share(all, &table, 0.9);
+	measured_table_clear(&table);
+	return share;
+}
+
+Test(one_way, the_law_gives_its_share_back)
+{
+	cr_expect_float_eq(share_of(0.7, 40000000, 10000000), 0.7, 1e-3);
+	cr_expect_float_eq(share_of(1, 40000000, 10000000), 1, 1e-3);
+	cr_expect_float_eq(share_of(0.6, 40000000, 0), 0.6, 1e-3);
+	cr_expect_float_eq(share_of(0.3, 40000000, 0), 0.5, 1e-3, "no less than one direction after the other");
+	cr_expect_float_eq(share_of(0.6, 40000000, 35000000), 0.9, 1e-9, "directions that hardly differ tell nothing");
+}
+
+Test(one_way, nothing_measured_is_nothing_known)
+{
+	g_autoptr(GArray) none = g_array_new(FALSE, FALSE, sizeof(struct unequal));
+	g_autoptr(trace) one = trace_new();
+	struct measured_table table = proportional(), empty = {0};
+	one->gpus = 1;
+	one_way_add(one, none);
+	cr_expect_eq(one_way_share(none, &table, 0.8), 0.8);
+	struct unequal u = {100, 2e6, 1e6};
+	g_array_append_val(none, u);
+	cr_expect_eq(one_way_share(none, &empty, 0.8), 0.8);
+	measured_table_clear(&table);
+}
