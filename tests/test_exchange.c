@@ -368,8 +368,8 @@ Test(exchange, one_way_alone_counts_as_the_machine_says)
 			}
 			EACH_STAGE(&t, 0, st)
 			if (st->kind == STAGE_ALL_TO_ALL && st->layer == layer)
-				cr_assert_float_eq((double)st->cost_ns, 1e3 * pow(most, 2.0 / 3), 2, "%d GPUs, layer %d: %ld ns", gpus, layer,
-				                   st->cost_ns);
+				cr_assert_float_eq((double)st->cost_ns, 1e3 * pow(most, 2.0 / 3), 10 /* a byte */, "%d GPUs, layer %d: %ld ns", gpus,
+				                   layer, st->cost_ns);
 		}
 		steps_clear(&t);
 	}
