@@ -43,6 +43,22 @@ double readings_median(GArray *values, double otherwise)
 	return t.median_us.v[0];
 }
 
+static int compare(const void *a, const void *b)
+{
+	double x = *(const double *)a, y = *(const double *)b;
+	return (x > y) - (x < y);
+}
+
+double readings_mean(GArray *values, double otherwise)
+{
+	double sum = 0;
+	guint n = values->len - values->len / 20;
+	g_array_sort(values, compare);
+	for (guint i = 0; i < n; i++)
+		sum += g_array_index(values, double, i);
+	return n ? sum / n : otherwise;
+}
+
 /* In the unit of the kind's table. */
 static double size_of(const struct measured *tables, const struct scenario *sc, const struct span *s)
 {

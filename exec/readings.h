@@ -52,3 +52,5 @@ void readings_clear(struct readings *r);
 bool readings_take(struct readings *r, const struct probe_run *run, const struct measured *tables, const struct machine *m,
                    GError **error) G_GNUC_WARN_UNUSED_RESULT;
 double readings_median(GArray *values, double otherwise);
+/* The mean without the largest twentieth. */
+double readings_mean(GArray *values, double otherwise);

@@ -3,8 +3,7 @@
  *
  *     compute   [   stage   ]--wake--[  next  ]
  *     download               `---event---[  copy  ]
- *
- * The host that waits for a gate's counts is sometimes late by a scheduler's slice: a step has all of that, so it is the mean of a step. */
+ */
 #include "waits.h"
 
 #include <stdbool.h>
@@ -74,20 +73,14 @@ static void add_wakes(struct waits *w, const struct trace *trace, const uint8_t 
 static void add_syncs(const struct trace *trace, int kind, GArray *list)
 {
 	const struct span *asked = NULL;
-	nsec_t sum = 0;
-	int n = 0;
 	for (guint i = 0; i < trace->spans->len; i++) {
 		const struct span *s = span_at(trace, i);
 		if (s->rank == 0 && s->kind == kind && s->pass == PASS_FORWARD) {
 			asked = s;
 		} else if (s->rank == 0 && asked && s->kind == STAGE_PERMUTE) {
-			sum += s->launch_ns > asked->end_ns ? s->start_ns - asked->end_ns : 0;
-			n += s->launch_ns > asked->end_ns;
+			if (s->launch_ns > asked->end_ns)
+				add(list, s->start_ns - asked->end_ns, 1);
 			asked = NULL;
-		}
-		if (n && (i + 1 == trace->spans->len || span_at(trace, i + 1)->step != s->step)) {
-			add(list, sum, n);
-			sum = n = 0;
 		}
 	}
 }

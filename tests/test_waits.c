@@ -83,19 +83,6 @@ Test(waits, the_host_goes_on_between_a_gate_and_what_it_launches_then)
 	waits_clear(&w);
 }
 
-Test(waits, a_step_has_the_mean_of_its_gates)
-{
-	g_autoptr(trace) trace = trace_of_one_gpu();
-	for (int i = 0; i < 6; i++) {
-		add(trace, STREAM_COMPUTE, STAGE_GATE, 100, 100000 * i, 100000 * i + 1000, STAGE_NONE);
-		add(trace, STREAM_COMPUTE, STAGE_PERMUTE, 100000 * i + 10000, 100000 * i + 11000 + 3000 * (i % 3), 100000 * i + 30000, 2 * i);
-		g_array_index(trace->spans, struct span, 2 * i).step = g_array_index(trace->spans, struct span, 2 * i + 1).step = (uint16_t)(i / 3);
-	}
-	struct waits w = waits_of(trace);
-	expect(w.sync_us, 2, 13);
-	waits_clear(&w);
-}
-
 Test(waits, with_several_gpus_the_exchange_of_counts_is_what_the_host_waits_for)
 {
 	g_autoptr(trace) trace = trace_of_one_gpu();
