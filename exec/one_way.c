@@ -2,6 +2,8 @@
  * With t(n) the time for n bytes both ways, one of `most` and `least` bytes takes t(least + share (most - least)). */
 #include "one_way.h"
 
+#include "model/quantile.h"
+
 #include <math.h>
 
 #define LEAST_SHARE 0.5 /* both directions one after the other take no longer than at once */
@@ -43,12 +45,6 @@ static double bytes_of(const struct measured_table *table, double us, double lea
 	return (least + most) / 2;
 }
 
-static int compare(const void *a, const void *b)
-{
-	double x = *(const double *)a, y = *(const double *)b;
-	return (x > y) - (x < y);
-}
-
 double one_way_share(const GArray *exchanges, const struct measured_table *table, double otherwise)
 {
 	g_autoptr(GArray) shares = g_array_new(FALSE, FALSE, sizeof(double));
@@ -62,6 +58,5 @@ double one_way_share(const GArray *exchanges, const struct measured_table *table
 	}
 	if (!shares->len)
 		return otherwise;
-	g_array_sort(shares, compare);
-	return fmax(LEAST_SHARE, g_array_index(shares, double, shares->len / 2));
+	return fmax(LEAST_SHARE, quantile_median((double *)(void *)shares->data, (int)shares->len));
 }

@@ -28,7 +28,7 @@ void *pages_new(size_t bytes)
 	if (p == MAP_FAILED)
 		return NULL;
 	(void)madvise(p, bytes, MADV_HUGEPAGE);
-	guint n = MIN(g_get_num_processors(), MOST_THREADS);
+	guint n = (guint)MIN(MIN(g_get_num_processors(), MOST_THREADS), bytes / HUGE_PAGE + 1);
 	struct part part[MOST_THREADS];
 	GThread *thread[MOST_THREADS];
 	for (guint i = 0; i < n; i++) {

@@ -4,11 +4,11 @@
 #include "rates.h"
 
 #include "measure.h"
+#include "model/quantile.h"
 #include "model/stage.h"
 
 #include <math.h>
 #include <stddef.h>
-#include <stdlib.h>
 #include <string.h>
 
 enum { ROUNDS = 7, COLUMNS = 7, CONTENTION_MS = 25, COLLECTIVE_REPEATS = 30, COPY_REPEATS = 30, SSD_REPEATS = 25 };
@@ -69,12 +69,6 @@ static bool measure_round(const struct machine_rates *r, struct measure *one, st
 	return true;
 }
 
-static int compare(const void *a, const void *b)
-{
-	double x = *(const double *)a, y = *(const double *)b;
-	return (x > y) - (x < y);
-}
-
 /* A column of the middle ones of a member of struct rates, times `unit`. */
 static void fill(struct ini_doubles *list, const struct rates *rates, int rows, int column, size_t member, double unit)
 {
@@ -87,8 +81,7 @@ static void fill(struct ini_doubles *list, const struct rates *rates, int rows, 
 		double all[ROUNDS];
 		for (int i = 0; i < ROUNDS; i++)
 			all[i] = *(const double *)(const void *)((const char *)&rates[(row * COLUMNS + column) * ROUNDS + i] + member);
-		qsort(all, ROUNDS, sizeof(*all), compare);
-		list->v[row] = all[ROUNDS / 2] * unit;
+		list->v[row] = quantile_median(all, ROUNDS) * unit;
 	}
 }
 

@@ -1,6 +1,7 @@
 #include "readings.h"
 
 #include "model/backend_null.h"
+#include "model/quantile.h"
 #include "model/schedule.h"
 #include "one_way.h"
 #include "samples.h"
@@ -36,24 +37,14 @@ void readings_clear(struct readings *r)
 
 double readings_median(GArray *values, double otherwise)
 {
-	autoclear(measured_table) t = {0};
-	if (!values->len)
-		return otherwise;
-	measured_add(&t, 1, (double *)(void *)values->data, (int)values->len);
-	return t.median_us.v[0];
-}
-
-static int compare(const void *a, const void *b)
-{
-	double x = *(const double *)a, y = *(const double *)b;
-	return (x > y) - (x < y);
+	return values->len ? quantile_median((double *)(void *)values->data, (int)values->len) : otherwise;
 }
 
 double readings_mean(GArray *values, double otherwise)
 {
 	double sum = 0;
 	guint n = values->len - values->len / 20;
-	g_array_sort(values, compare);
+	quantile_sort((double *)(void *)values->data, (int)values->len);
 	for (guint i = 0; i < n; i++)
 		sum += g_array_index(values, double, i);
 	return n ? sum / n : otherwise;

@@ -9,6 +9,7 @@
 #include "warmth.h"
 
 #include "model/heat.h"
+#include "model/quantile.h"
 
 #include <math.h>
 
@@ -193,18 +194,6 @@ void warmth_fit(const struct warm_run *runs, int n, uint32_t tokens, struct mach
 
 /* ---- copies ---- */
 
-static int compare(const void *a, const void *b)
-{
-	double x = *(const double *)a, y = *(const double *)b;
-	return (x > y) - (x < y);
-}
-
-static double median(GArray *values)
-{
-	g_array_sort(values, compare);
-	return g_array_index(values, double, values->len / 2);
-}
-
 static double us_of(const struct span *s)
 {
 	return (double)(s->end_ns - s->start_ns) / 1e3;
@@ -221,7 +210,7 @@ static void add_slivers(const struct trace *t, const double *cover, int pass, GA
 	}
 	if (!alone->len)
 		return;
-	double base = median(alone);
+	double base = quantile_median((double *)(void *)alone->data, (int)alone->len);
 	for (guint i = 0; i < t->spans->len; i++) {
 		if (span_at(t, i)->kind != STAGE_EXPERT || span_at(t, i)->pass != pass || cover[i] < 0.5)
 			continue;
@@ -243,6 +232,7 @@ void warmth_fit_copies(const struct warm_run *runs, int n, struct machine *m)
 	}
 	if (!slivers->len)
 		return;
+	double sliver = quantile_median((double *)(void *)slivers->data, (int)slivers->len);
 	double both = m->duplex_gbps / (m->h2d_gbps + m->d2h_gbps);
-	m->copy_gemm_slowdown = fmin(fmax(1 / (1 - 2 * CLAMP(median(slivers), 0, 0.4) * fmin(both, 1)), 1), 2);
+	m->copy_gemm_slowdown = fmin(fmax(1 / (1 - 2 * CLAMP(sliver, 0, 0.4) * fmin(both, 1)), 1), 2);
 }

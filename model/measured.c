@@ -9,6 +9,7 @@
 #include "measured.h"
 
 #include "error.h"
+#include "quantile.h"
 
 #include <math.h>
 #include <string.h>
@@ -263,19 +264,6 @@ void measured_table_clear(struct measured_table *t)
 	*t = (struct measured_table){0};
 }
 
-static int compare_doubles(const void *a, const void *b)
-{
-	double x = *(const double *)a, y = *(const double *)b;
-	return (x > y) - (x < y);
-}
-
-static double quantile(const double *sorted, int n, double q)
-{
-	double at = q * (n - 1);
-	int low = (int)at;
-	return low + 1 < n ? sorted[low] + (sorted[low + 1] - sorted[low]) * (at - low) : sorted[low];
-}
-
 static void append(struct ini_doubles *list, double v)
 {
 	list->v = g_renew(double, list->v, list->n + 1);
@@ -285,7 +273,7 @@ static void append(struct ini_doubles *list, double v)
 void measured_add(struct measured_table *t, double size, double *samples_us, int n)
 {
 	g_assert(n > 0 && size > (t->sizes.n ? t->sizes.v[t->sizes.n - 1] : 0));
-	qsort(samples_us, (size_t)n, sizeof *samples_us, compare_doubles);
+	quantile_sort(samples_us, n);
 	/* a clock of nanoseconds may show nothing: such a stage still took some */
 	double median = fmax(quantile(samples_us, n, 0.5), 0.001);
 	append(&t->sizes, size);

@@ -9,6 +9,7 @@
 #include "validate.h"
 
 #include "model/error.h"
+#include "model/quantile.h"
 #include "sim.h"
 #include "traces/kineto.h"
 #include "used.h"
@@ -250,24 +251,10 @@ static void figures_of(const struct trace *trace, struct figures *f)
 	}
 }
 
-static int compare_doubles(const void *a, const void *b)
-{
-	double x = *(const double *)a, y = *(const double *)b;
-	return (x > y) - (x < y);
-}
-
-static double quantile(const double *sorted, int n, double q)
-{
-	double at = q * (n - 1);
-	int low = (int)at;
-	return low + 1 < n ? sorted[low] + (sorted[low + 1] - sorted[low]) * (at - low) : sorted[low];
-}
-
 static void summarise(struct figures *f, int key, double *median, double *spread)
 {
 	double *ms = f->ms + (size_t)key * (size_t)f->steps;
-	qsort(ms, (size_t)f->steps, sizeof *ms, compare_doubles);
-	*median = quantile(ms, f->steps, 0.5);
+	*median = quantile_median(ms, f->steps);
 	*spread = *median > 0 ? (quantile(ms, f->steps, 0.75) - quantile(ms, f->steps, 0.25)) / 2 / *median : 0;
 }
 
