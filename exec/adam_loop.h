@@ -19,6 +19,16 @@ static inline void store_as(void *p, int format, size_t i, vec x, bool stream)
 		stream ? vec_stream((float *)p + i, x) : vec_store((float *)p + i, x);
 }
 
+/* How far ahead lines are asked for, in bytes of fp32. The unit's own prefetchers stop at the end of a page, every 1024 elements of each of the four
+ * arrays: asking for them saves a tenth of the time of 14 threads, a sixth of 8 (one H200's host; 512, 1024 and 4096 B save less or the same). */
+#define ADAM_AHEAD 2048
+
+static inline void fetch(const void *p, int format, size_t i)
+{
+	uintptr_t bytes = format == ADAM_BF16 ? 2 : 4;
+	__builtin_prefetch((const void *)((uintptr_t)p + i * bytes + ADAM_AHEAD * bytes / 4));
+}
+
 #define ADAM_STREAM_FROM (1 << 16)
 
 /* What is written here is not read soon: from this many elements on it would only push other data out of the caches, and a store around them saves
@@ -42,8 +52,13 @@ static void update(const struct adam_args *a, const struct adam_factors *f, size
 	size_t i = from;
 	for (; i + LANES <= to; i += LANES) {
 		vec g = vec_set(0);
-		if (gradient)
+		fetch(m, ADAM_FP32, i);
+		fetch(v, ADAM_FP32, i);
+		fetch(master, ADAM_FP32, i);
+		if (gradient) {
+			fetch(gradient, gradient_format, i);
 			g = load_as(gradient, gradient_format, i) * scale;
+		}
 		vec m1 = vec_load(m + i) * keep_m + g * take_m;
 		vec v1 = vec_load(v + i) * keep_v + g * g * take_v;
 		vec p = vec_load(master + i) * keep - m1 / (vec_sqrt(v1) * correct_v + eps) * rate;
