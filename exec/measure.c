@@ -8,9 +8,6 @@
 
 #include "adam.h"
 #include "device.h"
-#include "model/error.h"
-#include "model/units.h"
-#include "pages.h"
 
 enum {
 	MOST_MEMBERS = 2,
@@ -20,13 +17,11 @@ enum {
 	BUSY_COPIES = 4 /* of a pool, a tenth of a millisecond each */
 };
 
-/* What a training run goes through before it comes back is many times the caches of the machine, and so is what goes round here where GPUs are real:
- * of pools of 256 MB a server's last level keeps most (300 MB), and copies then take nothing from Adam that they would take in a run. */
+/* Blocks beyond the caches of the machine (a server's last level has hundreds of megabytes), small enough for many of them in the time there is. */
 static const struct blocks {
 	size_t copy_bytes, pool_bytes, most_bytes, params; /* most_bytes: of a collective */
 	int format, stretch;                               /* stretch: of the time they are given */
-} small_blocks = {4 * MIB, 64 * MIB, 16 * MIB, 4 * MIB, ADAM_FP32, 1},
-  large_blocks = {32 * MIB, (size_t)2048 * MIB, 256 * MIB, 512 * MIB, ADAM_BF16, 3};
+} small_blocks = {4 * MIB, 64 * MIB, 16 * MIB, 4 * MIB, ADAM_FP32, 1}, large_blocks = {32 * MIB, 256 * MIB, 256 * MIB, 128 * MIB, ADAM_BF16, 3};
 
 /* One GPU: `up` has the uploads and the collectives, `down` the downloads. */
 struct member {
@@ -42,21 +37,9 @@ struct measure {
 	struct device *devices[MOST_MEMBERS];
 	struct device_group *group;
 	struct member member[MOST_MEMBERS];
-	float *state;  /* (3, params) */
-	char *copies;  /* pinned: gradient and parameters, (2, params) of the blocks' format */
+	float *state;  /* pinned, as most of an expert's is: (5, params) */
 	size_t expert; /* parameters that Adam updates at a time */
 };
-
-static size_t state_bytes(const struct blocks *b)
-{
-	return 3 * b->params * sizeof(float);
-}
-
-/* In the format of gradients and parameters. */
-static size_t copy_of_params(const struct blocks *b)
-{
-	return b->params * (b->format == ADAM_BF16 ? 2 : 4);
-}
 
 static bool take(struct device *d, size_t pool, struct member *m, GError **error)
 {
@@ -80,12 +63,8 @@ struct measure *measure_new(const char *device, int count, size_t expert, GError
 		return NULL;
 	m->count = count;
 	m->expert = expert;
-	if (!(m->copies = pinned_alloc(m->devices[0], 2 * copy_of_params(m->blocks), error)))
+	if (!(m->state = pinned_alloc(m->devices[0], 5 * m->blocks->params * sizeof(float), error)))
 		return NULL;
-	if (!(m->state = pages_new(state_bytes(m->blocks)))) {
-		g_set_error(error, ESMOE_ERROR, ESMOE_ERROR_FIT, "dram: no room for measuring Adam: %.1f GiB", (double)state_bytes(m->blocks) / GIB);
-		return NULL;
-	}
 	for (int i = 0; i < count; i++)
 		if (!take(m->devices[i], m->blocks->pool_bytes, &m->member[i], error))
 			return NULL;
@@ -115,10 +94,8 @@ void measure_free(struct measure *m)
 		return;
 	for (int i = 0; i < m->count; i++)
 		give(m->devices[i], &m->member[i]);
-	if (m->copies)
-		pinned_free(m->devices[0], m->copies);
 	if (m->state)
-		pages_free(m->state, state_bytes(m->blocks));
+		pinned_free(m->devices[0], m->state);
 	if (m->group)
 		device_close(m->devices, m->count, m->group);
 	g_free(m);
@@ -175,14 +152,12 @@ static void update_piece(const struct busy *b, size_t at, size_t n)
 {
 	const size_t all = b->measure->blocks->params;
 	const int format = b->measure->blocks->format;
-	const size_t element = copy_of_params(b->measure->blocks) / all;
 	float *s = b->measure->state;
-	char *copies = b->measure->copies;
 	const struct adam_args a = {.master = s + at,
 	                            .m = s + all + at,
 	                            .v = s + 2 * all + at,
-	                            .gradient = copies + at * element,
-	                            .out = copies + (all + at) * element,
+	                            .gradient = s + 3 * all + at,
+	                            .out = s + 4 * all + at,
 	                            .n = n,
 	                            .scale = 1,
 	                            .gradient_format = format,
@@ -274,7 +249,7 @@ struct part {
 static void keep_busy(const struct part *p, const struct member *x)
 {
 	for (int i = 0; i < BUSY_COPIES && device_info(p->m->devices[0])->launcher_cores; i++)
-		device_copy(x->up, x->landing, x->arena, p->m->blocks->most_bytes);
+		device_copy(x->up, x->landing, x->arena, p->m->blocks->pool_bytes);
 }
 
 static gpointer queue_part(gpointer data)
