@@ -6,6 +6,9 @@
  *     company       one GPU, experts in DRAM: what copies cost computation, and how the clock follows its work
  *     the others    copies, counts, all-reduces: outside a run, because in one they have company
  *
+ * What the host's memory decides - Adam, and rates of copies against it - is measured in turns spread over the whole calibration: memory that other
+ * machines use, too, is faster and slower for seconds and minutes at a time.
+ *
  * Runs differ in tokens, experts and the experts' inner size, so that each kind is seen over a range of sizes; where experts are measured, a rule
  * takes the gate's place (skewed where they run one by one, even where they are grouped), so that there are tokens for all of them. Runs have a few
  * of the network's layers: what a stage takes does not depend on their number. */
@@ -31,8 +34,10 @@
 
 enum {
 	WARMUP = 2,
+	TURNS = 7, /* of the host's memory */
 	LAYERS_LEAST = 4,
-	HOT_LAYERS = 12 /* steps long beside what lies between them, and more state than caches of any kind hold */
+	HOST_LAYERS = 6, /* more state than caches of any kind hold */
+	HOT_LAYERS = 12  /* steps long beside what lies between them */
 };
 
 /* Loads of a rule: sizes an octave and more apart in one run; and the same for all. */
@@ -44,11 +49,13 @@ struct calibration {
 	const struct calibrate_options *how;
 	struct machine *m;
 	struct measured *tables;
-	GArray *probes; /* struct probe */
-	GArray *runs;   /* struct probe_run */
+	GArray *probes, *host_probes; /* struct probe */
+	GArray *runs;                 /* struct probe_run */
+	struct rate_rounds *rounds;
 	struct readings readings;
 	bool real;       /* GPUs have cores of their own, and a clock that follows their work */
 	int layers;      /* of a run */
+	int host_layers; /* of one whose Adam matters */
 	int d_expert;    /* of the network */
 	size_t expert;   /* parameters of one */
 	uint32_t tokens; /* of a step of the scenario's size */
@@ -82,7 +89,22 @@ static char *probe_name(const struct probe *p)
 
 static void add_probe(struct calibration *c, struct probe p)
 {
-	g_array_append_val(c->probes, p);
+	g_array_append_val(p.serves & SERVES_HOST ? c->host_probes : c->probes, p);
+}
+
+/* At most one a turn. */
+static void list_host_probes(struct calibration *c, int s, int e, int d)
+{
+	add_probe(c, (struct probe){SERVES_HOST | SERVES_ADAM | SERVES_OVERHEADS, 1, s, e, 1, d, EVEN});
+	add_probe(c, (struct probe){SERVES_HOST | SERVES_ADAM, 1, s, e, 1, MAX(d / 4, 1), EVEN});
+	if (c->real)
+		add_probe(c, (struct probe){SERVES_HOST | SERVES_COPIES | SERVES_ADAM, 1, s, e, 1, d, EVEN});
+	add_probe(c, (struct probe){SERVES_HOST | SERVES_SUMS, 1, s + s % 2, e, 2, d, EVEN});
+	if (c->real)
+		add_probe(c, (struct probe){SERVES_HOST | SERVES_ADAM, 1, s, e, 1, d, EVEN});
+	add_probe(c, (struct probe){SERVES_HOST | SERVES_ADAM, 1, s, e, 1, 4 * d, EVEN});
+	if (c->real)
+		add_probe(c, (struct probe){SERVES_HOST | SERVES_ADAM, 1, s, e, 1, d, EVEN});
 }
 
 static void list_probes(struct calibration *c, const struct scenario *base)
@@ -110,12 +132,7 @@ static void list_probes(struct calibration *c, const struct scenario *base)
 		for (int of = 1; of <= 4; of *= 2)
 			add_probe(c, (struct probe){SERVES_GROUPED, 1, n, MAX(e * of / 2, k), 1, d, EVEN});
 	add_probe(c, (struct probe){SERVES_GROUPED, 1, s, k, 1, d, EVEN});
-	add_probe(c, (struct probe){SERVES_HOST | SERVES_ADAM, 1, s, e, 1, MAX(d / 4, 1), EVEN});
-	add_probe(c, (struct probe){SERVES_HOST | SERVES_ADAM | SERVES_OVERHEADS, 1, s, e, 1, d, EVEN});
-	add_probe(c, (struct probe){SERVES_HOST | SERVES_SUMS, 1, s + s % 2, e, 2, d, EVEN});
-	add_probe(c, (struct probe){SERVES_HOST | SERVES_ADAM, 1, s, e, 1, 4 * d, EVEN});
-	if (c->real)
-		add_probe(c, (struct probe){SERVES_HOST | SERVES_COPIES | SERVES_ADAM, 1, s, e, 1, d, EVEN});
+	list_host_probes(c, s, e, d);
 	if (gpus < 2)
 		return;
 	for (int n = MAX(s / 16, 1); n < s; n *= 4)
@@ -126,14 +143,20 @@ static void list_probes(struct calibration *c, const struct scenario *base)
 		add_probe(c, (struct probe){SERVES_ONE_WAY, 2, s, 2 * k, 1, d, SKEWED});
 }
 
+static int layers_of(const struct calibration *c, const struct probe *p)
+{
+	if (p->d_expert > c->d_expert)
+		return MAX(1, c->layers * c->d_expert / p->d_expert);
+	return p->serves & SERVES_HOST && !(p->serves & SERVES_COPIES) ? c->host_layers : c->layers;
+}
+
 static struct scenario *scenario_of(const struct calibration *c, const struct probe *p, GError **error)
 {
 	bool copies = p->serves & SERVES_HOST;
 	g_autoptr(GStrvBuilder) set = g_strv_builder_new();
 	g_autofree char *inner = g_strdup_printf("network.d_expert=%d", p->d_expert),
 	                *threads = g_strdup_printf("policy.adam_threads=%d", c->m->adam_threads),
-	                *layers = g_strdup_printf("network.layers=%d",
-	                                          MAX(1, p->d_expert > c->d_expert ? c->layers * c->d_expert / p->d_expert : c->layers));
+	                *layers = g_strdup_printf("network.layers=%d", layers_of(c, p));
 	struct scenario_options o = *c->o;
 	if (o.set)
 		g_strv_builder_addv(set, (const char **)o.set);
@@ -262,11 +285,16 @@ static void rates_advance(const char *what, void *calibration)
 	advance(calibration, what);
 }
 
+static struct machine_rates rates_of(struct calibration *c, const char *ssd)
+{
+	return (struct machine_rates){c->how->device, ssd, c->m, c->expert, c->tables, rates_advance, c};
+}
+
 static bool measure_rates(struct calibration *c, GError **error)
 {
 	g_autofree char *made = c->how->ssd ? NULL : make_folder(error);
 	const char *ssd = c->how->ssd ? c->how->ssd : made;
-	const struct machine_rates r = {c->how->device, ssd, c->m, c->expert, c->tables, rates_advance, c};
+	const struct machine_rates r = rates_of(c, ssd);
 	bool ok = ssd && rates_measure(&r, error);
 	if (made)
 		remove_folder(made);
@@ -285,6 +313,34 @@ static void settle_memory(struct calibration *c)
 	advance(c, "the host's memory, touched once");
 }
 
+/* What is too large for this machine is what its runs cannot need either. */
+static bool measure_if_it_fits(struct calibration *c, const struct probe *p, GError **error)
+{
+	g_autoptr(GError) cause = NULL;
+	g_autofree char *name = probe_name(p);
+	if (!measure_probe(c, p, &cause) && !g_error_matches(cause, ESMOE_ERROR, ESMOE_ERROR_FIT)) {
+		g_propagate_error(error, g_steal_pointer(&cause));
+		return false;
+	}
+	advance(c, name);
+	return true;
+}
+
+/* A round of rates, a run whose Adam matters, and this turn's share of the others. */
+static bool take_turn(struct calibration *c, guint turn, GError **error)
+{
+	const struct machine_rates r = rates_of(c, NULL);
+	const guint n = c->probes->len;
+	if (!rate_rounds_add(c->rounds, &r, error))
+		return false;
+	if (turn < c->host_probes->len && !measure_if_it_fits(c, &g_array_index(c->host_probes, struct probe, turn), error))
+		return false;
+	for (guint i = n * turn / TURNS; i < n * (turn + 1) / TURNS; i++)
+		if (!measure_if_it_fits(c, &g_array_index(c->probes, struct probe, i), error))
+			return false;
+	return true;
+}
+
 /* Rates first: it takes them no time to find out that a device or a folder is not there. */
 static bool measure_all(struct calibration *c, GError **error)
 {
@@ -292,16 +348,10 @@ static bool measure_all(struct calibration *c, GError **error)
 		settle_memory(c);
 	if (!measure_rates(c, error))
 		return false;
-	for (guint i = 0; i < c->probes->len; i++) {
-		g_autoptr(GError) cause = NULL;
-		g_autofree char *name = probe_name(&g_array_index(c->probes, struct probe, i));
-		/* what is too large for this machine is what its runs cannot need either */
-		if (!measure_probe(c, &g_array_index(c->probes, struct probe, i), &cause) && !g_error_matches(cause, ESMOE_ERROR, ESMOE_ERROR_FIT)) {
-			g_propagate_error(error, g_steal_pointer(&cause));
+	for (guint turn = 0; turn < TURNS; turn++)
+		if (!take_turn(c, turn, error))
 			return false;
-		}
-		advance(c, name);
-	}
+	rate_rounds_fill(c->rounds, c->m);
 	if (!c->runs->len) {
 		g_set_error(error, ESMOE_ERROR, ESMOE_ERROR_FIT, "%s: not even the smallest run fits this machine", c->o->model);
 		return false;
@@ -312,7 +362,9 @@ static bool measure_all(struct calibration *c, GError **error)
 static void calibration_clear(struct calibration *c)
 {
 	g_array_unref(c->probes);
+	g_array_unref(c->host_probes);
 	g_array_unref(c->runs);
+	rate_rounds_free(c->rounds);
 	readings_clear(&c->readings);
 	measured_free(c->tables);
 }
@@ -351,6 +403,8 @@ bool calibrate(const struct scenario_options *o, const struct calibrate_options 
 		return false;
 	autoclear(calibration) c = {.o = o, .how = how, .m = m, .tables = measured_new()};
 	c.probes = g_array_new(FALSE, FALSE, sizeof(struct probe));
+	c.host_probes = g_array_new(FALSE, FALSE, sizeof(struct probe));
+	c.rounds = rate_rounds_new();
 	c.runs = g_array_new(FALSE, FALSE, sizeof(struct probe_run));
 	g_array_set_clear_func(c.runs, (GDestroyNotify)probe_run_clear);
 	readings_init(&c.readings);
@@ -361,8 +415,9 @@ bool calibrate(const struct scenario_options *o, const struct calibrate_options 
 	m->stream_cores = c.real ? 0 : m->stream_cores;
 	m->adam_threads = c.real ? machine_spare_adam_threads(m) : MIN(m->adam_threads, m->cores);
 	c.layers = few_layers(base->network, c.heating ? HOT_LAYERS : LAYERS_LEAST);
+	c.host_layers = MIN(c.layers, few_layers(base->network, HOST_LAYERS));
 	list_probes(&c, base);
-	c.total = c.real + (int)c.probes->len + rates_parts();
+	c.total = c.real + rates_parts() + TURNS + (int)(c.probes->len + c.host_probes->len);
 	if (!measure_all(&c, error))
 		return false;
 	samples_to_tables(c.readings.samples, c.tables);

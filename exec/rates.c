@@ -1,6 +1,5 @@
 /* A row of the contention table is a number of Adam threads, its columns are what copies beside them. One GPU is opened alone for those of one,
- * because on the host device two share the cores. The table is gone through several times and each of its rates is the middle one: a machine whose
- * memory others use, too, is for seconds at a time another one, and rates measured one after the other would contradict those measured before. */
+ * because on the host device two share the cores. */
 #include "rates.h"
 
 #include "measure.h"
@@ -11,7 +10,7 @@
 #include <stddef.h>
 #include <string.h>
 
-enum { ROUNDS = 7, COLUMNS = 7, CONTENTION_MS = 25, COLLECTIVE_REPEATS = 30, COPY_REPEATS = 30, SSD_REPEATS = 25 };
+enum { COLUMNS = 7, CONTENTION_MS = 25, COLLECTIVE_REPEATS = 30, COPY_REPEATS = 30, SSD_REPEATS = 25 };
 
 /* One mix: which copies, and where its rates go; NULL: nothing of that class runs. */
 struct column {
@@ -47,64 +46,100 @@ static void columns_of(struct contention_table *t, struct column columns[COLUMNS
 	memcpy(columns, all, sizeof all);
 }
 
-/* rates: (rows, COLUMNS, ROUNDS) */
-static struct rates *rates_at(struct rates *rates, int row, int column)
+struct rate_rounds {
+	int n;
+	GArray *rates; /* struct rates: (n, rows, COLUMNS) */
+};
+
+struct rate_rounds *rate_rounds_new(void)
 {
-	return &rates[(row * COLUMNS + column) * ROUNDS];
+	struct rate_rounds *rounds = g_new0(struct rate_rounds, 1);
+	rounds->rates = g_array_new(FALSE, FALSE, sizeof(struct rates));
+	return rounds;
 }
 
-static bool measure_round(const struct machine_rates *r, struct measure *one, struct measure *two, const struct column *columns, int round,
-                          struct rates *rates, GError **error)
+void rate_rounds_free(struct rate_rounds *rounds)
 {
+	if (!rounds)
+		return;
+	g_array_unref(rounds->rates);
+	g_free(rounds);
+}
+
+/* A row of a round, appended. */
+static bool measure_row(const struct machine_rates *r, struct measure *one, struct measure *two, int threads, GArray *out, GError **error)
+{
+	struct column columns[COLUMNS];
+	columns_of(&r->m->table, columns);
+	for (int i = 0; i < COLUMNS; i++) {
+		const struct together what = {columns[i].gpus, columns[i].upload, columns[i].download, threads};
+		struct measure *measure = what.gpus == 2 ? two : one;
+		struct rates rates = {0};
+		if (measure && (what.threads || what.gpus) && !measure_together(measure, &what, CONTENTION_MS, &rates, error))
+			return false;
+		g_array_append_val(out, rates);
+	}
+	return true;
+}
+
+/* Opens what it uses and closes it again: runs between two rounds need the GPUs. */
+bool rate_rounds_add(struct rate_rounds *rounds, const struct machine_rates *r, GError **error)
+{
+	const bool several = r->m->gpus_per_node > 1;
+	g_autoptr(measure) one = measure_new(r->device, 1, r->expert, error);
+	g_autoptr(measure) two = one && several ? measure_new(r->device, 2, r->expert, error) : NULL;
+	if (!one || (several && !two))
+		return false;
 	for (int row = 0; row < contention_rows(r->m); row++)
-		for (int i = 0; i < COLUMNS; i++) {
-			const struct together what = {columns[i].gpus, columns[i].upload, columns[i].download, row_threads(r->m, row)};
-			struct measure *measure = what.gpus == 2 ? two : one;
-			if (measure && (what.threads || what.gpus) &&
-			    !measure_together(measure, &what, CONTENTION_MS, rates_at(rates, row, i) + round, error))
-				return false;
-		}
-	g_autofree char *what = g_strdup_printf("copies and Adam outside of runs, round %d of %d", round + 1, ROUNDS);
+		if (!measure_row(r, one, two, row_threads(r->m, row), rounds->rates, error))
+			return false;
+	g_autofree char *what = g_strdup_printf("copies and Adam outside of runs, round %d", ++rounds->n);
 	r->part(what, r->user);
 	return true;
 }
 
 /* A column of the middle ones of a member of struct rates, times `unit`. */
-static void fill(struct ini_doubles *list, const struct rates *rates, int rows, int column, size_t member, double unit)
+static void fill(struct ini_doubles *list, const struct rate_rounds *rounds, int rows, int column, size_t member, double unit)
 {
 	if (!list)
 		return;
+	g_autofree double *all = g_new(double, rounds->n);
 	g_free(list->v);
 	list->v = g_new0(double, rows);
 	list->n = rows;
 	for (int row = 0; row < rows; row++) {
-		double all[ROUNDS];
-		for (int i = 0; i < ROUNDS; i++)
-			all[i] = *(const double *)(const void *)((const char *)&rates[(row * COLUMNS + column) * ROUNDS + i] + member);
-		list->v[row] = quantile_median(all, ROUNDS) * unit;
+		for (int i = 0; i < rounds->n; i++) {
+			const struct rates *rates = &g_array_index(rounds->rates, struct rates, (i * rows + row) * COLUMNS + column);
+			all[i] = *(const double *)(const void *)((const char *)rates + member);
+		}
+		list->v[row] = quantile_median(all, rounds->n) * unit;
 	}
 }
 
-static bool fill_contention(const struct machine_rates *r, struct measure *one, struct measure *two, GError **error)
+static void unknown(struct ini_doubles *list)
+{
+	if (list)
+		list->n = 0;
+}
+
+static void fill_contention(const struct rate_rounds *rounds, struct machine *m)
 {
 	struct column columns[COLUMNS];
-	const int rows = contention_rows(r->m);
-	g_autofree struct rates *rates = g_new0(struct rates, rows * COLUMNS * ROUNDS);
-	columns_of(&r->m->table, columns);
-	for (int round = 0; round < ROUNDS; round++)
-		if (!measure_round(r, one, two, columns, round, rates, error))
-			return false;
-	fill(&r->m->table.threads, rates, rows, 0, 0, 0);
+	const int rows = contention_rows(m);
+	columns_of(&m->table, columns);
+	fill(&m->table.threads, rounds, rows, 0, 0, 0);
 	for (int row = 0; row < rows; row++)
-		r->m->table.threads.v[row] = row_threads(r->m, row);
+		m->table.threads.v[row] = row_threads(m, row);
 	for (int i = 0; i < COLUMNS; i++) {
-		if (columns[i].gpus == 2 && !two)
+		fill(columns[i].adam, rounds, rows, i, offsetof(struct rates, adam_gparams), m->adam_bytes_per_param);
+		fill(columns[i].up, rounds, rows, i, offsetof(struct rates, up_gbps), 1);
+		fill(columns[i].down, rounds, rows, i, offsetof(struct rates, down_gbps), 1);
+		if (columns[i].gpus <= m->gpus_per_node)
 			continue;
-		fill(columns[i].adam, rates, rows, i, offsetof(struct rates, adam_gparams), r->m->adam_bytes_per_param);
-		fill(columns[i].up, rates, rows, i, offsetof(struct rates, up_gbps), 1);
-		fill(columns[i].down, rates, rows, i, offsetof(struct rates, down_gbps), 1);
+		unknown(columns[i].adam);
+		unknown(columns[i].up);
+		unknown(columns[i].down);
 	}
-	return true;
 }
 
 static double value(const struct ini_doubles *list, int row)
@@ -124,9 +159,11 @@ static double most_traffic(const struct contention_table *t)
 	return most;
 }
 
-static void fill_rates(struct machine *m)
+void rate_rounds_fill(const struct rate_rounds *rounds, struct machine *m)
 {
 	const struct contention_table *t = &m->table;
+	g_assert(rounds->n > 0);
+	fill_contention(rounds, m);
 	m->contention = CONTENTION_MEASURED;
 	m->adam_gparams_per_s = t->adam.v[t->adam.n - 1] / m->adam_bytes_per_param;
 	m->h2d_gbps = t->u_u.v[0];
@@ -153,28 +190,19 @@ static bool fill_ssd(const struct machine_rates *r, GError **error)
 	return true;
 }
 
-static void unknown(struct contention_table *t)
-{
-	struct ini_doubles *const of_two[] = {&t->adam_uu, &t->adam_dd, &t->adam_uudd, &t->u_uu, &t->d_dd, &t->u_uudd, &t->d_uudd};
-	for (size_t i = 0; i < G_N_ELEMENTS(of_two); i++)
-		of_two[i]->n = 0;
-}
-
 int rates_parts(void)
 {
-	return ROUNDS + 1;
+	return 2;
 }
 
 bool rates_measure(const struct machine_rates *r, GError **error)
 {
 	static const int kinds[] = {STAGE_ALL_REDUCE, STAGE_REDUCE_SCATTER, STAGE_COUNTS};
 	const bool several = r->m->gpus_per_node > 1;
-	unknown(&r->m->table);
 	g_autoptr(measure) one = measure_new(r->device, 1, r->expert, error);
 	g_autoptr(measure) two = one && several ? measure_new(r->device, 2, r->expert, error) : NULL;
-	if (!one || (several && !two) || !fill_ssd(r, error) || !fill_contention(r, one, two, error))
+	if (!one || (several && !two) || !fill_ssd(r, error))
 		return false;
-	fill_rates(r->m);
 	if (!measure_copies(one, true, COPY_REPEATS, &r->tables->table[STAGE_UPLOAD][PASS_FORWARD], error) ||
 	    !measure_copies(one, false, COPY_REPEATS, &r->tables->table[STAGE_DOWNLOAD][PASS_FORWARD], error))
 		return false;
@@ -183,5 +211,6 @@ bool rates_measure(const struct machine_rates *r, GError **error)
 	for (size_t i = 0; two && i < G_N_ELEMENTS(kinds); i++)
 		if (!measure_collective(two, kinds[i], COLLECTIVE_REPEATS, &r->tables->table[kinds[i]][PASS_FORWARD], error))
 			return false;
+	r->part("copies and collectives outside of runs", r->user);
 	return true;
 }

@@ -35,6 +35,11 @@ static struct machine *measured_machine(int gpus, int threads)
 	GError *error = NULL;
 	cr_assert(rates_measure(&r, &error), "%s", error ? error->message : "");
 	cr_assert_eq(parts, rates_parts());
+	g_autoptr(rate_rounds) rounds = rate_rounds_new();
+	for (int i = 0; i < 3; i++)
+		cr_assert(rate_rounds_add(rounds, &r, &error), "%s", error ? error->message : "");
+	cr_assert_eq(parts, rates_parts() + 3);
+	rate_rounds_fill(rounds, m);
 	cr_assert_eq(g_rmdir(folder), 0, "something was left in %s", folder);
 	return g_steal_pointer(&m);
 }
