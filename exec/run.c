@@ -18,6 +18,7 @@
 #include "model/schedule.h"
 #include "ranks.h"
 #include "round.h"
+#include "terms.h"
 #include "traces/signals.h"
 
 #include <errno.h>
@@ -422,31 +423,6 @@ static void keep_trace(struct run *r)
 
 /* ---- with others ---- */
 
-/* Lines "section.key = value" of the scenario, and the options that all have to agree on. */
-static char *terms_of(const struct run *r)
-{
-	const struct run_options *o = r->o;
-	g_autofree char *ini = scenario_ini(r->sc), *section = g_strdup("");
-	g_auto(GStrv) lines = g_strsplit(ini, "\n", 0);
-	GString *terms = g_string_new(NULL);
-	for (int i = 0; lines[i]; i++) {
-		size_t n = strlen(lines[i]);
-		if (n > 2 && lines[i][0] == '[') {
-			g_free(section);
-			section = g_strndup(lines[i] + 1, n - 2);
-		} else if (n && lines[i][0] != '#') {
-			g_string_append_printf(terms, "%s.%s\n", section, lines[i]);
-		}
-	}
-	g_string_append_printf(terms, "--device %s\n--data %s\n--steps %" G_GUINT64_FORMAT "\n--lr %.9g\n--balance %.9g\n--z %.9g\n", o->device,
-	                       o->data ? o->data : "none", o->steps, (double)o->lr, (double)o->balance, (double)o->z);
-	g_string_append_printf(terms,
-	                       "--trace %s\n--trace-steps %d\n--save %s\n--save-every %" G_GUINT64_FORMAT "\n--resume %s\n--apart %s\n--routing %s",
-	                       o->trace ? o->trace : "none", o->trace_steps, o->save ? o->save : "none", o->save_every,
-	                       o->resume ? o->resume : "none", o->apart ? "yes" : "no", o->impose ? "imposed" : "the gate's");
-	return g_string_free(terms, FALSE);
-}
-
 static bool join(struct run *r, GError **error)
 {
 	const struct machine *m = r->sc->machine;
@@ -461,7 +437,7 @@ static bool join(struct run *r, GError **error)
 		            l->by, l->size, m->gpus, m->gpus_per_node, nodes);
 		return false;
 	}
-	g_autofree char *terms = terms_of(r);
+	g_autofree char *terms = run_terms(r->sc, r->o);
 	r->ranks = ranks_join(l, ESMOE_VERSION, terms, r->o->rendezvous_s, error);
 	r->first = l->rank * m->gpus_per_node;
 	r->end = r->first + machine_node_gpus(m, l->rank);
