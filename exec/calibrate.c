@@ -23,13 +23,14 @@
 #include "run.h"
 #include "samples.h"
 #include "traces/kineto.h"
+#include "traces/temporary.h"
 #include "warmth.h"
 
-#include <glib/gstdio.h>
 #include <math.h>
 #include <string.h>
 #include <sys/utsname.h>
 
+#define WORK "traces and files of experts"
 #define SETTLED_SHARE 0.9 /* of the memory that is left */
 
 enum {
@@ -178,30 +179,11 @@ static struct scenario *scenario_of(const struct calibration *c, const struct pr
 	return scenario_new(&o, error);
 }
 
-static void remove_folder(const char *folder)
-{
-	g_autoptr(GDir) dir = g_dir_open(folder, 0, NULL);
-	for (const char *name; dir && (name = g_dir_read_name(dir));) {
-		g_autofree char *path = g_build_filename(folder, name, NULL);
-		g_unlink(path);
-	}
-	g_rmdir(folder);
-}
-
 static void say_nothing(const struct run_step *step, void *user) {}
-
-static char *make_folder(GError **error)
-{
-	g_autoptr(GError) cause = NULL;
-	char *folder = g_dir_make_tmp("esmoe-calibrate-XXXXXX", &cause);
-	if (!folder)
-		g_set_error(error, ESMOE_ERROR, ESMOE_ERROR_INPUT, "no folder for traces and files of experts: %s", cause->message);
-	return folder;
-}
 
 static struct trace *run(const struct calibration *c, const struct probe *p, const struct scenario *sc, GError **error)
 {
-	g_autofree char *folder = make_folder(error);
+	g_autofree char *folder = temporary_folder(WORK, error);
 	if (!folder)
 		return NULL;
 	const struct run_options o = {.device = c->how->device,
@@ -218,7 +200,7 @@ static struct trace *run(const struct calibration *c, const struct probe *p, con
 	                              .report = say_nothing};
 	const char *const paths[] = {folder, NULL};
 	struct trace *trace = run_train(sc, &o, error) ? kineto_read(paths, error) : NULL;
-	remove_folder(folder);
+	temporary_folder_remove(folder);
 	return trace;
 }
 
@@ -292,12 +274,11 @@ static struct machine_rates rates_of(struct calibration *c, const char *ssd)
 
 static bool measure_rates(struct calibration *c, GError **error)
 {
-	g_autofree char *made = c->how->ssd ? NULL : make_folder(error);
+	g_autofree char *made = c->how->ssd ? NULL : temporary_folder(WORK, error);
 	const char *ssd = c->how->ssd ? c->how->ssd : made;
 	const struct machine_rates r = rates_of(c, ssd);
 	bool ok = ssd && rates_measure(&r, error);
-	if (made)
-		remove_folder(made);
+	temporary_folder_remove(made);
 	return ok;
 }
 

@@ -20,6 +20,7 @@
 #include "round.h"
 #include "terms.h"
 #include "traces/signals.h"
+#include "traces/temporary.h"
 
 #include <errno.h>
 #include <glib/gstdio.h>
@@ -48,6 +49,7 @@ struct run {
 	char *ssd_made;  /* when it is our own */
 	struct engine *engine;
 	struct backend *backend;
+	struct adam_pace pace;
 	struct record *record;
 	struct folder *folder;
 	size_t tokens;         /* counts of one step: (microbatches, MoE layers, G, E) */
@@ -58,17 +60,6 @@ struct run {
 	bool exact; /* the device knows when the work of a stage really ran, once nothing runs */
 	int taken;  /* signal that someone was sent */
 };
-
-/* Expert files are the store's to remove; what a failed one leaves goes with the folder. */
-static void remove_ssd_folder(const char *path)
-{
-	g_autoptr(GDir) dir = g_dir_open(path, 0, NULL);
-	for (const char *name; dir && (name = g_dir_read_name(dir));) {
-		g_autofree char *file = g_build_filename(path, name, NULL);
-		g_unlink(file);
-	}
-	g_rmdir(path);
-}
 
 static void run_clear(struct run *r)
 {
@@ -83,8 +74,7 @@ static void run_clear(struct run *r)
 	data_free(r->data);
 	record_free(r->record);
 	folder_free(r->folder);
-	if (r->ssd_made)
-		remove_ssd_folder(r->ssd_made);
+	temporary_folder_remove(r->ssd_made);
 	g_free(r->ssd_made);
 	ranks_free(r->ranks);
 	g_free(r->begun[0].tokens);
@@ -131,10 +121,10 @@ static bool open_devices(struct run *r, GError **error)
 	return false;
 }
 
-/* Processes may see the same folder: each has its own in it. */
+/* Processes may see the same folder: each has its own in it. Expert files are the store's to remove; what a failed one leaves goes with the folder.
+ */
 static bool open_ssd(struct run *r, GError **error)
 {
-	g_autoptr(GError) cause = NULL;
 	r->ssd = r->o->ssd;
 	if (schedule_expert_home(r->schedule) != HOME_SSD)
 		return true;
@@ -146,9 +136,7 @@ static bool open_ssd(struct run *r, GError **error)
 		g_set_error(error, ESMOE_ERROR, ESMOE_ERROR_INPUT, "%s: cannot be made: %s", r->ssd, g_strerror(errno));
 		return false;
 	}
-	r->ssd = r->ssd_made = g_dir_make_tmp("esmoe-ssd-XXXXXX", &cause);
-	if (!r->ssd)
-		g_set_error(error, ESMOE_ERROR, ESMOE_ERROR_INPUT, "no folder for expert files: %s", cause->message);
+	r->ssd = r->ssd_made = temporary_folder("expert files", error);
 	return r->ssd != NULL;
 }
 
@@ -243,26 +231,47 @@ static bool overlaps(const struct run *r)
 	return !r->o->apart && schedule_asks_gates(r->schedule);
 }
 
+static void tell(const struct run *r, const char *line)
+{
+	if (r->o->note)
+		r->o->note(line, r->o->user);
+}
+
+/* What a prediction of Adam hangs on: the memory that this run got may be slower than what the machine was calibrated with. */
+static void measure_pace(struct run *r)
+{
+	engine_adam_pace(r->engine, &r->pace);
+	if (!r->pace.params || !device_info(r->devices[r->first])->launcher_cores)
+		return;
+	const double per_us = (double)r->pace.params / 1e3;
+	g_autofree char *line = g_strdup_printf("CPU Adam alone, on the memory of this run: %.2f billion parameters/s (experts: %.2f to %.2f)",
+	                                        per_us / r->pace.quartile_us[1], per_us / r->pace.longest_us, per_us / r->pace.shortest_us);
+	tell(r, line);
+}
+
+static bool open_folder(struct run *r, GError **error)
+{
+	g_autofree char *head = run_head(r->o, overlaps(r), &r->pace);
+	r->exact = device_record_stages(r->devices[r->first]);
+	if (!r->exact && device_info(r->devices[r->first])->launcher_cores)
+		tell(r, "without CUPTI the trace has the times of events, in which waits between the kernels of a stage count as work: "
+		        "LD_LIBRARY_PATH needs the folder of libcupti.so.13");
+	r->folder = folder_new(r->o->trace, r->sc, head, r->first, r->end, error);
+	return r->folder && same_times(r, error);
+}
+
 static bool run_open(struct run *r, GError **error)
 {
 	const struct network *n = r->sc->network;
 	if (!open_data(r, error) || (r->o->save && !r->first && !checkpoint_prepare(r->o->save, error)))
 		return false;
 	r->schedule = schedule_new(r->sc, NULL, error);
-	if (!r->schedule || !open_devices(r, error) || !open_engine(r, error) || !resume(r, error) || !same_step(r, error))
+	if (!r->schedule || !open_devices(r, error) || !open_engine(r, error))
 		return false;
-	if (r->o->trace) {
-		g_autofree char *head = g_strdup_printf("# %s\n\n[run]\n# a step begins before the one before it has ended\noverlap = %s\n\n",
-		                                        r->o->command, overlaps(r) ? "true" : "false");
-		r->exact = device_record_stages(r->devices[r->first]);
-		if (!r->exact && r->o->note && device_info(r->devices[r->first])->launcher_cores)
-			r->o->note("without CUPTI the trace has the times of events, in which waits between the kernels of a stage count as work: "
-			           "LD_LIBRARY_PATH needs the folder of libcupti.so.13",
-			           r->o->user);
-		r->folder = folder_new(r->o->trace, r->sc, head, r->first, r->end, error);
-		if (!r->folder || !same_times(r, error))
-			return false;
-	}
+	if (r->o->trace)
+		measure_pace(r);
+	if (!resume(r, error) || !same_step(r, error) || (r->o->trace && !open_folder(r, error)))
+		return false;
 	for (int i = 0; i < n->layers; i++)
 		r->tokens += (size_t)schedule_microbatches(r->schedule) * (size_t)r->sc->machine->gpus * (size_t)n->layer[i].experts;
 	r->record = record_new(r->sc, schedule_microbatches(r->schedule), r->o->trace_steps);

@@ -52,6 +52,21 @@ static char *map(size_t bytes, bool huge, GError **error)
 	return start;
 }
 
+bool store_place(const struct store *s, int layer, int expert, struct store_places *at)
+{
+	const struct expert *x = store_expert(s, layer, expert);
+	if (s->o.home != HOME_DRAM)
+		return false;
+	*at = (struct store_places){
+	    .params = x->params_at,
+	    .gradient = x->gradient_at,
+	    .master = (float *)(void *)x->vector[0],
+	    .m = (float *)(void *)x->vector[1],
+	    .v = (float *)(void *)x->vector[2],
+	};
+	return true;
+}
+
 static size_t copies_bytes(const struct layer_store *l)
 {
 	return (size_t)l->shape.experts * l->copies_stride;

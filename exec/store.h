@@ -52,6 +52,9 @@ bool store_write(const struct store *s, int layer, int expert, bool state, const
 float *store_sum(struct store *s, int layer, int expert); /* of the micro-batches' gradients: zeros on first use; any thread */
 void store_sum_free(struct store *s, int layer, int expert);
 
+/* Home dram: where an expert's block always lies. False: it has no such place. */
+bool store_place(const struct store *s, int layer, int expert, struct store_places *at);
+
 /* While nothing runs: bytes that are pinned; and those besides that are at home in DRAM, with the sums of gradients that were made so far. */
 uint64_t store_pinned_bytes(const struct store *s);
 uint64_t store_pageable_bytes(const struct store *s);

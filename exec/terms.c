@@ -24,3 +24,18 @@ char *run_terms(const struct scenario *sc, const struct run_options *o)
 	                       o->resume ? o->resume : "none", o->apart ? "yes" : "no", o->impose ? "imposed" : "the gate's");
 	return g_string_free(terms, FALSE);
 }
+
+char *run_head(const struct run_options *o, bool overlap, const struct adam_pace *pace)
+{
+	GString *head = g_string_new(NULL);
+	g_string_printf(head, "# %s\n\n[run]\n# a step begins before the one before it has ended\noverlap = %s\n", o->command,
+	                overlap ? "true" : "false");
+	if (pace->params)
+		g_string_append_printf(
+		    head,
+		    "# CPU Adam alone, before the first step: parameters of an expert; time of its update, us, quartiles over the experts\n"
+		    "adam_params = %zu\nadam_us = %.3f, %.3f, %.3f\n",
+		    pace->params, pace->quartile_us[0], pace->quartile_us[1], pace->quartile_us[2]);
+	g_string_append_c(head, '\n');
+	return g_string_free(head, FALSE);
+}

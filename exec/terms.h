@@ -1,7 +1,12 @@
-/* What processes that train together have to agree on. */
+/* What is said of a run besides its scenario. */
 #pragma once
 
+#include "engine.h"
 #include "run.h"
 
-/* Lines "section.key = value" of the scenario, and the options that decide losses or files. Owned by the caller. */
+/* What processes that train together have to agree on: lines "section.key = value" of the scenario, and the options that decide losses or files.
+ * Owned by the caller. */
 char *run_terms(const struct scenario *sc, const struct run_options *o);
+
+/* The first lines of run.ini: its command, and the section [run] (sim/validate.h reads it). Owned by the caller. */
+char *run_head(const struct run_options *o, bool overlap, const struct adam_pace *pace);

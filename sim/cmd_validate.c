@@ -106,6 +106,9 @@ static bool validate(const struct options *o, const char *folder, struct table *
 	bool ok = memory && (!o->trace || kineto_write(predicted, o->trace, false, error));
 	if (ok) {
 		g_autoptr(GArray) rows = accuracy_of_traces(r.trace, predicted);
+		struct accuracy adam;
+		if (recorded_adam(&r, &adam))
+			g_array_append_val(rows, adam);
 		*step_error = accuracy_error(&g_array_index(rows, struct accuracy, 0));
 		add_rows(table, name, rows);
 		add_memory(table, name, memory);

@@ -4,8 +4,7 @@
 
 #include "model/command.h"
 #include "traces/kineto.h"
-
-#include <glib/gstdio.h>
+#include "traces/temporary.h"
 
 static bool draw(const char *figure, const char *input, const char *out, GError **error)
 {
@@ -13,25 +12,14 @@ static bool draw(const char *figure, const char *input, const char *out, GError 
 	return cmd_plot(G_N_ELEMENTS(argv) - 1, argv, error);
 }
 
-static void remove_folder(const char *folder)
-{
-	g_autoptr(GDir) entries = g_dir_open(folder, 0, NULL);
-	const char *name;
-	while (entries && (name = g_dir_read_name(entries))) {
-		g_autofree char *path = g_build_filename(folder, name, NULL);
-		g_unlink(path);
-	}
-	g_rmdir(folder);
-}
-
 bool figure_timeline(const struct trace *trace, const char *out, GError **error)
 {
-	g_autofree char *folder = g_dir_make_tmp("esmoe-XXXXXX", error);
+	g_autofree char *folder = temporary_folder("what a figure is drawn from", error);
 	if (!folder)
 		return false;
 	g_autofree char *prefix = g_build_filename(folder, "trace", NULL);
 	bool ok = kineto_write(trace, prefix, false, error) && draw("timeline", prefix, out, error);
-	remove_folder(folder);
+	temporary_folder_remove(folder);
 	return ok;
 }
 
@@ -42,11 +30,11 @@ bool figure_throughput(const char *csv_path, const char *out, GError **error)
 
 bool figure_throughput_text(const char *csv, const char *out, GError **error)
 {
-	g_autofree char *folder = g_dir_make_tmp("esmoe-XXXXXX", error);
+	g_autofree char *folder = temporary_folder("what a figure is drawn from", error);
 	if (!folder)
 		return false;
 	g_autofree char *path = g_build_filename(folder, "rows.csv", NULL);
 	bool ok = g_file_set_contents(path, csv, -1, error) && draw("throughput", path, out, error);
-	remove_folder(folder);
+	temporary_folder_remove(folder);
 	return ok;
 }

@@ -8,6 +8,7 @@
  */
 #include "validate.h"
 
+#include "model/cost.h"
 #include "model/error.h"
 #include "model/quantile.h"
 #include "sim.h"
@@ -30,6 +31,7 @@ void recorded_clear(struct recorded *r)
 {
 	scenario_free(r->scenario);
 	trace_free(r->trace);
+	g_free(r->adam_us.v);
 	*r = (struct recorded){0};
 }
 
@@ -69,6 +71,8 @@ enum { WARMUP = 2 }; /* pinned experts and the cache over the SSD settle */
 
 static const struct ini_key run_keys[] = {
     {"run", "overlap", INI_BOOL, offsetof(struct recorded, overlap), "false", 0, 0, NULL, "a step begins before the one before it has ended"},
+    {"run", "adam_params", INI_DOUBLE, offsetof(struct recorded, adam_params), "0", 0, 1e12, NULL, "parameters of an expert"},
+    {"run", "adam_us", INI_DOUBLE_LIST, offsetof(struct recorded, adam_us), "", 0, 1e12, NULL, "time of its update alone, quartiles"},
 };
 
 static bool read_all(const char *folder, struct recorded *r, GError **error)
@@ -114,6 +118,21 @@ GArray *recorded_memory(const char *folder, const struct recorded *r, GError **e
 	if (!csv || !plan_make(r->scenario, &plan, error))
 		return NULL;
 	return used_of(csv, path, &plan.memory, machine_nodes(r->scenario->machine), error);
+}
+
+bool recorded_adam(const struct recorded *r, struct accuracy *out)
+{
+	const struct scenario *s = r->scenario;
+	const double *us = r->adam_us.v;
+	if (r->adam_params < 1 || r->adam_us.n != 3 || us[1] <= 0)
+		return false;
+	g_autoptr(cost) c = cost_new(s->network, s->machine, s->policy, s->seq_len, s->policy->adam_threads);
+	*out = (struct accuracy){.of = ACCURACY_STAGE,
+	                         .name = g_strdup("adam alone"),
+	                         .measured_ms = us[1] / 1e3,
+	                         .measured_spread = (us[2] - us[0]) / 2 / us[1],
+	                         .predicted_ms = (double)cost_adam(c, (uint64_t)r->adam_params, true) / 1e6};
+	return true;
 }
 
 static bool wait_for(struct backend *b, stage_id from, stage_id to, GError **error)

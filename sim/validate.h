@@ -23,15 +23,21 @@ GArray *accuracy_of_traces(const struct trace *measured, const struct trace *pre
 struct recorded {
 	struct scenario *scenario;
 	struct trace *trace;
-	int warmup;   /* steps before the first recorded one that are worth simulating: 0 for a run recorded whole */
-	bool real;    /* a run's own loads are there; a simulation launches all its steps one behind the other */
-	bool overlap; /* a run's step began before the one before it had ended; older runs never did that, nor do those with --apart */
+	int warmup;                 /* steps before the first recorded one that are worth simulating: 0 for a run recorded whole */
+	bool real;                  /* a run's own loads are there; a simulation launches all its steps one behind the other */
+	double adam_params;         /* of an expert, whose update alone was timed before the first step; 0: none */
+	struct ini_doubles adam_us; /* quartiles over the experts */
+	bool overlap;               /* a run's step began before the one before it had ended; older runs never did that, nor do those with --apart */
 };
 
 /* Reads the folder of a run: run.ini, the trace, and loads.csv; without the last (a simulated run) the description's own routing. ESMOE_ERROR_INPUT
  * names the file. */
 bool recorded_read(const char *folder, struct recorded *out, GError **error) G_GNUC_WARN_UNUSED_RESULT;
 void recorded_clear(struct recorded *r);
+
+/* One row "adam alone": the time of one expert's update, alone, on the memory that the run got, beside the machine's; spread: over the experts.
+ * False: not in run.ini. */
+bool recorded_adam(const struct recorded *r, struct accuracy *out);
 
 /* struct used (used.h): memory of the run beside the scenario's plan; empty where the folder has no memory.csv. NULL on error. Owned by the caller.
  */

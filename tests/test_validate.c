@@ -228,6 +228,25 @@ Test(validate, figures_are_medians_over_the_steps_and_collectives_do_not_count_w
 	cr_assert_eq(row(first, "gpu0 collective")->measured_ms, 2);
 }
 
+Test(validate, adam_alone_is_compared_with_what_the_machine_says)
+{
+	g_autoptr(scenario) s = scenario_of("es-moe", 1);
+	double us[] = {900, 1000, 1200};
+	struct recorded r = {.scenario = s, .adam_params = 1e6, .adam_us = {us, 3}};
+	struct accuracy a;
+	s->machine->contention = CONTENTION_MAX_MIN;
+	s->machine->adam_gparams_per_s = 2;
+	cr_assert(recorded_adam(&r, &a));
+	cr_assert_float_eq(a.measured_ms, 1, 1e-9);
+	cr_assert_float_eq(a.measured_spread, 0.15, 1e-9);
+	cr_assert_float_eq(a.predicted_ms, 0.5, 1e-6);
+	accuracy_clear(&a);
+	r.adam_us.n = 2;
+	cr_assert_not(recorded_adam(&r, &a));
+	r = (struct recorded){.scenario = s};
+	cr_assert_not(recorded_adam(&r, &a));
+}
+
 Test(validate, what_is_missing_is_named)
 {
 	g_autofree char *folder = g_dir_make_tmp("esmoe-validate-XXXXXX", NULL);
