@@ -35,15 +35,6 @@ uint64_t engine_bytes(const struct device_info *device, const struct scenario *s
 uint64_t engine_pinned_bytes(const struct engine *e);
 uint64_t engine_pageable_bytes(const struct engine *e);
 
-/* How fast CPU Adam is on the memory that this engine got, alone: each expert at home in DRAM that has as many parameters as the largest is updated
- * once, with nothing to learn. Before the first step, and before a checkpoint is loaded: with moments of zero no bit changes. */
-struct adam_pace {
-	size_t params;         /* of one expert; 0: none is at home in DRAM */
-	double quartile_us[3]; /* time of an update */
-	double shortest_us, longest_us;
-};
-void engine_adam_pace(struct engine *e, struct adam_pace *out);
-
 /* Begins a step: its tokens are read, its loss starts at zero. The first call goes with the schedule's first step; step N + 2 begins after N has
  * ended. Tokens that cannot be read, or loads that a file lacks, fail the step's first stage. */
 void engine_begin(struct engine *e, uint64_t step);

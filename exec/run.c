@@ -240,12 +240,14 @@ static void tell(const struct run *r, const char *line)
 /* What a prediction of Adam hangs on: the memory that this run got may be slower than what the machine was calibrated with. */
 static void measure_pace(struct run *r)
 {
+	const struct adam_pace *p = &r->pace;
 	engine_adam_pace(r->engine, &r->pace);
-	if (!r->pace.params || !device_info(r->devices[r->first])->launcher_cores)
+	if (r->o->pace)
+		*r->o->pace = r->pace;
+	if (!p->experts || !device_info(r->devices[r->first])->launcher_cores)
 		return;
-	const double per_us = (double)r->pace.params / 1e3;
 	g_autofree char *line = g_strdup_printf("CPU Adam alone, on the memory of this run: %.2f billion parameters/s (experts: %.2f to %.2f)",
-	                                        per_us / r->pace.quartile_us[1], per_us / r->pace.longest_us, per_us / r->pace.shortest_us);
+	                                        p->quartile[1], p->least, p->most);
 	tell(r, line);
 }
 

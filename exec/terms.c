@@ -30,12 +30,11 @@ char *run_head(const struct run_options *o, bool overlap, const struct adam_pace
 	GString *head = g_string_new(NULL);
 	g_string_printf(head, "# %s\n\n[run]\n# a step begins before the one before it has ended\noverlap = %s\n", o->command,
 	                overlap ? "true" : "false");
-	if (pace->params)
-		g_string_append_printf(
-		    head,
-		    "# CPU Adam alone, before the first step: parameters of an expert; time of its update, us, quartiles over the experts\n"
-		    "adam_params = %zu\nadam_us = %.3f, %.3f, %.3f\n",
-		    pace->params, pace->quartile_us[0], pace->quartile_us[1], pace->quartile_us[2]);
+	if (pace->experts)
+		g_string_append_printf(head,
+		                       "# CPU Adam alone before the first step, billion parameters/s; quartiles over the experts\n"
+		                       "adam_gparams_per_s = %.4f, %.4f, %.4f\n",
+		                       pace->quartile[0], pace->quartile[1], pace->quartile[2]);
 	g_string_append_c(head, '\n');
 	return g_string_free(head, FALSE);
 }

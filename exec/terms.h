@@ -1,7 +1,6 @@
 /* What is said of a run besides its scenario. */
 #pragma once
 
-#include "engine.h"
 #include "run.h"
 
 /* What processes that train together have to agree on: lines "section.key = value" of the scenario, and the options that decide losses or files.

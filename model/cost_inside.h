@@ -36,7 +36,7 @@ struct cost {
 	double halves;          /* the same in bytes counted as if elements had two */
 	double kernel_ns;
 	double adam_params_per_ns;
-	double adam_slowdown;                     /* of the threads in use against all, which were measured */
+	double adam_slowdown;                     /* of the threads and memory in use against all and that, which were measured */
 	const struct measured *own;               /* tables of computation: NULL unless of this network */
 	uint8_t (*basis)[N_STAGE_PASSES];         /* enum cost_basis */
 	int *shape;                               /* (L) the first layer of the same shape */

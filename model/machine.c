@@ -86,6 +86,9 @@ static const struct ini_key keys[] = {
     NUMBER("host", "dram_gbps", dram_gbps, NULL, 0.01, 1e5, "memory bandwidth reached, GB/s"),
     NUMBER("host", "adam_gparams_per_s", adam_gparams_per_s, NULL, 1e-6, 1e5, "CPU Adam of one node with adam_threads, billion parameters/s"),
     WHOLE("host", "adam_threads", adam_threads, NULL, 1, 65536, "CPU threads of the optimizer of one node"),
+    NUMBER("host", "adam_pace_gparams_per_s", adam_pace_gparams_per_s, "0", 0, 1e6,
+           "the same for single updates on the memory of a run, before its first step; 0: not measured"),
+    NUMBER("host", "adam_share", adam_share, "1", 0.05, 20, "speed of CPU Adam on the memory there is over that of these rates and tables"),
     NUMBER("host", "adam_bytes_per_param", adam_bytes_per_param, "30", 1, 1000, "memory traffic of one parameter's update, bytes"),
     NUMBER("host", "stream_cores", stream_cores, "0", 0, 64, "CPU cores a running stream of a virtual GPU keeps busy; 0: the GPUs are real"),
     NUMBER("ssd", "gb", ssd_gb, "0", 0, 1e9, "capacity of one node's SSDs, GB; 0: none"),
@@ -295,9 +298,10 @@ double machine_adam_gparams_per_s(const struct machine *m, int threads)
 
 	/* 5 t / (4 t + T) of the rate on all T threads: within 5 % of the curve measured on 1 to 32 threads of two Xeons */
 	if (m->contention != CONTENTION_MEASURED || rows->n < 2 || adam->n != rows->n)
-		return m->adam_gparams_per_s * 5 * t / (4 * t + m->adam_threads);
+		return m->adam_share * m->adam_gparams_per_s * 5 * t / (4 * t + m->adam_threads);
 	while (i < rows->n - 1 && rows->v[i] < t)
 		i++;
 	t = MIN(t, rows->v[rows->n - 1]);
-	return (adam->v[i - 1] + (adam->v[i] - adam->v[i - 1]) * (t - rows->v[i - 1]) / (rows->v[i] - rows->v[i - 1])) / m->adam_bytes_per_param;
+	double gbps = adam->v[i - 1] + (adam->v[i] - adam->v[i - 1]) * (t - rows->v[i - 1]) / (rows->v[i] - rows->v[i - 1]);
+	return m->adam_share * gbps / m->adam_bytes_per_param;
 }

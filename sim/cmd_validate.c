@@ -106,12 +106,13 @@ static bool validate(const struct options *o, const char *folder, struct table *
 	bool ok = memory && (!o->trace || kineto_write(predicted, o->trace, false, error));
 	if (ok) {
 		g_autoptr(GArray) rows = accuracy_of_traces(r.trace, predicted);
-		struct accuracy adam;
-		if (recorded_adam(&r, &adam))
-			g_array_append_val(rows, adam);
 		*step_error = accuracy_error(&g_array_index(rows, struct accuracy, 0));
 		add_rows(table, name, rows);
 		add_memory(table, name, memory);
+		if (r.scenario->machine->adam_share != 1)
+			fprintf(stderr,
+			        "%s: CPU Adam has %.2f of its calibrated speed (host.adam_share): what the run measured before its first step\n",
+			        folder, r.scenario->machine->adam_share);
 		if (!r.scenario->machine->measured)
 			fprintf(stderr, "%s: its machine was not calibrated, so costs are the roofline's\n", folder);
 	} else {

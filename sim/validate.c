@@ -8,7 +8,7 @@
  */
 #include "validate.h"
 
-#include "model/cost.h"
+#include "alone.h"
 #include "model/error.h"
 #include "model/quantile.h"
 #include "sim.h"
@@ -31,7 +31,7 @@ void recorded_clear(struct recorded *r)
 {
 	scenario_free(r->scenario);
 	trace_free(r->trace);
-	g_free(r->adam_us.v);
+	g_free(r->adam_gparams_per_s.v);
 	*r = (struct recorded){0};
 }
 
@@ -71,9 +71,14 @@ enum { WARMUP = 2 }; /* pinned experts and the cache over the SSD settle */
 
 static const struct ini_key run_keys[] = {
     {"run", "overlap", INI_BOOL, offsetof(struct recorded, overlap), "false", 0, 0, NULL, "a step begins before the one before it has ended"},
-    {"run", "adam_params", INI_DOUBLE, offsetof(struct recorded, adam_params), "0", 0, 1e12, NULL, "parameters of an expert"},
-    {"run", "adam_us", INI_DOUBLE_LIST, offsetof(struct recorded, adam_us), "", 0, 1e12, NULL, "time of its update alone, quartiles"},
+    {"run", "adam_gparams_per_s", INI_DOUBLE_LIST, offsetof(struct recorded, adam_gparams_per_s), "", 0, 1e6, NULL,
+     "CPU Adam alone before the first step: quartiles over the experts"},
 };
+
+static bool knows_pace(const struct recorded *r)
+{
+	return r->adam_gparams_per_s.n == 3 && r->adam_gparams_per_s.v[1] > 0 && r->scenario->machine->adam_pace_gparams_per_s > 0;
+}
 
 static bool read_all(const char *folder, struct recorded *r, GError **error)
 {
@@ -95,6 +100,8 @@ static bool read_all(const char *folder, struct recorded *r, GError **error)
 		            steps_of(r->trace), r->trace->gpus, r->scenario->machine->gpus);
 		return false;
 	}
+	if (knows_pace(r))
+		r->scenario->machine->adam_share = r->adam_gparams_per_s.v[1] / r->scenario->machine->adam_pace_gparams_per_s;
 	r->warmup = r->real && steps_of_run(folder) > steps_of(r->trace) ? WARMUP : 0;
 	return true;
 }
@@ -118,21 +125,6 @@ GArray *recorded_memory(const char *folder, const struct recorded *r, GError **e
 	if (!csv || !plan_make(r->scenario, &plan, error))
 		return NULL;
 	return used_of(csv, path, &plan.memory, machine_nodes(r->scenario->machine), error);
-}
-
-bool recorded_adam(const struct recorded *r, struct accuracy *out)
-{
-	const struct scenario *s = r->scenario;
-	const double *us = r->adam_us.v;
-	if (r->adam_params < 1 || r->adam_us.n != 3 || us[1] <= 0)
-		return false;
-	g_autoptr(cost) c = cost_new(s->network, s->machine, s->policy, s->seq_len, s->policy->adam_threads);
-	*out = (struct accuracy){.of = ACCURACY_STAGE,
-	                         .name = g_strdup("adam alone"),
-	                         .measured_ms = us[1] / 1e3,
-	                         .measured_spread = (us[2] - us[0]) / 2 / us[1],
-	                         .predicted_ms = (double)cost_adam(c, (uint64_t)r->adam_params, true) / 1e6};
-	return true;
 }
 
 static bool wait_for(struct backend *b, stage_id from, stage_id to, GError **error)
@@ -287,6 +279,20 @@ static char *name_of(const struct trace *trace, int key)
 	return g_strdup_printf("%s %s", span_kind_name(stage / N_STAGE_PASSES), stage_pass_name(stage % N_STAGE_PASSES));
 }
 
+/* Tells a slow memory from a wrong model of who shares it. */
+static void add_alone(GArray *rows, const struct trace *measured, const struct trace *predicted)
+{
+	g_autoptr(GArray) m = alone_adam_ms(measured), p = alone_adam_ms(predicted);
+	struct figures f[] = {{1, (int)m->len, (double *)(void *)m->data}, {1, (int)p->len, (double *)(void *)p->data}};
+	struct accuracy a = {.of = ACCURACY_STAGE};
+	if (!m->len || !p->len)
+		return;
+	summarise(&f[0], 0, &a.measured_ms, &a.measured_spread);
+	summarise(&f[1], 0, &a.predicted_ms, &a.predicted_spread);
+	a.name = g_strdup("adam alone");
+	g_array_append_val(rows, a);
+}
+
 GArray *accuracy_of_traces(const struct trace *measured, const struct trace *predicted)
 {
 	GArray *rows = g_array_new(FALSE, FALSE, sizeof(struct accuracy));
@@ -307,5 +313,6 @@ GArray *accuracy_of_traces(const struct trace *measured, const struct trace *pre
 	}
 	g_free(m.ms);
 	g_free(p.ms);
+	add_alone(rows, measured, predicted);
 	return rows;
 }

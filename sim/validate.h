@@ -8,7 +8,7 @@ enum accuracy_of { ACCURACY_STEP, ACCURACY_STREAM, ACCURACY_STAGE };
 
 /* One figure of a step, in milliseconds: its whole time, the busy time of one stream, or the sum over the stages of one kind and pass. Medians over
  * the steps; spread: half the distance of the quartiles over the median. A collective counts from when its last member came: waiting for each other
- * is not its work. */
+ * is not its work. The last stage is "adam alone": one update beside which nothing is copied, over all of the trace. */
 struct accuracy {
 	enum accuracy_of of;
 	char *name; /* "step", "gpu0 compute", "expert backward" */
@@ -23,21 +23,16 @@ GArray *accuracy_of_traces(const struct trace *measured, const struct trace *pre
 struct recorded {
 	struct scenario *scenario;
 	struct trace *trace;
-	int warmup;                 /* steps before the first recorded one that are worth simulating: 0 for a run recorded whole */
-	bool real;                  /* a run's own loads are there; a simulation launches all its steps one behind the other */
-	double adam_params;         /* of an expert, whose update alone was timed before the first step; 0: none */
-	struct ini_doubles adam_us; /* quartiles over the experts */
-	bool overlap;               /* a run's step began before the one before it had ended; older runs never did that, nor do those with --apart */
+	int warmup;                            /* steps before the first recorded one that are worth simulating: 0 for a run recorded whole */
+	bool real;                             /* a run's own loads are there; a simulation launches all its steps one behind the other */
+	struct ini_doubles adam_gparams_per_s; /* CPU Adam alone, before the first step: quartiles over the experts; n = 0: not measured */
+	bool overlap; /* a run's step began before the one before it had ended; older runs never did that, nor do those with --apart */
 };
 
-/* Reads the folder of a run: run.ini, the trace, and loads.csv; without the last (a simulated run) the description's own routing. ESMOE_ERROR_INPUT
- * names the file. */
+/* Reads the folder of a run: run.ini, the trace, and loads.csv; what it says of its memory becomes the machine's host.adam_share; without the last (a
+ * simulated run) the description's own routing. ESMOE_ERROR_INPUT names the file. */
 bool recorded_read(const char *folder, struct recorded *out, GError **error) G_GNUC_WARN_UNUSED_RESULT;
 void recorded_clear(struct recorded *r);
-
-/* One row "adam alone": the time of one expert's update, alone, on the memory that the run got, beside the machine's; spread: over the experts.
- * False: not in run.ini. */
-bool recorded_adam(const struct recorded *r, struct accuracy *out);
 
 /* struct used (used.h): memory of the run beside the scenario's plan; empty where the folder has no memory.csv. NULL on error. Owned by the caller.
  */

@@ -198,6 +198,29 @@ Test(cost, links_are_latency_and_bytes_over_the_rate)
 	scenario_free(s);
 }
 
+/* By rate, and by a measured table. */
+Test(cost, memory_half_as_fast_takes_adam_twice_as_long)
+{
+	const char *const machines[] = {ROUND_MACHINE, "h200-x1-l"};
+	for (size_t i = 0; i < G_N_ELEMENTS(machines); i++) {
+		struct scenario *s[2];
+		struct cost *c[2];
+		for (int half = 0; half < 2; half++)
+			cost_made(&(struct scenario_options){.model = "gpt-moe-l",
+			                                     .machine = machines[i],
+			                                     .policy = "es-moe",
+			                                     .gpus = 1,
+			                                     .set = SETS(half ? "host.adam_share=0.5" : "host.adam_share=1")},
+			          &s[half], &c[half]);
+		cr_assert_leq(ABS(cost_adam(c[1], 18874368, true) - 2 * cost_adam(c[0], 18874368, true)), 1);
+		cr_assert_leq(ABS(cost_accumulate(c[1], 18874368) - 2 * cost_accumulate(c[0], 18874368)), 1);
+		for (int half = 0; half < 2; half++) {
+			cost_free(c[half]);
+			scenario_free(s[half]);
+		}
+	}
+}
+
 /* Eight rows of each of 2048 GPUs fill an eighth of the smallest tile, which runs at 0.65 of the rate: 4 d F 64 2048 / (0.65 x 100 TFLOP/s), where
  * all rows together need 4 d F 8 2048 / 100 TFLOP/s. The weights' gradient is one product either way. */
 Test(cost, rows_kept_by_source_fill_tiles_of_their_own)

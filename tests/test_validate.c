@@ -228,23 +228,45 @@ Test(validate, figures_are_medians_over_the_steps_and_collectives_do_not_count_w
 	cr_assert_eq(row(first, "gpu0 collective")->measured_ms, 2);
 }
 
-Test(validate, adam_alone_is_compared_with_what_the_machine_says)
+Test(validate, an_update_is_alone_when_its_host_copies_nothing_worth_speaking_of_beside_it)
+{
+	const struct span measured[] = {
+	    span_by_hand(0, STAGE_ADAM, 0, 0, STREAM_COMPUTE, 0, 2000000),
+	    span_by_hand(1, STAGE_ADAM, 0, 0, STREAM_COMPUTE, 2000000, 7000000),
+	    span_by_hand(2, STAGE_UPLOAD, 1, 0, STREAM_UPLOAD, 3000000, 6000000),
+	    span_by_hand(3, STAGE_ADAM, 0, 0, STREAM_COMPUTE, 7000000, 11000000),
+	    span_by_hand(4, STAGE_DOWNLOAD, 0, 0, STREAM_DOWNLOAD, 10900000, 13000000),
+	    span_by_hand(5, STAGE_UPLOAD, 0, 0, STREAM_UPLOAD, 12000000, 20000000),
+	    span_by_hand(6, STAGE_ADAM, 0, 0, STREAM_COMPUTE, 14000000, 15000000),
+	};
+	const nsec_t ends[] = {20000000};
+	struct span predicted[G_N_ELEMENTS(measured)];
+	memcpy(predicted, measured, sizeof predicted);
+	predicted[0].end_ns -= 500000;
+	predicted[4].start_ns = 9000000; /* beside the second half of the third */
+	g_autoptr(trace) a = by_hand(measured, G_N_ELEMENTS(measured), ends, 1), b = by_hand(predicted, G_N_ELEMENTS(predicted), ends, 1);
+	g_autoptr(GArray) rows = accuracy_of_traces(a, b);
+	cr_assert_float_eq(row(rows, "adam alone")->measured_ms, 3, 1e-12); /* of 2 and 4 */
+	cr_assert_float_eq(row(rows, "adam alone")->measured_spread, (3.5 - 2.5) / 2 / 3, 1e-12);
+	cr_assert_float_eq(row(rows, "adam alone")->predicted_ms, 1.5, 1e-12);
+}
+
+Test(validate, the_pace_of_adam_that_a_run_found_is_that_of_its_machine)
 {
 	g_autoptr(scenario) s = scenario_of("es-moe", 1);
-	double us[] = {900, 1000, 1200};
-	struct recorded r = {.scenario = s, .adam_params = 1e6, .adam_us = {us, 3}};
-	struct accuracy a;
-	s->machine->contention = CONTENTION_MAX_MIN;
-	s->machine->adam_gparams_per_s = 2;
-	cr_assert(recorded_adam(&r, &a));
-	cr_assert_float_eq(a.measured_ms, 1, 1e-9);
-	cr_assert_float_eq(a.measured_spread, 0.15, 1e-9);
-	cr_assert_float_eq(a.predicted_ms, 0.5, 1e-6);
-	accuracy_clear(&a);
-	r.adam_us.n = 2;
-	cr_assert_not(recorded_adam(&r, &a));
-	r = (struct recorded){.scenario = s};
-	cr_assert_not(recorded_adam(&r, &a));
+	g_autoptr(GError) error = NULL;
+	char *folder = recorded_folder(s, 1, APART);
+	const double share[] = {1, 0.5};
+	for (int i = 0; i < 2; i++) {
+		s->machine->adam_pace_gparams_per_s = i ? 4 : 0;
+		g_autofree char *ini = scenario_ini(s), *text = g_strconcat("[run]\nadam_gparams_per_s = 1, 2, 3\n", ini, NULL);
+		struct recorded r;
+		write_text(folder, "run.ini", text);
+		cr_assert(recorded_read(folder, &r, &error), "%s", error ? error->message : "");
+		cr_assert_float_eq(r.scenario->machine->adam_share, share[i], 1e-12);
+		recorded_clear(&r);
+	}
+	remove_folder(folder);
 }
 
 Test(validate, what_is_missing_is_named)

@@ -1,0 +1,16 @@
+/* How fast CPU Adam is on the memory that a run got. */
+#pragma once
+
+#include <stddef.h>
+
+struct engine;
+
+/* Billion parameters/s of single updates, over the experts. */
+struct adam_pace {
+	int experts; /* 0: none is at home in DRAM */
+	double least, quartile[3], most;
+};
+
+/* Updates each expert that is at home in DRAM, and has as many parameters as the largest, once, with nothing to learn, and nothing beside it. Before
+ * the first step, and before a checkpoint is loaded: with moments of zero no bit changes. */
+void engine_adam_pace(const struct engine *e, struct adam_pace *out);
