@@ -169,7 +169,7 @@ Test(share, every_measured_mix_is_reproduced)
 /* Of the presets: what was measured on them, with one GPU's copies or two's. */
 Test(share, machines_with_measured_contention_reproduce_every_mix)
 {
-	static const char *const names[] = {"h200-x1", "h200-x2", "h200-x2-m", "h200-x1-l", "h200-x1-swiglu"};
+	static const char *const names[] = {"h200-x1", "h200-x2", "h200-x2-m", "h200-x1-m", "h200-x1-l", "h200-x1-swiglu"};
 	for (size_t k = 0; k < G_N_ELEMENTS(names); k++) {
 		g_autoptr(GError) error = NULL;
 		g_autoptr(machine) m = machine_load(names[k], NULL, &error);
