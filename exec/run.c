@@ -272,7 +272,7 @@ static bool run_open(struct run *r, GError **error)
 	r->schedule = schedule_new(r->sc, NULL, error);
 	if (!r->schedule || !open_devices(r, error) || !open_engine(r, error))
 		return false;
-	if (r->o->trace)
+	if (r->o->trace || r->o->pace)
 		measure_pace(r);
 	if (!resume(r, error) || !same_step(r, error) || (r->o->trace && !open_folder(r, error)))
 		return false;

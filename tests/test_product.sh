@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
-# Every preset policy on every preset network and machine, 1 to 64 GPUs: a prediction, a named memory that is too small, or a named reason why the
-# combination has no meaning; never a crash. Each pair of policy and network sees every number of GPUs, on one of them a machine; with
-# PRODUCT=whole on all (some minutes). Inference is asked for on one machine.
+# Every preset policy on every preset network and machine (each under one name), 1 to 64 GPUs: a prediction, a named memory that is too small, or a
+# named reason why the combination has no meaning; never a crash. Each pair of policy and network sees every number of GPUs, on one of them a machine;
+# with PRODUCT=whole on all (some minutes). Inference is asked for on one machine.
 . "$(dirname "$0")/harness.sh"
 
 names() {

@@ -8,13 +8,14 @@ folder=$(mktemp -d)
 trap 'rm -rf "$folder"' EXIT
 for run; do
 	name=$(basename "$run")
-	share=$("$esmoe" validate --format csv "$run" 2>/dev/null | awk -F, '$3 == "adam alone" { print $6 / $4 }')
-	[ -n "$share" ] || continue
 	mkdir "$folder/$name"
 	for file in "$run"/*; do
 		[ "$(basename "$file")" = run.ini ] || ln -s "$(realpath "$file")" "$folder/$name"
 	done
-	sed -e '/^adam_share *=/d' -e '/^adam_gparams_per_s *=.*,/d' -e "s/^\[host\]$/&\nadam_share=$share/" "$run/run.ini" >"$folder/$name/run.ini"
+	# as calibrated first, whatever the run found before it began
+	sed -e '/^adam_share *=/d' -e '/^adam_gparams_per_s *=.*,/d' "$run/run.ini" >"$folder/$name/run.ini"
+	share=$("$esmoe" validate --format csv "$folder/$name" 2>/dev/null | awk -F, '$3 == "adam alone" { print $6 / $4 }')
+	[ -z "$share" ] || sed -i "s/^\[host\]$/&\nadam_share=$share/" "$folder/$name/run.ini"
 done
 "$esmoe" validate --format csv "$folder"/* 2>"$folder/.err" | awk -F, '$2 == "step" { printf "%-24s %8.1f ms, predicted %8.1f: %+5.1f %%\n", $1, $4, $6, $7 }'
 tail -n 1 "$folder/.err" | sed 's/ (.*//'

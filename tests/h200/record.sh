@@ -57,5 +57,6 @@ l() { # GPT-MoE L
 	record l12-static l gpt-moe-l "${static[@]}" --experts 12 --sequences 16 --routing zipf:0.7
 }
 for part; do
+	declare -F "$part" >/dev/null || { echo "$part: expected m, m2, swiglu or l" && exit 2; }
 	"$part"
 done
