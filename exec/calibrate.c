@@ -212,7 +212,7 @@ static bool measure_probe(struct calibration *c, const struct probe *p, GError *
 	struct trace *trace = sc ? run(c, p, sc, &pace, error) : NULL;
 	if (!trace)
 		return false;
-	struct probe_run done = {*p, g_steal_pointer(&sc), trace, pace.quartile[1]};
+	struct probe_run done = {*p, g_steal_pointer(&sc), trace, pace.whole};
 	g_array_append_val(c->runs, done);
 	return true;
 }

@@ -46,9 +46,13 @@ void engine_adam_pace(const struct engine *e, struct adam_pace *out)
 		moe += l->experts > 0;
 	}
 	double *all = (double *)(void *)rates->data;
+	double time = 0;
 	*out = (struct adam_pace){.experts = (int)rates->len};
 	if (!out->experts)
 		return;
+	for (int i = 0; i < out->experts; i++)
+		time += 1 / all[i];
+	out->whole = out->experts / time;
 	quantile_sort(all, out->experts);
 	for (int q = 0; q < 3; q++)
 		out->quartile[q] = quantile(all, out->experts, 0.25 * (q + 1));

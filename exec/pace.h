@@ -5,9 +5,10 @@
 
 struct engine;
 
-/* Billion parameters/s of single updates, over the experts. */
+/* Billion parameters/s of single updates. An expert has its memory for as long as the process runs, and some are by half faster than others. */
 struct adam_pace {
-	int experts; /* 0: none is at home in DRAM */
+	int experts;  /* 0: none is at home in DRAM */
+	double whole; /* of all experts together: what one update after the other takes */
 	double least, quartile[3], most;
 };
 

@@ -248,8 +248,8 @@ static void measure_pace(struct run *r)
 	if (!p->experts || !device_info(r->devices[r->first])->launcher_cores)
 		return;
 	g_autofree char *line = g_strdup_printf(
-	    "CPU Adam alone, on the memory of this run: %.2f billion parameters/s (experts: %.2f to %.2f; %.1f of %.1f GiB in huge pages)",
-	    p->quartile[1], p->least, p->most, (double)pages_huge() / GIB, (double)engine_pageable_bytes(r->engine) / GIB);
+	    "CPU Adam alone, on the memory of this run: %.2f billion parameters/s (experts: %.2f to %.2f; %.1f of %.1f GiB in huge pages)", p->whole,
+	    p->least, p->most, (double)pages_huge() / GIB, (double)engine_pageable_bytes(r->engine) / GIB);
 	tell(r, line);
 }
 

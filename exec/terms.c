@@ -32,9 +32,9 @@ char *run_head(const struct run_options *o, bool overlap, const struct adam_pace
 	                overlap ? "true" : "false");
 	if (pace->experts)
 		g_string_append_printf(head,
-		                       "# CPU Adam alone before the first step, billion parameters/s; quartiles over the experts\n"
-		                       "adam_gparams_per_s = %.4f, %.4f, %.4f\n",
-		                       pace->quartile[0], pace->quartile[1], pace->quartile[2]);
+		                       "# CPU Adam alone before the first step, billion parameters/s: all experts together, and their quartiles\n"
+		                       "adam_gparams_per_s = %.4f, %.4f, %.4f, %.4f\n",
+		                       pace->whole, pace->quartile[0], pace->quartile[1], pace->quartile[2]);
 	g_string_append_c(head, '\n');
 	return g_string_free(head, FALSE);
 }

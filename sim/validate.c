@@ -72,12 +72,12 @@ enum { WARMUP = 2 }; /* pinned experts and the cache over the SSD settle */
 static const struct ini_key run_keys[] = {
     {"run", "overlap", INI_BOOL, offsetof(struct recorded, overlap), "false", 0, 0, NULL, "a step begins before the one before it has ended"},
     {"run", "adam_gparams_per_s", INI_DOUBLE_LIST, offsetof(struct recorded, adam_gparams_per_s), "", 0, 1e6, NULL,
-     "CPU Adam alone before the first step: quartiles over the experts"},
+     "CPU Adam alone before the first step: all experts together, and their quartiles"},
 };
 
 static bool knows_pace(const struct recorded *r)
 {
-	return r->adam_gparams_per_s.n == 3 && r->adam_gparams_per_s.v[1] > 0 && r->scenario->machine->adam_pace_gparams_per_s > 0;
+	return r->adam_gparams_per_s.n == 4 && r->adam_gparams_per_s.v[0] > 0 && r->scenario->machine->adam_pace_gparams_per_s > 0;
 }
 
 static bool read_all(const char *folder, struct recorded *r, GError **error)
@@ -101,7 +101,7 @@ static bool read_all(const char *folder, struct recorded *r, GError **error)
 		return false;
 	}
 	if (knows_pace(r))
-		r->scenario->machine->adam_share = r->adam_gparams_per_s.v[1] / r->scenario->machine->adam_pace_gparams_per_s;
+		r->scenario->machine->adam_share = r->adam_gparams_per_s.v[0] / r->scenario->machine->adam_pace_gparams_per_s;
 	r->warmup = r->real && steps_of_run(folder) > steps_of(r->trace) ? WARMUP : 0;
 	return true;
 }

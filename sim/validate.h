@@ -25,7 +25,7 @@ struct recorded {
 	struct trace *trace;
 	int warmup;                            /* steps before the first recorded one that are worth simulating: 0 for a run recorded whole */
 	bool real;                             /* a run's own loads are there; a simulation launches all its steps one behind the other */
-	struct ini_doubles adam_gparams_per_s; /* CPU Adam alone, before the first step: quartiles over the experts; n = 0: not measured */
+	struct ini_doubles adam_gparams_per_s; /* CPU Adam alone, before the first step: all experts, and quartiles over them; n = 0: not measured */
 	bool overlap; /* a run's step began before the one before it had ended; older runs never did that, nor do those with --apart */
 };
 

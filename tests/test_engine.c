@@ -192,6 +192,7 @@ Test(engine, timing_adam_alone_changes_no_bit)
 	cr_assert_eq(before->len, after->len);
 	cr_assert_arr_eq(before->data, after->data, before->len);
 	cr_assert_eq(pace.experts, 4); /* of the one layer that has some */
+	cr_assert(pace.least <= pace.whole && pace.whole <= pace.most);
 	cr_assert(0 < pace.least && pace.least <= pace.quartile[0] && pace.quartile[0] <= pace.quartile[1] && pace.quartile[1] <= pace.quartile[2] &&
 	          pace.quartile[2] <= pace.most);
 	for (int i = 0; i < 3; i++) /* the copies that are uploaded, too */

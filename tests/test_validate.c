@@ -259,7 +259,7 @@ Test(validate, the_pace_of_adam_that_a_run_found_is_that_of_its_machine)
 	const double share[] = {1, 0.5};
 	for (int i = 0; i < 2; i++) {
 		s->machine->adam_pace_gparams_per_s = i ? 4 : 0;
-		g_autofree char *ini = scenario_ini(s), *text = g_strconcat("[run]\nadam_gparams_per_s = 1, 2, 3\n", ini, NULL);
+		g_autofree char *ini = scenario_ini(s), *text = g_strconcat("[run]\nadam_gparams_per_s = 2, 1, 3, 5\n", ini, NULL);
 		struct recorded r;
 		write_text(folder, "run.ini", text);
 		cr_assert(recorded_read(folder, &r, &error), "%s", error ? error->message : "");
