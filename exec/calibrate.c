@@ -15,9 +15,10 @@
 #include "calibrate.h"
 
 #include "engine.h"
+#include "far.h"
 #include "model/error.h"
+#include "model/plan.h"
 #include "one_way.h"
-#include "pages.h"
 #include "rates.h"
 #include "readings.h"
 #include "run.h"
@@ -31,7 +32,7 @@
 #include <sys/utsname.h>
 
 #define WORK "traces and files of experts"
-#define SETTLED_SHARE 0.9 /* of the memory that is left */
+#define POOLS ((uint64_t)5 << 30) /* measure.c has two sets at most */
 
 enum {
 	WARMUP = 2,
@@ -54,6 +55,7 @@ struct calibration {
 	GArray *runs;                 /* struct probe_run */
 	struct rate_rounds *rounds;
 	struct readings readings;
+	struct far *far; /* memory that no run shall have */
 	bool real;       /* GPUs have cores of their own, and a clock that follows their work */
 	int layers;      /* of a run */
 	int host_layers; /* of one whose Adam matters */
@@ -197,6 +199,7 @@ static struct trace *run(const struct calibration *c, const struct probe *p, con
 	                              .save_every = 1,
 	                              .impose = p->routing != NULL,
 	                              .pace = pace,
+	                              .near = true,
 	                              .command = "esmoe calibrate",
 	                              .report = say_nothing};
 	const char *const paths[] = {folder, NULL};
@@ -303,15 +306,26 @@ static bool measure_rates(struct calibration *c, GError **error)
 	return ok;
 }
 
-/* A virtual machine gets memory from its host when it first touches it, and for some seconds, or as long as the pages live, is slower for it: Adam by
- * a tenth and more. So all that a run could take is touched once. */
+/* Bytes of DRAM, at most, that a run takes. */
+static uint64_t needed_bytes(const struct calibration *c, const GArray *probes)
+{
+	uint64_t most = 0;
+	for (guint i = 0; i < probes->len; i++) {
+		g_autoptr(scenario) sc = scenario_of(c, &g_array_index(probes, struct probe, i), NULL);
+		struct plan plan;
+		if (sc && plan_make(sc, &plan, NULL))
+			most = MAX(most, memory_total(&plan.memory, TIER_PINNED) + memory_total(&plan.memory, TIER_DRAM));
+	}
+	return most;
+}
+
+/* Runs will take the nearest memory, and so do those of a calibration. A virtual machine gets memory from its host when it first touches it, and for
+ * some seconds, or as long as the pages live, is slower for it, Adam by a tenth and more: all that a run could take is looked at. */
 static void settle_memory(struct calibration *c)
 {
 	const double most = (c->m->dram_gib - c->m->dram_reserved_gib) * GIB;
-	const size_t bytes = (size_t)fmax(0, fmin(most, SETTLED_SHARE * (double)pages_available()));
-	void *p = bytes ? pages_new(bytes) : NULL;
-	if (p)
-		pages_free(p, bytes);
+	struct far_found found;
+	c->far = far_new(POOLS + MAX(needed_bytes(c, c->probes), needed_bytes(c, c->host_probes)), (uint64_t)fmax(0, most), &found);
 	advance(c, "the host's memory, touched once");
 }
 
@@ -363,6 +377,7 @@ static bool measure_all(struct calibration *c, GError **error)
 
 static void calibration_clear(struct calibration *c)
 {
+	far_free(c->far);
 	g_array_unref(c->probes);
 	g_array_unref(c->host_probes);
 	g_array_unref(c->runs);

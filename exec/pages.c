@@ -6,6 +6,7 @@
 #include <sys/mman.h>
 
 #define HUGE_PAGE ((size_t)2 << 20)
+#define SMALL_PAGE ((size_t)4 << 10)
 #define KIB 1024
 
 enum { MOST_THREADS = 64 };
@@ -22,12 +23,26 @@ static gpointer touch(gpointer data)
 	return NULL;
 }
 
-void *pages_new(size_t bytes)
+void *pages_map(size_t bytes, bool huge)
 {
-	char *p = mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+	void *p = mmap(NULL, bytes + HUGE_PAGE, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
 	if (p == MAP_FAILED)
 		return NULL;
-	(void)madvise(p, bytes, MADV_HUGEPAGE);
+	const size_t before = (size_t)(-(uintptr_t)p % HUGE_PAGE);
+	char *start = (char *)p + before, *end = start + (bytes + SMALL_PAGE - 1) / SMALL_PAGE * SMALL_PAGE;
+	if (before)
+		munmap(p, before);
+	munmap(end, (size_t)((char *)p + bytes + HUGE_PAGE - end));
+	if (huge)
+		(void)madvise(start, bytes, MADV_HUGEPAGE);
+	return start;
+}
+
+void *pages_new(size_t bytes)
+{
+	char *p = pages_map(bytes, true);
+	if (!p)
+		return NULL;
 	guint n = (guint)MIN(MIN(g_get_num_processors(), MOST_THREADS), bytes / HUGE_PAGE + 1);
 	struct part part[MOST_THREADS];
 	GThread *thread[MOST_THREADS];

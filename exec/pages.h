@@ -1,11 +1,15 @@
 /* Large blocks of host memory. */
 #pragma once
 
+#include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 
-/* Zeroed huge pages that have memory already, brought by all cores: fresh ones come a few GB/s to a thread, and spare Adam the walks through page
- * tables. NULL: the system has no address space. */
+/* Address space, from the start of a huge page: it gets zeroed memory where it is touched. Huge pages spare Adam the walks through page tables. NULL:
+ * the system has none. */
+void *pages_map(size_t bytes, bool huge);
+
+/* Zeroed huge pages that have memory already, brought by all cores: fresh ones come a few GB/s to a thread. NULL as above. */
 void *pages_new(size_t bytes);
 void pages_free(void *p, size_t bytes);
 

@@ -14,9 +14,9 @@
 #include "busiest.h"
 #include "checkpoint.h"
 #include "exec.h"
+#include "host_memory.h"
 #include "model/error.h"
 #include "model/schedule.h"
-#include "pages.h"
 #include "ranks.h"
 #include "round.h"
 #include "terms.h"
@@ -159,6 +159,20 @@ static bool open_engine(struct run *r, GError **error)
 	return r->backend != NULL;
 }
 
+/* Several processes would each take the memory of the others for a while. */
+static bool open_host(struct run *r, GError **error)
+{
+	const bool real = device_info(r->devices[r->first])->launcher_cores > 0;
+	struct far *far = real && !r->ranks && !r->o->near ? host_memory_near(&schedule_plan(r->schedule)->memory, r->o) : NULL;
+	bool ok = open_engine(r, error);
+	far_free(far);
+	if (ok && (r->o->trace || r->o->pace))
+		host_memory_pace(r->engine, r->o, real, &r->pace);
+	if (r->o->pace)
+		*r->o->pace = r->pace;
+	return ok;
+}
+
 static bool resume(struct run *r, GError **error)
 {
 	const struct checkpoint_tensors tensors = {r->engine, each};
@@ -238,21 +252,6 @@ static void tell(const struct run *r, const char *line)
 		r->o->note(line, r->o->user);
 }
 
-/* What a prediction of Adam hangs on: the memory that this run got may be slower than what the machine was calibrated with. */
-static void measure_pace(struct run *r)
-{
-	const struct adam_pace *p = &r->pace;
-	engine_adam_pace(r->engine, &r->pace);
-	if (r->o->pace)
-		*r->o->pace = r->pace;
-	if (!p->experts || !device_info(r->devices[r->first])->launcher_cores)
-		return;
-	g_autofree char *line = g_strdup_printf(
-	    "CPU Adam alone, on the memory of this run: %.2f billion parameters/s (experts: %.2f to %.2f; %.1f of %.1f GiB in huge pages)", p->whole,
-	    p->least, p->most, (double)pages_huge() / GIB, (double)engine_pageable_bytes(r->engine) / GIB);
-	tell(r, line);
-}
-
 static bool open_folder(struct run *r, GError **error)
 {
 	g_autofree char *head = run_head(r->o, overlaps(r), &r->pace);
@@ -270,10 +269,8 @@ static bool run_open(struct run *r, GError **error)
 	if (!open_data(r, error) || (r->o->save && !r->first && !checkpoint_prepare(r->o->save, error)))
 		return false;
 	r->schedule = schedule_new(r->sc, NULL, error);
-	if (!r->schedule || !open_devices(r, error) || !open_engine(r, error))
+	if (!r->schedule || !open_devices(r, error) || !open_host(r, error))
 		return false;
-	if (r->o->trace || r->o->pace)
-		measure_pace(r);
 	if (!resume(r, error) || !same_step(r, error) || (r->o->trace && !open_folder(r, error)))
 		return false;
 	for (int i = 0; i < n->layers; i++)

@@ -6,18 +6,17 @@
  * for parameters and gradient. Which frames is settled when stages are launched, in launch order (store_launch.c); each stage takes along where it
  * finds what it uses, so that it does not matter how far the launching thread has gone when it runs. A gradient lands in the parameters' block; when
  * that leaves before Adam has used it, its frames stay behind until it has. */
-#define _GNU_SOURCE /* MAP_ANONYMOUS */
 #include "adam.h"
 #include "model/error.h"
 #include "model/footprint_blocks.h"
 #include "model/policy.h"
+#include "pages.h"
 #include "store_inside.h"
 
 #include <errno.h>
 #include <pthread.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/mman.h>
 
 #define BOUNCE_ELEMENTS (1 << 18)
 #define HUGE_PAGE ((size_t)2 << 20)
@@ -34,22 +33,12 @@ static int element_format(const struct store *s)
 
 /* ---- life ---- */
 
-/* Address space only: pages get memory when they are touched. Huge ones spare Adam the walks through page tables. */
 static char *map(size_t bytes, bool huge, GError **error)
 {
-	void *p = mmap(NULL, bytes + HUGE_PAGE, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-	if (p == MAP_FAILED) {
+	char *p = pages_map(bytes, huge);
+	if (!p)
 		g_set_error(error, ESMOE_ERROR, ESMOE_ERROR_FIT, "dram: %.3f GiB for experts: %s", (double)bytes / GIB, g_strerror(errno));
-		return NULL;
-	}
-	size_t before = (size_t)(-(uintptr_t)p % HUGE_PAGE);
-	char *start = (char *)p + before;
-	if (before)
-		munmap(p, before);
-	munmap(start + bytes, HUGE_PAGE - before);
-	if (huge)
-		(void)madvise(start, bytes, MADV_HUGEPAGE);
-	return start;
+	return p;
 }
 
 bool store_place(const struct store *s, int layer, int expert, struct store_places *at)
@@ -99,7 +88,7 @@ static void layer_close(struct store *s, struct layer_store *l)
 	if (l->copies)
 		pinned_free(s->device, l->copies);
 	if (l->states)
-		munmap(l->states, states_bytes(l));
+		pages_free(l->states, states_bytes(l));
 	for (int e = 0; e < l->shape.experts; e++) {
 		pthread_mutex_destroy(&l->expert[e].lock);
 		g_free(l->expert[e].sum);
