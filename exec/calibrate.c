@@ -14,8 +14,8 @@
  * of the network's layers: what a stage takes does not depend on their number. */
 #include "calibrate.h"
 
+#include "claim.h"
 #include "engine.h"
-#include "far.h"
 #include "model/error.h"
 #include "model/plan.h"
 #include "one_way.h"
@@ -55,7 +55,6 @@ struct calibration {
 	GArray *runs;                 /* struct probe_run */
 	struct rate_rounds *rounds;
 	struct readings readings;
-	struct far *far; /* memory that no run shall have */
 	bool real;       /* GPUs have cores of their own, and a clock that follows their work */
 	int layers;      /* of a run */
 	int host_layers; /* of one whose Adam matters */
@@ -199,7 +198,6 @@ static struct trace *run(const struct calibration *c, const struct probe *p, con
 	                              .save_every = 1,
 	                              .impose = p->routing != NULL,
 	                              .pace = pace,
-	                              .near = true,
 	                              .command = "esmoe calibrate",
 	                              .report = say_nothing};
 	const char *const paths[] = {folder, NULL};
@@ -319,13 +317,13 @@ static uint64_t needed_bytes(const struct calibration *c, const GArray *probes)
 	return most;
 }
 
-/* Runs will take the nearest memory, and so do those of a calibration. A virtual machine gets memory from its host when it first touches it, and for
- * some seconds, or as long as the pages live, is slower for it, Adam by a tenth and more: all that a run could take is looked at. */
+/* Runs will claim their memory, and those of a calibration have a claim together: the memory of one is the next one's, and is not freed between
+ * them. */
 static void settle_memory(struct calibration *c)
 {
 	const double most = (c->m->dram_gib - c->m->dram_reserved_gib) * GIB;
-	struct far_found found;
-	c->far = far_new(POOLS + MAX(needed_bytes(c, c->probes), needed_bytes(c, c->host_probes)), (uint64_t)fmax(0, most), &found);
+	struct claim_found found;
+	(void)claim_open(POOLS + MAX(needed_bytes(c, c->probes), needed_bytes(c, c->host_probes)), (uint64_t)fmax(0, most), &found);
 	advance(c, "the host's memory, touched once");
 }
 
@@ -377,7 +375,7 @@ static bool measure_all(struct calibration *c, GError **error)
 
 static void calibration_clear(struct calibration *c)
 {
-	far_free(c->far);
+	claim_close();
 	g_array_unref(c->probes);
 	g_array_unref(c->host_probes);
 	g_array_unref(c->runs);

@@ -1,11 +1,13 @@
 /* A prediction of CPU Adam hangs on the memory that a run got: it takes the nearest that it finds, and then sees how fast that is. */
 #include "host_memory.h"
 
+#include "claim.h"
 #include "engine.h"
 #include "model/units.h"
 #include "pages.h"
 
 #define MUCH ((uint64_t)1 << 30)
+#define LITTLE_SHARE (1.0 / 32)      /* blocks do not fit without gaps */
 #define BESIDES ((uint64_t)64 << 30) /* looked at for what is nearer: some seconds */
 
 static void tell(const struct run_options *o, char *line)
@@ -15,22 +17,22 @@ static void tell(const struct run_options *o, char *line)
 	g_free(line);
 }
 
-struct far *host_memory_near(const struct memory *planned, const struct run_options *o)
+bool host_memory_claim(const struct memory *planned, const struct run_options *o)
 {
 	const uint64_t needed = memory_total(planned, TIER_PINNED) + memory_total(planned, TIER_DRAM);
-	struct far_found f;
-	struct far *far = needed >= MUCH ? far_new(needed, BESIDES, &f) : NULL;
-	if (far)
-		tell(o, g_strdup_printf("host memory: the nearest %.1f of %.1f GiB, %.0f ns a line; the others, %.0f ns, are left",
-		                        (double)f.kept_bytes / GIB, (double)(f.kept_bytes + f.far_bytes) / GIB, f.kept_ns, f.far_ns));
-	return far;
+	struct claim_found f;
+	if (needed < MUCH || !claim_open(needed + (uint64_t)((double)needed * LITTLE_SHARE), BESIDES, &f))
+		return false;
+	if (f.far_bytes)
+		tell(o, g_strdup_printf("host memory: of %.1f GiB, %.1f are near (%.0f ns a line) and taken first; the others take %.0f ns",
+		                        (double)(f.near_bytes + f.far_bytes) / GIB, (double)f.near_bytes / GIB, f.near_ns, f.far_ns));
+	return true;
 }
 
 void host_memory_pace(const struct engine *engine, const struct run_options *o, bool real, struct adam_pace *out)
 {
 	engine_adam_pace(engine, out);
 	if (out->experts && real)
-		tell(o, g_strdup_printf(
-		            "CPU Adam alone, on the memory of this run: %.2f billion parameters/s (experts: %.2f to %.2f; %.1f GiB in huge pages)",
-		            out->whole, out->least, out->most, (double)pages_huge() / GIB));
+		tell(o, g_strdup_printf("CPU Adam alone, on the memory of this run: %.2f billion parameters/s (experts: %.2f to %.2f)", out->whole,
+		                        out->least, out->most));
 }

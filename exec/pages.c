@@ -1,6 +1,8 @@
 #define _GNU_SOURCE /* MAP_ANONYMOUS */
 #include "pages.h"
 
+#include "claim.h"
+
 #include <glib.h>
 #include <string.h>
 #include <sys/mman.h>
@@ -23,7 +25,8 @@ static gpointer touch(gpointer data)
 	return NULL;
 }
 
-void *pages_map(size_t bytes, bool huge)
+/* From the start of a huge page, as whole ones can only be had there. */
+static char *map(size_t bytes)
 {
 	void *p = mmap(NULL, bytes + HUGE_PAGE, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
 	if (p == MAP_FAILED)
@@ -33,14 +36,14 @@ void *pages_map(size_t bytes, bool huge)
 	if (before)
 		munmap(p, before);
 	munmap(end, (size_t)((char *)p + bytes + HUGE_PAGE - end));
-	if (huge)
-		(void)madvise(start, bytes, MADV_HUGEPAGE);
+	(void)madvise(start, bytes, MADV_HUGEPAGE);
 	return start;
 }
 
 void *pages_new(size_t bytes)
 {
-	char *p = pages_map(bytes, true);
+	char *p = bytes >= HUGE_PAGE ? claim_take(bytes) : NULL;
+	p = p ? p : map(bytes);
 	if (!p)
 		return NULL;
 	guint n = (guint)MIN(MIN(g_get_num_processors(), MOST_THREADS), bytes / HUGE_PAGE + 1);
@@ -58,7 +61,8 @@ void *pages_new(size_t bytes)
 
 void pages_free(void *p, size_t bytes)
 {
-	munmap(p, bytes);
+	if (!claim_give(p))
+		munmap(p, bytes);
 }
 
 /* The number behind `key` in a file of the system, or its first one; G_MAXUINT64: none, or "max". */

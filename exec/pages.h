@@ -1,15 +1,11 @@
 /* Large blocks of host memory. */
 #pragma once
 
-#include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 
-/* Address space, from the start of a huge page: it gets zeroed memory where it is touched. Huge pages spare Adam the walks through page tables. NULL:
- * the system has none. */
-void *pages_map(size_t bytes, bool huge);
-
-/* Zeroed huge pages that have memory already, brought by all cores: fresh ones come a few GB/s to a thread. NULL as above. */
+/* Zeroed huge pages that have memory already, of the process's claim (claim.h) or from the system, brought by all cores: fresh ones come a few GB/s
+ * to a thread. Huge ones spare Adam the walks through page tables. NULL: the system has no address space. */
 void *pages_new(size_t bytes);
 void pages_free(void *p, size_t bytes);
 

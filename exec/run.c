@@ -13,6 +13,7 @@
 
 #include "busiest.h"
 #include "checkpoint.h"
+#include "claim.h"
 #include "exec.h"
 #include "host_memory.h"
 #include "model/error.h"
@@ -51,6 +52,7 @@ struct run {
 	struct engine *engine;
 	struct backend *backend;
 	struct adam_pace pace;
+	bool claimed; /* host memory, by this run */
 	struct record *record;
 	struct folder *folder;
 	size_t tokens;         /* counts of one step: (microbatches, MoE layers, G, E) */
@@ -78,6 +80,8 @@ static void run_clear(struct run *r)
 	temporary_folder_remove(r->ssd_made);
 	g_free(r->ssd_made);
 	ranks_free(r->ranks);
+	if (r->claimed)
+		claim_close();
 	g_free(r->begun[0].tokens);
 	g_free(r->begun[1].tokens);
 	signals_free(r->signals);
@@ -159,13 +163,12 @@ static bool open_engine(struct run *r, GError **error)
 	return r->backend != NULL;
 }
 
-/* Several processes would each take the memory of the others for a while. */
+/* Several processes would each take the memory of the others. */
 static bool open_host(struct run *r, GError **error)
 {
 	const bool real = device_info(r->devices[r->first])->launcher_cores > 0;
-	struct far *far = real && !r->ranks && !r->o->near ? host_memory_near(&schedule_plan(r->schedule)->memory, r->o) : NULL;
+	r->claimed = real && !r->ranks && host_memory_claim(&schedule_plan(r->schedule)->memory, r->o);
 	bool ok = open_engine(r, error);
-	far_free(far);
 	if (ok && (r->o->trace || r->o->pace))
 		host_memory_pace(r->engine, r->o, real, &r->pace);
 	if (r->o->pace)

@@ -19,7 +19,6 @@
 #include <string.h>
 
 #define BOUNCE_ELEMENTS (1 << 18)
-#define HUGE_PAGE ((size_t)2 << 20)
 
 static uint64_t offset_of(const struct layer_store *l, int e)
 {
@@ -33,9 +32,9 @@ static int element_format(const struct store *s)
 
 /* ---- life ---- */
 
-static char *map(size_t bytes, bool huge, GError **error)
+static char *states_new(size_t bytes, GError **error)
 {
-	char *p = pages_map(bytes, huge);
+	char *p = pages_new(bytes);
 	if (!p)
 		g_set_error(error, ESMOE_ERROR, ESMOE_ERROR_FIT, "dram: %.3f GiB for experts: %s", (double)bytes / GIB, g_strerror(errno));
 	return p;
@@ -70,7 +69,7 @@ static bool layer_open(struct store *s, struct layer_store *l, GError **error)
 {
 	if (!(l->copies = pinned_alloc(s->device, copies_bytes(l), error)))
 		return false;
-	if (!(l->states = map(states_bytes(l), l->states_stride % HUGE_PAGE == 0, error)))
+	if (!(l->states = states_new(states_bytes(l), error)))
 		return false;
 	for (int e = 0; e < l->shape.experts; e++) {
 		struct expert *x = &l->expert[e];

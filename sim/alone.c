@@ -65,15 +65,23 @@ static bool alone(const GArray *copies, const struct span *s)
 GArray *alone_adam_ms(const struct trace *trace)
 {
 	GArray *ms = g_array_new(FALSE, FALSE, sizeof(double));
+	const guint steps = trace->step_end_ns->len;
+	g_autofree double *sum = g_new0(double, steps + 1), *n = g_new0(double, steps + 1);
 	const int nodes = (trace->gpus + trace->gpus_per_node - 1) / trace->gpus_per_node;
 	for (int node = 0; node < nodes; node++) {
 		g_autoptr(GArray) copies = copies_of(trace, node);
 		for (guint i = 0; i < trace->spans->len; i++) {
 			const struct span *s = &g_array_index(trace->spans, struct span, i);
-			double each = (double)(s->end_ns - s->start_ns) / 1e6;
-			if (s->kind == STAGE_ADAM && node_of(trace, s) == node && alone(copies, s))
-				g_array_append_val(ms, each);
+			if (s->kind != STAGE_ADAM || s->step >= steps || node_of(trace, s) != node || !alone(copies, s))
+				continue;
+			sum[s->step] += (double)(s->end_ns - s->start_ns) / 1e6;
+			n[s->step]++;
 		}
+	}
+	for (guint i = 0; i < steps; i++) {
+		double mean = n[i] ? sum[i] / n[i] : 0;
+		if (n[i])
+			g_array_append_val(ms, mean);
 	}
 	if (ms->len)
 		quantile_sort((double *)(void *)ms->data, (int)ms->len);

@@ -1,7 +1,10 @@
 /* All cores look at every page, each with loads of which every one waits for the one before: a page is near when it is so to all of them. Where they
- * are cores of several sockets no page is nearer than another, and nothing is held. */
+ * are cores of several sockets, no page is nearer than another.
+ *
+ *     claim   | near | far | near         | far | near |
+ *     blocks  | a    |     | b  | c       |     |             the first fit among what is near, and across what is far only where that has none */
 #define _GNU_SOURCE /* CPU_SET */
-#include "far.h"
+#include "claim.h"
 
 #include "exec.h"
 #include "pages.h"
@@ -14,16 +17,20 @@
 #include <sys/mman.h>
 
 #define PAGE ((size_t)2 << 20)
-#define LITTLE_SHARE (1.0 / 32) /* besides what is needed: page tables, buffers of a run, what lies in small pages */
-#define LITTLE ((uint64_t)1 << 30)
 #define LEFT_ALONE 0.1 /* of what the system has left */
 
 enum { LINES = 32, FRAMES = 4, SMALL_PAGE = 4096, TWO_LINES = 128, LOOKS = 2, MOST_CORES = 256 };
 
-struct far {
+struct claim {
+	pthread_mutex_t lock;
 	char *from;
-	size_t bytes;
+	size_t pages;
+	bool *far, *taken;  /* (pages) */
+	GHashTable *blocks; /* address -> pages */
 };
+
+/* A process has its memory, as it has malloc's. */
+static struct claim claim = {.lock = PTHREAD_MUTEX_INITIALIZER};
 
 /* ---- one page ---- */
 
@@ -119,7 +126,7 @@ static void look_from_everywhere(char *from, size_t pages, const cpu_set_t *allo
 	pthread_barrier_destroy(&laid);
 }
 
-/* ---- what to hold ---- */
+/* ---- the claim ---- */
 
 static int by_time(const void *a, const void *b)
 {
@@ -127,34 +134,24 @@ static int by_time(const void *a, const void *b)
 	return (x > y) - (x < y);
 }
 
-bool far_choose(const float *ns, size_t n, size_t near, bool *far, struct far_found *found)
+void claim_sort(const float *ns, size_t n, size_t needed, bool *far, struct claim_found *found)
 {
-	*found = (struct far_found){0};
-	memset(far, 0, n * sizeof(*far));
-	if (!near || near >= n)
-		return false;
+	g_assert(needed && needed < n);
 	g_autofree float *sorted = g_memdup2(ns, n * sizeof(*ns));
 	qsort(sorted, n, sizeof(*sorted), by_time);
-	const float kept_ns = sorted[near / 2], from = MAX(sorted[near - 1], (float)FAR_FROM * kept_ns);
-	size_t kept = n;
+	const float middle = sorted[needed / 2];
+	size_t near = 0;
 	for (size_t i = 0; i < n; i++) {
-		far[i] = ns[i] > from;
-		kept -= far[i];
+		far[i] = ns[i] >= (float)FAR_FROM * middle;
+		near += !far[i];
 	}
-	*found = (struct far_found){kept * PAGE, (n - kept) * PAGE, (double)kept_ns, kept < n ? (double)sorted[(kept + n) / 2] : 0};
-	return kept < n;
+	*found = (struct claim_found){near * PAGE, (n - near) * PAGE, (double)middle, near < n ? (double)sorted[(near + n) / 2] : 0};
 }
 
-/* The system gets the others back. */
-static void give_others_back(const struct far *m, const bool *far)
+/* The system's, when it needs it: it is not freed before. */
+static void offer(char *from, size_t pages)
 {
-	const size_t pages = m->bytes / PAGE;
-	for (size_t i = 0, end; i < pages; i = end) {
-		for (end = i + 1; end < pages && far[end] == far[i]; end++)
-			;
-		if (!far[i])
-			(void)madvise(m->from + i * PAGE, (end - i) * PAGE, MADV_DONTNEED);
-	}
+	(void)madvise(from, pages * PAGE, MADV_FREE);
 }
 
 /* "0", where it has one node or shows only one. */
@@ -164,34 +161,80 @@ static bool knows_nodes(void)
 	return g_file_get_contents("/sys/devices/system/node/online", &online, NULL, NULL) && strpbrk(online, "-,");
 }
 
-struct far *far_new(uint64_t needed, uint64_t besides, struct far_found *found)
+bool claim_open(uint64_t needed, uint64_t besides, struct claim_found *found)
 {
-	const uint64_t keep = needed + (uint64_t)((double)needed * LITTLE_SHARE) + LITTLE;
 	const uint64_t most = (uint64_t)((double)pages_available() * (1 - LEFT_ALONE));
-	const size_t bytes = (size_t)(MIN(most, keep + besides) / PAGE * PAGE);
+	const size_t least = (size_t)((needed + PAGE - 1) / PAGE), pages = (size_t)(MIN(most, needed + besides) / PAGE);
 	cpu_set_t allowed;
-	*found = (struct far_found){0};
-	if (!CAN_LOOK || bytes <= keep || knows_nodes() || sched_getaffinity(0, sizeof(allowed), &allowed) != 0)
-		return NULL;
-	struct far m = {pages_new(bytes), bytes};
-	if (!m.from)
-		return NULL;
-	const size_t pages = bytes / PAGE;
+	*found = (struct claim_found){0};
+	if (claim.from || !CAN_LOOK || !least || pages <= least || knows_nodes() || sched_getaffinity(0, sizeof(allowed), &allowed) != 0)
+		return false;
+	char *from = pages_new(pages * PAGE);
+	if (!from)
+		return false;
 	g_autofree float *ns = g_new(float, pages);
-	g_autofree bool *far = g_new(bool, pages);
-	look_from_everywhere(m.from, pages, &allowed, ns);
-	if (!far_choose(ns, pages, (size_t)(keep / PAGE), far, found)) {
-		pages_free(m.from, bytes);
-		return NULL;
-	}
-	give_others_back(&m, far);
-	return g_memdup2(&m, sizeof m);
+	claim.far = g_new(bool, pages);
+	claim.taken = g_new0(bool, pages);
+	claim.blocks = g_hash_table_new(NULL, NULL);
+	claim.pages = pages;
+	look_from_everywhere(from, pages, &allowed, ns);
+	claim_sort(ns, pages, least, claim.far, found);
+	offer(from, pages);
+	claim.from = from;
+	return true;
 }
 
-void far_free(struct far *far)
+void claim_close(void)
 {
-	if (!far)
+	if (!claim.from || g_hash_table_size(claim.blocks))
 		return;
-	pages_free(far->from, far->bytes);
-	g_free(far);
+	char *from = claim.from;
+	claim.from = NULL;
+	pages_free(from, claim.pages * PAGE);
+	g_hash_table_unref(claim.blocks);
+	g_free(claim.far);
+	g_free(claim.taken);
+}
+
+/* The first `pages` that follow each other and are free; claim.pages: there are none. */
+static size_t first_fit(size_t pages, bool near)
+{
+	size_t run = 0;
+	for (size_t i = 0; i < claim.pages; i++) {
+		run = claim.taken[i] || (near && claim.far[i]) ? 0 : run + 1;
+		if (run == pages)
+			return i + 1 - pages;
+	}
+	return claim.pages;
+}
+
+void *claim_take(size_t bytes)
+{
+	const size_t pages = (bytes + PAGE - 1) / PAGE;
+	char *block = NULL;
+	pthread_mutex_lock(&claim.lock);
+	if (claim.from && pages) {
+		size_t at = first_fit(pages, true);
+		at = at == claim.pages ? first_fit(pages, false) : at;
+		if (at < claim.pages) {
+			block = claim.from + at * PAGE;
+			memset(claim.taken + at, true, pages);
+			g_hash_table_insert(claim.blocks, block, GSIZE_TO_POINTER(pages));
+		}
+	}
+	pthread_mutex_unlock(&claim.lock);
+	return block;
+}
+
+bool claim_give(void *block)
+{
+	pthread_mutex_lock(&claim.lock);
+	const size_t pages = claim.from ? GPOINTER_TO_SIZE(g_hash_table_lookup(claim.blocks, block)) : 0;
+	if (pages) {
+		memset(claim.taken + (size_t)((char *)block - claim.from) / PAGE, false, pages);
+		g_hash_table_remove(claim.blocks, block);
+		offer(block, pages);
+	}
+	pthread_mutex_unlock(&claim.lock);
+	return pages > 0;
 }
