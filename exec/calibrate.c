@@ -182,7 +182,7 @@ static struct scenario *scenario_of(const struct calibration *c, const struct pr
 
 static void say_nothing(const struct run_step *step, void *user) {}
 
-static struct trace *run(const struct calibration *c, const struct probe *p, const struct scenario *sc, struct adam_pace *pace, GError **error)
+static struct trace *run(const struct calibration *c, const struct probe *p, const struct scenario *sc, GError **error)
 {
 	g_autofree char *folder = temporary_folder(WORK, error);
 	if (!folder)
@@ -197,7 +197,6 @@ static struct trace *run(const struct calibration *c, const struct probe *p, con
 	                              .apart = !c->real || p->serves & (SERVES_HOST | SERVES_EXCHANGES | SERVES_ONE_WAY),
 	                              .save_every = 1,
 	                              .impose = p->routing != NULL,
-	                              .pace = pace,
 	                              .command = "esmoe calibrate",
 	                              .report = say_nothing};
 	const char *const paths[] = {folder, NULL};
@@ -209,31 +208,12 @@ static struct trace *run(const struct calibration *c, const struct probe *p, con
 static bool measure_probe(struct calibration *c, const struct probe *p, GError **error)
 {
 	g_autoptr(scenario) sc = scenario_of(c, p, error);
-	struct adam_pace pace = {0};
-	struct trace *trace = sc ? run(c, p, sc, &pace, error) : NULL;
+	struct trace *trace = sc ? run(c, p, sc, error) : NULL;
 	if (!trace)
 		return false;
-	struct probe_run done = {*p, g_steal_pointer(&sc), trace, pace.whole};
+	struct probe_run done = {*p, g_steal_pointer(&sc), trace};
 	g_array_append_val(c->runs, done);
 	return true;
-}
-
-/* Each run gets other memory, faster or slower, and its updates are told as if it had the usual one: the middle of those of the network's own
- * experts. */
-static void even_paces(struct calibration *c)
-{
-	g_autoptr(GArray) paces = g_array_new(FALSE, FALSE, sizeof(double));
-	for (guint i = 0; i < c->runs->len; i++) {
-		const struct probe_run *r = &g_array_index(c->runs, struct probe_run, i);
-		if (r->adam_gparams_per_s > 0 && r->probe.d_expert == c->d_expert)
-			g_array_append_val(paces, r->adam_gparams_per_s);
-	}
-	c->m->adam_pace_gparams_per_s = readings_median(paces, 0);
-	for (guint i = 0; i < c->runs->len; i++) {
-		struct probe_run *r = &g_array_index(c->runs, struct probe_run, i);
-		if (r->probe.d_expert == c->d_expert && c->m->adam_pace_gparams_per_s > 0)
-			r->adam_share = r->adam_gparams_per_s / c->m->adam_pace_gparams_per_s;
-	}
 }
 
 /* The law of the GPU's clock first: what stages take is told for a hot one. */
@@ -247,7 +227,6 @@ static bool read_runs(struct calibration *c, GError **error)
 			g_array_append_val(warm, w);
 	}
 	const struct warm_run *runs = (const struct warm_run *)(const void *)warm->data;
-	even_paces(c);
 	c->m->cool_speedup = 1;
 	if (c->real) {
 		warmth_fit(runs, (int)warm->len, c->tokens, c->m);

@@ -4,8 +4,9 @@
  * A virtual machine may have part of its memory from the other socket of its host and see one node all the same, so that numa(7) has nothing to
  * choose from. What tells is how long a core waits for a line: 120 to 150 ns for most, 190 to 230 for the rest, from which 14 threads read and write
  * 83 GB/s instead of 117 (one H200 with 16 cores, 2026-11-29). And what it frees, it may report to its host for minutes, a GiB every other second,
- * which stalls its cores 40 ms each time (Linux' free page reporting; two cores, same day: 30 GB/s instead of 35). So a claim is taken once, and its
- * pages go from block to block without being freed; those that no block has are the system's when it needs them, and not before (MADV_FREE). */
+ * which stalls its cores 40 ms each time (Linux' free page reporting; a machine of two cores, same day: 30 GB/s instead of 35; that of the H200
+ * reported nothing). So a claim is taken once, and its pages go from block to block without being freed; those that no block has are the system's
+ * when it needs them, and not before (MADV_FREE). */
 #pragma once
 
 #include <stdbool.h>

@@ -1,10 +1,8 @@
-/* A prediction of CPU Adam hangs on the memory that a run got: it takes the nearest that it finds, and then sees how fast that is. */
+/* CPU Adam is as fast as the memory that a run got, so it takes the nearest that it finds. */
 #include "host_memory.h"
 
 #include "claim.h"
-#include "engine.h"
 #include "model/units.h"
-#include "pages.h"
 
 #define MUCH ((uint64_t)1 << 30)
 #define LITTLE_SHARE (1.0 / 32)      /* blocks do not fit without gaps */
@@ -27,12 +25,4 @@ bool host_memory_claim(const struct memory *planned, const struct run_options *o
 		tell(o, g_strdup_printf("host memory: of %.1f GiB, %.1f are near (%.0f ns a line) and taken first; the others take %.0f ns",
 		                        (double)(f.near_bytes + f.far_bytes) / GIB, (double)f.near_bytes / GIB, f.near_ns, f.far_ns));
 	return true;
-}
-
-void host_memory_pace(const struct engine *engine, const struct run_options *o, bool real, struct adam_pace *out)
-{
-	engine_adam_pace(engine, out);
-	if (out->experts && real)
-		tell(o, g_strdup_printf("CPU Adam alone, on the memory of this run: %.2f billion parameters/s (experts: %.2f to %.2f)", out->whole,
-		                        out->least, out->most));
 }

@@ -149,9 +149,7 @@ bool readings_take(struct readings *r, const struct probe_run *run, const struct
 	g_autofree double *hot = run->probe.gpus == 1 ? warmth_hot(trace, m) : NULL;
 	for (guint i = 0; i < trace->spans->len; i++) {
 		const struct span *s = &g_array_index(trace->spans, struct span, i);
-		bool updates = s->kind == STAGE_ADAM || s->kind == STAGE_ACCUMULATE;
-		double scale = updates && run->adam_share > 0 ? run->adam_share : hot ? hot[i] : 1;
-		take_span(r, run, tables, s, (double)(s->end_ns - s->start_ns) / 1e3 * scale);
+		take_span(r, run, tables, s, (double)(s->end_ns - s->start_ns) / 1e3 * (hot ? hot[i] : 1));
 	}
 	r->steps += trace->step_end_ns->len;
 	if (run->probe.serves & SERVES_ONE_WAY)

@@ -34,8 +34,6 @@ struct probe_run {
 	struct probe probe;
 	struct scenario *scenario;
 	struct trace *trace;
-	double adam_gparams_per_s; /* pace.h: alone, before its first step; 0: no Adam */
-	double adam_share;         /* of the pace that the tables are made for; 0: unknown */
 };
 void probe_run_clear(struct probe_run *r);
 
@@ -50,7 +48,7 @@ struct readings {
 void readings_init(struct readings *r);
 void readings_clear(struct readings *r);
 
-/* Times of matrix products are those of a hot GPU (warmth.h), by m's law, times of Adam those of its usual pace; sizes are in the unit of the kind's
+/* Times of matrix products are those of a hot GPU (warmth.h), by m's law; sizes are in the unit of the kind's
  * table. */
 bool readings_take(struct readings *r, const struct probe_run *run, const struct measured *tables, const struct machine *m,
                    GError **error) G_GNUC_WARN_UNUSED_RESULT;

@@ -51,7 +51,6 @@ struct run {
 	char *ssd_made;  /* when it is our own */
 	struct engine *engine;
 	struct backend *backend;
-	struct adam_pace pace;
 	bool claimed; /* host memory, by this run */
 	struct record *record;
 	struct folder *folder;
@@ -168,12 +167,7 @@ static bool open_host(struct run *r, GError **error)
 {
 	const bool real = device_info(r->devices[r->first])->launcher_cores > 0;
 	r->claimed = real && !r->ranks && host_memory_claim(&schedule_plan(r->schedule)->memory, r->o);
-	bool ok = open_engine(r, error);
-	if (ok && (r->o->trace || r->o->pace))
-		host_memory_pace(r->engine, r->o, real, &r->pace);
-	if (r->o->pace)
-		*r->o->pace = r->pace;
-	return ok;
+	return open_engine(r, error);
 }
 
 static bool resume(struct run *r, GError **error)
@@ -257,7 +251,7 @@ static void tell(const struct run *r, const char *line)
 
 static bool open_folder(struct run *r, GError **error)
 {
-	g_autofree char *head = run_head(r->o, overlaps(r), &r->pace);
+	g_autofree char *head = run_head(r->o, overlaps(r));
 	r->exact = device_record_stages(r->devices[r->first]);
 	if (!r->exact && device_info(r->devices[r->first])->launcher_cores)
 		tell(r, "without CUPTI the trace has the times of events, in which waits between the kernels of a stage count as work: "

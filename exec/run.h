@@ -4,7 +4,6 @@
 #include "folder.h"
 #include "launched.h"
 #include "model/scenario.h"
-#include "pace.h"
 
 struct run_options {
 	const char *device;              /* "host" */
@@ -22,7 +21,6 @@ struct run_options {
 	const struct launched *launched; /* one of several processes, each with the GPUs of one node; NULL, or of size 1: alone */
 	bool apart;                      /* each step ends before the next begins: no stage runs in the company of another step's */
 	int rendezvous_s;                /* for how long ranks wait for each other at the start */
-	struct adam_pace *pace;          /* filled before the first step; NULL: nobody asks (measured all the same for the run.ini of a trace) */
 	const char *command;             /* for run.ini */
 	void (*report)(const struct run_step *step, void *user); /* after each step; on rank 0 */
 	void (*note)(const char *line, void *user);              /* what the user should know about this run; NULL: nobody listens */

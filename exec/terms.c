@@ -25,16 +25,11 @@ char *run_terms(const struct scenario *sc, const struct run_options *o)
 	return g_string_free(terms, FALSE);
 }
 
-char *run_head(const struct run_options *o, bool overlap, const struct adam_pace *pace)
+char *run_head(const struct run_options *o, bool overlap)
 {
 	GString *head = g_string_new(NULL);
 	g_string_printf(head, "# %s\n\n[run]\n# a step begins before the one before it has ended\noverlap = %s\n", o->command,
 	                overlap ? "true" : "false");
-	if (pace->experts)
-		g_string_append_printf(head,
-		                       "# CPU Adam alone before the first step, billion parameters/s: all experts together, and their quartiles\n"
-		                       "adam_gparams_per_s = %.4f, %.4f, %.4f, %.4f\n",
-		                       pace->whole, pace->quartile[0], pace->quartile[1], pace->quartile[2]);
 	g_string_append_c(head, '\n');
 	return g_string_free(head, FALSE);
 }

@@ -8,4 +8,4 @@
 char *run_terms(const struct scenario *sc, const struct run_options *o);
 
 /* The first lines of run.ini: its command, and the section [run] (sim/validate.h reads it). Owned by the caller. */
-char *run_head(const struct run_options *o, bool overlap, const struct adam_pace *pace);
+char *run_head(const struct run_options *o, bool overlap);

@@ -86,8 +86,6 @@ static const struct ini_key keys[] = {
     NUMBER("host", "dram_gbps", dram_gbps, NULL, 0.01, 1e5, "memory bandwidth reached, GB/s"),
     NUMBER("host", "adam_gparams_per_s", adam_gparams_per_s, NULL, 1e-6, 1e5, "CPU Adam of one node with adam_threads, billion parameters/s"),
     WHOLE("host", "adam_threads", adam_threads, NULL, 1, 65536, "CPU threads of the optimizer of one node"),
-    NUMBER("host", "adam_pace_gparams_per_s", adam_pace_gparams_per_s, "0", 0, 1e6,
-           "the same for single updates on the memory of a run, before its first step; 0: not measured"),
     NUMBER("host", "adam_share", adam_share, "1", 0.05, 20, "speed of CPU Adam on the memory there is over that of these rates and tables"),
     NUMBER("host", "adam_bytes_per_param", adam_bytes_per_param, "30", 1, 1000, "memory traffic of one parameter's update, bytes"),
     NUMBER("host", "stream_cores", stream_cores, "0", 0, 64, "CPU cores a running stream of a virtual GPU keeps busy; 0: the GPUs are real"),

@@ -109,9 +109,6 @@ static bool validate(const struct options *o, const char *folder, struct table *
 		*step_error = accuracy_error(&g_array_index(rows, struct accuracy, 0));
 		add_rows(table, name, rows);
 		add_memory(table, name, memory);
-		if (r.scenario->machine->adam_share != 1)
-			fprintf(stderr, "%s: simulated with %.3f of CPU Adam's calibrated speed (host.adam_share)\n", folder,
-			        r.scenario->machine->adam_share);
 		if (!r.scenario->machine->measured)
 			fprintf(stderr, "%s: its machine was not calibrated, so costs are the roofline's\n", folder);
 	} else {

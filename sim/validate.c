@@ -31,7 +31,6 @@ void recorded_clear(struct recorded *r)
 {
 	scenario_free(r->scenario);
 	trace_free(r->trace);
-	g_free(r->adam_gparams_per_s.v);
 	*r = (struct recorded){0};
 }
 
@@ -71,14 +70,7 @@ enum { WARMUP = 2 }; /* pinned experts and the cache over the SSD settle */
 
 static const struct ini_key run_keys[] = {
     {"run", "overlap", INI_BOOL, offsetof(struct recorded, overlap), "false", 0, 0, NULL, "a step begins before the one before it has ended"},
-    {"run", "adam_gparams_per_s", INI_DOUBLE_LIST, offsetof(struct recorded, adam_gparams_per_s), "", 0, 1e6, NULL,
-     "CPU Adam alone before the first step: all experts together, and their quartiles"},
 };
-
-static bool knows_pace(const struct recorded *r)
-{
-	return r->adam_gparams_per_s.n == 4 && r->adam_gparams_per_s.v[0] > 0 && r->scenario->machine->adam_pace_gparams_per_s > 0;
-}
 
 static bool read_all(const char *folder, struct recorded *r, GError **error)
 {
@@ -100,8 +92,6 @@ static bool read_all(const char *folder, struct recorded *r, GError **error)
 		            steps_of(r->trace), r->trace->gpus, r->scenario->machine->gpus);
 		return false;
 	}
-	if (knows_pace(r))
-		r->scenario->machine->adam_share = r->adam_gparams_per_s.v[0] / r->scenario->machine->adam_pace_gparams_per_s;
 	r->warmup = r->real && steps_of_run(folder) > steps_of(r->trace) ? WARMUP : 0;
 	return true;
 }

@@ -1,6 +1,5 @@
 /* The engine against a twin in plain fp64: losses, gradients by central differences, what is dropped; and its edges. */
 #include "bench.h"
-#include "exec/pace.h"
 #include "model/error.h"
 #include "twin.h"
 
@@ -169,50 +168,6 @@ Test(engine, dropped_tokens_are_exactly_the_overflow)
 }
 
 /* ---- Adam alone ---- */
-
-static bool append(const char *name, size_t n, float *master, float *m, float *v, float *gradient, void *user, GError **error)
-{
-	g_byte_array_append(user, (const guint8 *)master, (guint)(n * sizeof(float)));
-	g_byte_array_append(user, (const guint8 *)m, (guint)(n * sizeof(float)));
-	g_byte_array_append(user, (const guint8 *)v, (guint)(n * sizeof(float)));
-	return true;
-}
-
-Test(engine, timing_adam_alone_changes_no_bit)
-{
-	const struct asked a = {.model = TINY MIXED, .policy = ES_MOE, .gpus = 2, .sequences = 2, .o = RATE};
-	struct bench b, other;
-	struct adam_pace pace;
-	g_autoptr(GByteArray) before = g_byte_array_new(), after = g_byte_array_new();
-	bench_open(&b, &a);
-	bench_open(&other, &a);
-	cr_assert(engine_each(b.engine, false, append, before, NULL));
-	engine_adam_pace(b.engine, &pace);
-	cr_assert(engine_each(b.engine, false, append, after, NULL));
-	cr_assert_eq(before->len, after->len);
-	cr_assert_arr_eq(before->data, after->data, before->len);
-	cr_assert_eq(pace.experts, 4); /* of the one layer that has some */
-	cr_assert(pace.least <= pace.whole && pace.whole <= pace.most);
-	cr_assert(0 < pace.least && pace.least <= pace.quartile[0] && pace.quartile[0] <= pace.quartile[1] && pace.quartile[1] <= pace.quartile[2] &&
-	          pace.quartile[2] <= pace.most);
-	for (int i = 0; i < 3; i++) /* the copies that are uploaded, too */
-		cr_assert_eq(bench_step(&b, (uint64_t)i), bench_step(&other, (uint64_t)i));
-	bench_close(&b);
-	bench_close(&other);
-}
-
-Test(engine, adam_alone_has_no_time_where_no_expert_is_at_home_in_dram)
-{
-	const char *const policies[] = {STATIC, "[policy]\nexpert_home = ssd\nplacement = lpt\noptimizer = cpu-expert\ngradient_bytes = 4\n"};
-	for (size_t i = 0; i < G_N_ELEMENTS(policies); i++) {
-		struct bench b;
-		struct adam_pace pace;
-		bench_open(&b, &(struct asked){.model = TINY, .policy = policies[i], .gpus = 1, .o = RATE});
-		engine_adam_pace(b.engine, &pace);
-		cr_assert_eq(pace.experts, 0);
-		bench_close(&b);
-	}
-}
 
 /* ---- edges ---- */
 

@@ -131,8 +131,6 @@ expect 3 $run -p es-moe --set policy.update_order=next-forward --set policy.opti
 says policy.update_order cpu-expert
 check "run.ini says how" grep -q '^overlap = true$' dram/run.ini
 check "or that they do not" grep -q '^overlap = false$' apart-dram/run.ini
-check "what Adam alone took before the first step" grep -Eq '^adam_gparams_per_s = [0-9.]+(, [0-9.]+){3}$' dram/run.ini
-check "and nothing where it has no experts" test "$(grep -c '^adam_gparams_per_s = [0-9.]*,' hbm/run.ini static/run.ini ssd/run.ini | grep -c ':0$')" -eq 3
 # the spans of a step are its own; every distance of ends is a time of losses.csv, but for the first, which begins with its first launch
 check "as many spans in every step" test "$(grep -o '"step":[0-9]*' ahead-dram/trace.host.json | sort | uniq -c | awk '{ print $1 }' | sort -u | wc -l)" -eq 1
 expect 0 validate --format csv dram apart-dram ahead-dram

@@ -252,24 +252,6 @@ Test(validate, an_update_is_alone_when_its_host_copies_nothing_worth_speaking_of
 	cr_assert_float_eq(row(rows, "adam alone")->predicted_ms, (1.5 + 5) / 2, 1e-12);
 }
 
-Test(validate, the_pace_of_adam_that_a_run_found_is_that_of_its_machine)
-{
-	g_autoptr(scenario) s = scenario_of("es-moe", 1);
-	g_autoptr(GError) error = NULL;
-	char *folder = recorded_folder(s, 1, APART);
-	const double share[] = {1, 0.5};
-	for (int i = 0; i < 2; i++) {
-		s->machine->adam_pace_gparams_per_s = i ? 4 : 0;
-		g_autofree char *ini = scenario_ini(s), *text = g_strconcat("[run]\nadam_gparams_per_s = 2, 1, 3, 5\n", ini, NULL);
-		struct recorded r;
-		write_text(folder, "run.ini", text);
-		cr_assert(recorded_read(folder, &r, &error), "%s", error ? error->message : "");
-		cr_assert_float_eq(r.scenario->machine->adam_share, share[i], 1e-12);
-		recorded_clear(&r);
-	}
-	remove_folder(folder);
-}
-
 Test(validate, what_is_missing_is_named)
 {
 	g_autofree char *folder = g_dir_make_tmp("esmoe-validate-XXXXXX", NULL);

@@ -12,8 +12,7 @@ for run; do
 	for file in "$run"/*; do
 		[ "$(basename "$file")" = run.ini ] || ln -s "$(realpath "$file")" "$folder/$name"
 	done
-	# as calibrated first, whatever the run found before it began
-	sed -e '/^adam_share *=/d' -e '/^adam_gparams_per_s *=.*,/d' "$run/run.ini" >"$folder/$name/run.ini"
+	sed '/^adam_share *=/d' "$run/run.ini" >"$folder/$name/run.ini"
 	share=$("$esmoe" validate --format csv "$folder/$name" 2>/dev/null | awk -F, '$3 == "adam alone" { print $6 / $4 }')
 	[ -z "$share" ] || sed -i "s/^\[host\]$/&\nadam_share=$share/" "$folder/$name/run.ini"
 done
