@@ -238,3 +238,13 @@ bool claim_give(void *block)
 	pthread_mutex_unlock(&claim.lock);
 	return pages > 0;
 }
+
+uint64_t claim_spare_bytes(void)
+{
+	uint64_t spare = 0;
+	pthread_mutex_lock(&claim.lock);
+	for (size_t i = 0; claim.from && i < claim.pages; i++)
+		spare += claim.taken[i] ? 0 : PAGE;
+	pthread_mutex_unlock(&claim.lock);
+	return spare;
+}

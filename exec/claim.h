@@ -27,7 +27,8 @@ void claim_close(void); /* nothing when there is none; as long as blocks are out
 
 /* A block from the start of a huge page, near where such pages follow each other; whatever was in it before. NULL: no claim has one. Any thread. */
 void *claim_take(size_t bytes);
-bool claim_give(void *block); /* false: it is not of the claim */
+bool claim_give(void *block);     /* false: it is not of the claim */
+uint64_t claim_spare_bytes(void); /* that no block has; of them the process holds what the system has not needed yet */
 
 /* far[i] of ns[i], i < n, of which the nearest `needed` < n are needed. */
 void claim_sort(const float *ns, size_t n, size_t needed, bool *far, struct claim_found *found);

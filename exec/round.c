@@ -2,6 +2,7 @@
  * everywhere, and the same as one process has. */
 #include "round.h"
 
+#include "claim.h"
 #include "model/error.h"
 #include "ranks.h"
 #include "traces/trace.h"
@@ -41,9 +42,11 @@ static uint64_t folder_bytes(const char *path)
 	return sum;
 }
 
+/* Claimed pages that nothing uses are the system's for the asking. */
 void round_used(struct round *r, const char *ssd)
 {
-	r->host_bytes = process_bytes();
+	const uint64_t bytes = process_bytes();
+	r->host_bytes = bytes - MIN(bytes, claim_spare_bytes());
 	r->ssd_bytes = folder_bytes(ssd);
 }
 

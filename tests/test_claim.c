@@ -2,6 +2,7 @@
 #include "exec/claim.h"
 
 #include "exec/pages.h"
+#include "exec/round.h"
 
 #include <criterion/criterion.h>
 #include <glib.h>
@@ -89,13 +90,36 @@ Test(claim, has_all_that_was_needed_in_one_block)
 {
 	if (!some(16 * PAGE))
 		cr_skip("no claim on this machine");
+	const uint64_t spare = claim_spare_bytes();
 	char *all = claim_take(16 * PAGE);
 	cr_assert_not_null(all);
+	cr_assert_geq(spare, 16 * PAGE);
+	cr_assert_eq(claim_spare_bytes(), spare - 16 * PAGE);
 	claim_close();
 	all[16 * PAGE - 1] = 1; /* it is out, and stays */
 	cr_assert(claim_give(all));
+	cr_assert_eq(claim_spare_bytes(), spare);
 	claim_close();
+	cr_assert_eq(claim_spare_bytes(), 0);
 	cr_assert_not(claim_give(all));
+}
+
+Test(claim, what_no_block_has_is_not_used)
+{
+	struct claim_found found;
+	autoclear(round) r;
+	round_init(&r, 1);
+	round_used(&r, NULL);
+	const uint64_t before = r.host_bytes;
+	if (!claim_open(16 * PAGE, 256 * PAGE, &found))
+		cr_skip("no claim on this machine");
+	round_used(&r, NULL);
+	cr_assert_lt(r.host_bytes, before + 32 * PAGE);
+	void *block = claim_take(64 * PAGE);
+	round_used(&r, NULL);
+	cr_assert_geq(r.host_bytes, before + 64 * PAGE);
+	cr_assert(claim_give(block));
+	claim_close();
 }
 
 Test(claim, pages_are_zero_whatever_they_were)
