@@ -303,7 +303,7 @@ static void settle_memory(struct calibration *c)
 	const double most = (c->m->dram_gib - c->m->dram_reserved_gib) * GIB;
 	struct claim_found found;
 	(void)claim_open(POOLS + MAX(needed_bytes(c, c->probes), needed_bytes(c, c->host_probes)), (uint64_t)fmax(0, most), &found);
-	advance(c, "the host's memory, touched once");
+	advance(c, "the host's memory");
 }
 
 /* What is too large for this machine is what its runs cannot need either. */

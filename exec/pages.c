@@ -78,12 +78,6 @@ static uint64_t number_in(const char *path, const char *key)
 	return at && g_ascii_isdigit(*at) ? g_ascii_strtoull(at, NULL, 10) : G_MAXUINT64;
 }
 
-uint64_t pages_huge(void)
-{
-	uint64_t kib = number_in("/proc/self/smaps_rollup", "AnonHugePages:");
-	return kib == G_MAXUINT64 ? 0 : kib * KIB;
-}
-
 uint64_t pages_available(void)
 {
 	static const char *const groups[][2] = {{"/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory.current"},

@@ -9,8 +9,5 @@
 void *pages_new(size_t bytes);
 void pages_free(void *p, size_t bytes);
 
-/* Bytes of this process that lie in huge pages, whoever asked for them; 0: unknown. Walks its page tables. */
-uint64_t pages_huge(void);
-
 /* What the system, and the control group that this process is in, would still give; 0: unknown. */
 uint64_t pages_available(void);

@@ -48,8 +48,7 @@ struct readings {
 void readings_init(struct readings *r);
 void readings_clear(struct readings *r);
 
-/* Times of matrix products are those of a hot GPU (warmth.h), by m's law; sizes are in the unit of the kind's
- * table. */
+/* Times of matrix products are those of a hot GPU (warmth.h), by m's law; sizes are in the unit of the kind's table. */
 bool readings_take(struct readings *r, const struct probe_run *run, const struct measured *tables, const struct machine *m,
                    GError **error) G_GNUC_WARN_UNUSED_RESULT;
 double readings_median(GArray *values, double otherwise);

@@ -28,8 +28,8 @@ struct recorded {
 	bool overlap; /* a run's step began before the one before it had ended; older runs never did that, nor do those with --apart */
 };
 
-/* Reads the folder of a run: run.ini, the trace, and loads.csv; without the last (a
- * simulated run) the description's own routing. ESMOE_ERROR_INPUT names the file. */
+/* Reads the folder of a run: run.ini, the trace, and loads.csv; without the last (a simulated run) the description's own routing.
+ * ESMOE_ERROR_INPUT names the file. */
 bool recorded_read(const char *folder, struct recorded *out, GError **error) G_GNUC_WARN_UNUSED_RESULT;
 void recorded_clear(struct recorded *r);
 

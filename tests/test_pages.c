@@ -2,7 +2,6 @@
 #include "exec/pages.h"
 
 #include <criterion/criterion.h>
-#include <stdbool.h>
 #include <stdio.h>
 #include <string.h>
 
@@ -29,23 +28,6 @@ Test(pages, are_there_and_zero)
 		memset(p, 1, sizes[i]);
 		pages_free(p, sizes[i]);
 	}
-}
-
-/* Where the system gives huge pages to those who ask for them. */
-Test(pages, huge_ones_are_counted)
-{
-	char mode[64] = "[never]";
-	FILE *f = fopen("/sys/kernel/mm/transparent_hugepage/enabled", "r");
-	bool granted = f && fgets(mode, sizeof mode, f) && !strstr(mode, "[never]");
-	if (f)
-		fclose(f);
-	const size_t bytes = 256u << 20;
-	uint64_t before = pages_huge();
-	char *p = pages_new(bytes);
-	cr_assert_not_null(p);
-	if (granted && pages_available() > 4 * bytes)
-		cr_assert_geq(pages_huge(), before + (2u << 20));
-	pages_free(p, bytes);
 }
 
 Test(pages, no_address_space_is_no_block)
