@@ -1,11 +1,13 @@
 /* Adam is bound by memory: 16 bytes read and 12 or 14 written a parameter against a dozen operations, so everything is done in one pass and every
- * thread takes the next piece until there is none, so that one whose core is taken meanwhile does not keep the others waiting. A pool's threads look
- * for the next job for a while, then sleep on a condition; so does the caller until the last is done.
+ * thread takes the next piece until there is none. Then it goes on to the next job, if there is one, while others still work on their last pieces: a
+ * thread whose core is taken for a while costs its own share and not that of all who would wait for it.
  *
- *     caller  [post job]........................[go on]
- *     adam0            [ 0 ][ 2 ][  4  ][ 6 ]
- *     adam1            [ 1 ][    3   ][ 5 ]
- */
+ *     caller  [start a][start b]..[wait a].......[wait b]
+ *     adam0            [a0][a2][ a4 ][b1][b3]
+ *     adam1            [a1][  a3  ][ b0 ][b2 ]
+ *
+ * Jobs lie in a ring, in the order of their tickets. Each thread passes by each of them; a place of the ring is free again when all have left it.
+ * Threads look for the next job for a while, then sleep on a condition; so does who waits for the end of one. */
 #define _GNU_SOURCE /* CPU sets, names of threads */
 #include "adam_simd.h"
 
@@ -23,10 +25,12 @@
 /* Of a thread, if they have that many parameters; the last ones to come then wait for a small part of a share. */
 #define PIECES 8
 #define PIECE_LEAST (1 << 13)
+/* That are begun and not left by all: as many updates as a thread can be late. */
+#define JOBS 8
 
 struct job {
 	void (*run)(const struct job *j, const struct adam_loops *loops, size_t from, size_t to);
-	const struct adam_args *update;
+	struct adam_args update;
 	struct adam_factors factors;
 	float *sum;
 	const void *in;
@@ -42,18 +46,24 @@ struct adam_thread {
 	pthread_t id;
 };
 
+struct place {
+	struct job job;
+	atomic_size_t next;          /* parameter that no piece has yet */
+	atomic_size_t left;          /* parameters that are not done */
+	atomic_int inside;           /* threads that may still take a piece */
+	atomic_uint_least64_t ended; /* ticket of the last job here that is done */
+};
+
 struct adam_pool {
 	const struct adam_loops *loops;
 	int threads;
 	struct adam_thread *thread; /* (threads), none when one: then the caller works */
 	pthread_mutex_t lock;
-	pthread_cond_t posted, done, idle;
-	const struct job *job; /* NULL: idle */
+	pthread_cond_t started, changed; /* a job was; one ended or was left by all */
 	atomic_int_least64_t patience_ns;
-	atomic_size_t next; /* parameter of the job that no piece has yet */
-	atomic_uint turn;   /* jobs so far, and the end */
-	atomic_int busy;
-	bool stop;
+	atomic_uint_least64_t jobs; /* so far, and the end: the last one's ticket */
+	atomic_bool stop;
+	struct place ring[JOBS];
 };
 
 /* Wider units first. */
@@ -110,30 +120,52 @@ static struct adam_factors factors(const struct adam_args *a)
 	};
 }
 
-static void take_pieces(struct adam_pool *p, const struct job *j)
+static struct place *place_of(struct adam_pool *p, adam_ticket ticket)
 {
-	size_t each = MAX(j->n / (size_t)(p->threads * PIECES), PIECE_LEAST) / PIECE_STEP * PIECE_STEP, from;
-	while ((from = atomic_fetch_add_explicit(&p->next, each, memory_order_relaxed)) < j->n)
-		j->run(j, p->loops, from, MIN(j->n, from + each));
+	return &p->ring[ticket % JOBS];
 }
 
-/* True as soon as *x is no longer `now`, false when patience has run out. */
-static bool changed(const struct adam_pool *p, const atomic_uint *x, unsigned now)
+static void tell(struct adam_pool *p, pthread_cond_t *what)
+{
+	pthread_mutex_lock(&p->lock);
+	pthread_cond_broadcast(what);
+	pthread_mutex_unlock(&p->lock);
+}
+
+static void take_pieces(struct adam_pool *p, adam_ticket ticket)
+{
+	struct place *at = place_of(p, ticket);
+	const struct job *j = &at->job;
+	size_t each = MAX(j->n / (size_t)(p->threads * PIECES), PIECE_LEAST) / PIECE_STEP * PIECE_STEP, from;
+	while ((from = atomic_fetch_add_explicit(&at->next, each, memory_order_relaxed)) < j->n) {
+		size_t n = MIN(each, j->n - from);
+		j->run(j, p->loops, from, from + n);
+		if (atomic_fetch_sub(&at->left, n) > n)
+			continue;
+		atomic_store(&at->ended, ticket);
+		tell(p, &p->changed);
+	}
+	if (atomic_fetch_sub(&at->inside, 1) == 1)
+		tell(p, &p->changed);
+}
+
+/* True as soon as *x has reached `ticket`, false when patience has run out. */
+static bool reached(const struct adam_pool *p, const atomic_uint_least64_t *x, adam_ticket ticket)
 {
 	nsec_t until = p->patience_ns ? exec_now_ns() + p->patience_ns : 0;
-	while (atomic_load(x) == now)
+	while (atomic_load(x) < ticket)
 		if (exec_now_ns() >= until)
 			return false;
 	return true;
 }
 
-static void await_turn(struct adam_pool *p, unsigned turn)
+static void await(struct adam_pool *p, const atomic_uint_least64_t *x, adam_ticket ticket, pthread_cond_t *told)
 {
-	if (p->patience_ns && changed(p, &p->turn, turn))
+	if (reached(p, x, ticket))
 		return;
 	pthread_mutex_lock(&p->lock);
-	while (atomic_load(&p->turn) == turn)
-		pthread_cond_wait(&p->posted, &p->lock);
+	while (atomic_load(x) < ticket)
+		pthread_cond_wait(told, &p->lock);
 	pthread_mutex_unlock(&p->lock);
 }
 
@@ -141,16 +173,11 @@ static void *thread_main(void *user)
 {
 	const struct adam_thread *t = user;
 	struct adam_pool *p = t->pool;
-	for (unsigned turn = 0;; turn++) {
-		await_turn(p, turn);
+	for (adam_ticket ticket = 1;; ticket++) {
+		await(p, &p->jobs, ticket, &p->started);
 		if (p->stop)
 			return NULL;
-		take_pieces(p, p->job);
-		if (atomic_fetch_sub(&p->busy, 1) > 1)
-			continue;
-		pthread_mutex_lock(&p->lock);
-		pthread_cond_signal(&p->done);
-		pthread_mutex_unlock(&p->lock);
+		take_pieces(p, ticket);
 	}
 }
 
@@ -176,9 +203,8 @@ struct adam_pool *adam_pool_new(int threads)
 	p->loops = choose();
 	p->threads = threads;
 	pthread_mutex_init(&p->lock, NULL);
-	pthread_cond_init(&p->posted, NULL);
-	pthread_cond_init(&p->done, NULL);
-	pthread_cond_init(&p->idle, NULL);
+	pthread_cond_init(&p->started, NULL);
+	pthread_cond_init(&p->changed, NULL);
 	p->thread = threads > 1 ? g_new0(struct adam_thread, threads) : NULL;
 	for (int i = 0; threads > 1 && i < threads; i++) {
 		struct adam_thread *t = &p->thread[i];
@@ -201,58 +227,50 @@ void adam_pool_free(struct adam_pool *p)
 {
 	if (!p)
 		return;
-	pthread_mutex_lock(&p->lock);
+	adam_wait(p, atomic_load(&p->jobs));
 	p->stop = true;
-	atomic_fetch_add(&p->turn, 1);
-	pthread_cond_broadcast(&p->posted);
-	pthread_mutex_unlock(&p->lock);
+	atomic_fetch_add(&p->jobs, 1);
+	tell(p, &p->started);
 	for (int i = 0; p->thread && i < p->threads; i++)
 		pthread_join(p->thread[i].id, NULL);
-	pthread_cond_destroy(&p->posted);
-	pthread_cond_destroy(&p->done);
-	pthread_cond_destroy(&p->idle);
+	pthread_cond_destroy(&p->started);
+	pthread_cond_destroy(&p->changed);
 	pthread_mutex_destroy(&p->lock);
 	g_free(p->thread);
 	g_free(p);
 }
 
-static bool all_done(struct adam_pool *p)
-{
-	nsec_t until = exec_now_ns() + p->patience_ns;
-	while (atomic_load(&p->busy) > 0)
-		if (exec_now_ns() >= until)
-			return false;
-	return true;
-}
-
-static void run(struct adam_pool *p, const struct job *j)
+static adam_ticket start(struct adam_pool *p, const struct job *j)
 {
 	if (!p || p->threads == 1 || j->n < ALONE_BELOW) {
 		if (j->n)
 			j->run(j, p ? p->loops : choose(), 0, j->n);
-		return;
+		return 0;
 	}
 	pthread_mutex_lock(&p->lock);
-	while (p->job)
-		pthread_cond_wait(&p->idle, &p->lock);
-	p->job = j;
-	atomic_store(&p->next, 0);
-	atomic_store(&p->busy, p->threads);
-	atomic_fetch_add(&p->turn, 1);
-	pthread_cond_broadcast(&p->posted);
+	while (atomic_load(&place_of(p, p->jobs + 1)->inside))
+		pthread_cond_wait(&p->changed, &p->lock);
+	adam_ticket ticket = p->jobs + 1;
+	struct place *at = place_of(p, ticket);
+	at->job = *j;
+	atomic_store(&at->next, 0);
+	atomic_store(&at->left, j->n);
+	atomic_store(&at->inside, p->threads);
+	atomic_store(&p->jobs, ticket);
+	pthread_cond_broadcast(&p->started);
 	pthread_mutex_unlock(&p->lock);
-	bool done = all_done(p);
-	pthread_mutex_lock(&p->lock);
-	while (!done && atomic_load(&p->busy) > 0)
-		pthread_cond_wait(&p->done, &p->lock);
-	p->job = NULL;
-	pthread_cond_signal(&p->idle);
-	pthread_mutex_unlock(&p->lock);
+	return ticket;
+}
+
+void adam_wait(struct adam_pool *p, adam_ticket ticket)
+{
+	if (ticket)
+		await(p, &place_of(p, ticket)->ended, ticket, &p->changed);
 }
 
 static void run_update(const struct job *j, const struct adam_loops *loops, size_t from, size_t to)
 {
-	loops->update(j->update, &j->factors, from, to);
+	loops->update(&j->update, &j->factors, from, to);
 }
 
 static void run_accumulate(const struct job *j, const struct adam_loops *loops, size_t from, size_t to)
@@ -271,9 +289,14 @@ static void run_cast(const struct job *j, const struct adam_loops *loops, size_t
 	loops->cast(j->out, j->format, j->in, from, to);
 }
 
+adam_ticket adam_update_start(struct adam_pool *p, const struct adam_args *a)
+{
+	return start(p, &(struct job){.run = run_update, .update = *a, .factors = factors(a), .n = a->n});
+}
+
 void adam_update(struct adam_pool *p, const struct adam_args *a)
 {
-	run(p, &(struct job){.run = run_update, .update = a, .factors = factors(a), .n = a->n});
+	adam_wait(p, adam_update_start(p, a));
 }
 
 void adam_update_plain(const struct adam_args *a)
@@ -285,10 +308,10 @@ void adam_update_plain(const struct adam_args *a)
 
 void adam_accumulate(struct adam_pool *p, float *sum, const void *gradient, int format, size_t n, bool fresh)
 {
-	run(p, &(struct job){.run = run_accumulate, .sum = sum, .in = gradient, .format = format, .n = n, .fresh = fresh});
+	adam_wait(p, start(p, &(struct job){.run = run_accumulate, .sum = sum, .in = gradient, .format = format, .n = n, .fresh = fresh}));
 }
 
 void adam_cast(struct adam_pool *p, void *out, int format, const float *in, size_t n)
 {
-	run(p, &(struct job){.run = run_cast, .out = out, .in = in, .format = format, .n = n});
+	adam_wait(p, start(p, &(struct job){.run = run_cast, .out = out, .in = in, .format = format, .n = n}));
 }

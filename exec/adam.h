@@ -20,14 +20,19 @@ struct adam_args {
 	struct adam_step step;
 };
 
-/* Calls on one pool from several threads take turns. A NULL pool: the calling thread alone, as with a pool of one. */
+/* From any threads. A NULL pool: the calling thread alone, as with a pool of one. */
 struct adam_pool;
 struct adam_pool *adam_pool_new(int threads);
-/* For how long its threads look for the next job, and a caller for the end of its own, before they sleep; 0 at first. Before the first job. */
+/* For how long its threads look for the next job, and a caller for the end of one, before they sleep; 0 at first. Before the first job. */
 void adam_pool_set_patience(struct adam_pool *p, nsec_t patience_ns);
 void adam_pool_free(struct adam_pool *p);
 AUTOPTR(adam_pool)
 void adam_update(struct adam_pool *p, const struct adam_args *a);
+/* Begins an update (its args are copied) and returns, unless too many are under way; it has ended after adam_wait with the ticket, 0: it already has.
+ * Several may be worked on at once: none may touch what another writes. */
+typedef uint64_t adam_ticket;
+adam_ticket adam_update_start(struct adam_pool *p, const struct adam_args *a);
+void adam_wait(struct adam_pool *p, adam_ticket ticket);
 /* sum += gradient (n), or sum = gradient when `fresh`; the same threads. */
 void adam_accumulate(struct adam_pool *p, float *sum, const void *gradient, int format, size_t n, bool fresh);
 /* out <- fp32 in. */

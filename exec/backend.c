@@ -139,13 +139,13 @@ static bool exec_launch(struct backend *b, const struct stage *stage, GError **e
 	r->group = group_join(x, stage);
 	if (r->ended)
 		return true;
-	struct worker *w = gpu ? x->launcher[stage->rank] : x->node[stage->stream - (stream_id)x->m->gpus * GPU_STREAMS];
+	struct worker *w = gpu ? x->launcher[stage->rank] : x->node[node_stream(x, stage->stream)];
 	if (!gpu) {
 		device_event_arm(r->end);
 		r->issued = true;
 		r->launch_ns = r->launch_end_ns = exec_now_ns();
 	}
-	worker_push(w, gpu ? launcher_run : node_run, &(struct errand){x, r}, sizeof(struct errand));
+	worker_push(w, gpu ? launcher_run : node_run, &(struct errand){x, r, 0}, sizeof(struct errand));
 	return true;
 }
 
@@ -259,9 +259,10 @@ static void exec_free(struct backend *b)
 	pthread_mutex_unlock(&x->lock);
 	for (int i = x->first; i < x->end; i++)
 		worker_free(x->launcher[i]);
-	for (int i = 0; i < nodes * NODE_STREAMS; i++)
-		if (x->node[i])
-			worker_free(x->node[i]);
+	for (int i = 0; i < nodes * NODE_STREAMS; i++) { /* those that push first */
+		worker_free(x->node[i]);
+		worker_free(x->settler[i]);
+	}
 	for (int i = 0; i < x->m->gpus * GPU_STREAMS; i++)
 		if (x->stream[i])
 			device_stream_free(x->stream[i]);
@@ -279,6 +280,8 @@ static void exec_free(struct backend *b)
 	pthread_cond_destroy(&x->changed);
 	g_free(x->launcher);
 	g_free(x->node);
+	g_free(x->settler);
+	g_free(x->settled_ns);
 	g_free(x->stream);
 	g_free(x->spare);
 	g_free(x->last);
@@ -303,12 +306,14 @@ static bool streams_new(struct exec *x, GError **error)
 {
 	for (int i = 0; i < x->n_streams; i++) {
 		g_autofree char *name = stream_name(x->m, (stream_id)i);
-		const int node_stream = i - x->m->gpus * GPU_STREAMS;
-		const int gpu = node_stream >= 0 ? node_stream / NODE_STREAMS * x->m->gpus_per_node : i / GPU_STREAMS;
+		const int on_node = node_stream(x, (stream_id)i);
+		const int gpu = on_node >= 0 ? on_node / NODE_STREAMS * x->m->gpus_per_node : i / GPU_STREAMS;
 		if (!is_here(x, gpu))
 			continue;
-		if (node_stream >= 0)
-			x->node[node_stream] = worker_new(name);
+		if (on_node >= 0 && on_node % NODE_STREAMS == STREAM_OPTIMIZER && x->issue.settle)
+			x->settler[on_node] = worker_new("settle");
+		if (on_node >= 0)
+			x->node[on_node] = worker_new(name);
 		else if (!(x->stream[i] = device_stream_new(x->devices[gpu], name, error)))
 			return false;
 		else if (i % GPU_STREAMS == STREAM_COMPUTE)
@@ -333,6 +338,8 @@ struct backend *exec_new_issuing(struct device **devices, int count, const struc
 	x->launcher = g_new0(struct worker *, count);
 	x->stream = g_new0(struct device_stream *, count * GPU_STREAMS);
 	x->node = g_new0(struct worker *, machine_nodes(m) * NODE_STREAMS);
+	x->settler = g_new0(struct worker *, machine_nodes(m) * NODE_STREAMS);
+	x->settled_ns = g_new0(nsec_t, machine_nodes(m) * NODE_STREAMS);
 	x->spare = g_new0(GPtrArray *, count);
 	x->last = g_new(stage_id, x->n_streams);
 	for (int i = 0; i < x->n_streams; i++)
@@ -364,9 +371,15 @@ static bool launch_stage(void *engine, const struct stage *stage, struct store_p
 	return engine_launch(engine, stage, at, error);
 }
 
-static bool issue_stage(void *engine, const struct stage *stage, const struct store_places *at, struct device_stream *stream, GError **error)
+static bool issue_stage(void *engine, const struct stage *stage, const struct store_places *at, struct device_stream *stream, uint64_t *pending,
+                        GError **error)
 {
-	return engine_issue(engine, stage, at, stream, error);
+	return engine_issue(engine, stage, at, stream, pending, error);
+}
+
+static void settle_stage(void *engine, const struct stage *stage, uint64_t pending)
+{
+	engine_settle(engine, stage, pending);
 }
 
 static bool answer_gate(void *engine, const struct gate *gate, uint32_t *tokens, GError **error)
@@ -377,6 +390,6 @@ static bool answer_gate(void *engine, const struct gate *gate, uint32_t *tokens,
 
 struct backend *exec_new(struct device **devices, int count, struct engine *engine, const struct machine *m, GError **error)
 {
-	const struct issuer issue = {engine, launch_stage, issue_stage, answer_gate};
+	const struct issuer issue = {engine, launch_stage, issue_stage, settle_stage, answer_gate};
 	return exec_new_issuing(devices, count, &issue, m, error);
 }

@@ -133,9 +133,9 @@ static void open_host(struct engine *e)
 {
 	const struct machine *m = e->sc->machine;
 	int threads = e->p->adam_threads ? e->p->adam_threads : m->adam_threads, nodes = machine_nodes(m);
-	e->summed = g_new0(uint8_t *, e->n->layers);
+	e->due = g_new0(struct due *, e->n->layers);
 	for (int i = 0; i < e->n->layers; i++)
-		e->summed[i] = g_new0(uint8_t, MAX(1, (size_t)e->n->layer[i].experts) * (size_t)e->gpus);
+		e->due[i] = g_new0(struct due, MAX(1, (size_t)e->n->layer[i].experts) * (size_t)e->gpus);
 	e->pool = g_new0(struct adam_pool *, nodes);
 	const struct node_range here = nodes_here(e);
 	for (int i = here.first; i < here.first + here.n && e->offloaded; i++) {
@@ -226,12 +226,12 @@ void engine_free(struct engine *e)
 		g_clear_pointer(&e->gpu[g].done, device_event_free);
 		g_clear_pointer(&e->gpu[g].gathered, device_event_free);
 	}
-	for (int i = 0; e->summed && i < e->n->layers; i++)
-		g_free(e->summed[i]);
+	for (int i = 0; e->due && i < e->n->layers; i++)
+		g_free(e->due[i]);
 	for (int i = 0; e->pool && i < machine_nodes(e->sc->machine); i++)
 		if (e->pool[i])
 			adam_pool_free(e->pool[i]);
-	g_free(e->summed);
+	g_free(e->due);
 	g_free(e->pool);
 	store_free(e->store);
 	g_clear_error(&e->unread[0]);

@@ -43,9 +43,11 @@ void engine_begin(struct engine *e, uint64_t step);
  * it cannot be launched, as store_launch says. */
 bool engine_launch(struct engine *e, const struct stage *stage, struct store_places *at, GError **error) G_GNUC_WARN_UNUSED_RESULT;
 /* Queues the operations of a stage that was launched. GPU streams: on `stream`, returns at once. Node streams (Adam, accumulate, SSD): runs them, on
- * the calling worker. */
-bool engine_issue(struct engine *e, const struct stage *stage, const struct store_places *at, struct device_stream *stream,
+ * the calling worker; Adam may still be at work when it returns and leaves in *pending what engine_settle then waits for, else 0. */
+bool engine_issue(struct engine *e, const struct stage *stage, const struct store_places *at, struct device_stream *stream, uint64_t *pending,
                   GError **error) G_GNUC_WARN_UNUSED_RESULT;
+/* The stage has done what it left pending. From any thread. */
+void engine_settle(struct engine *e, const struct stage *stage, uint64_t pending);
 
 /* After a STAGE_COUNTS (or, with one GPU, its gate) has ended: tokens (G, E) of the layer and micro-batch. */
 void engine_loads(const struct engine *e, int layer, int microbatch, uint32_t *tokens);

@@ -1,5 +1,6 @@
 /* What the threads of the executor do with a stage: the launcher of a GPU queues it on its stream between two events, behind those of its
- * predecessors; the worker of a node's stream waits, works and signals.
+ * predecessors; the worker of a node's stream waits, works and signals. An update of the CPU optimizer may still be at work when the next one begins:
+ * a second worker waits for each in turn and signals, so that the stages of the stream end in order.
  *
  * An event can be waited for only when it has been queued, and launchers do not keep step, so each first waits until the predecessor has been issued
  * by its own. A launcher issues in launch order: the earliest stage that is not issued can always be, and nothing hangs.
@@ -63,15 +64,18 @@ static bool may_run(struct exec *x, struct group *g)
 	return run;
 }
 
-static void issue(struct exec *x, const struct record *r, struct device_stream *stream)
+/* What it leaves pending. */
+static uint64_t issue(struct exec *x, const struct record *r, struct device_stream *stream)
 {
 	GError *error = NULL;
-	if (x->issue.stage(x->issue.user, &r->stage, &r->at, stream, &error))
-		return;
+	uint64_t pending = 0;
+	if (x->issue.stage(x->issue.user, &r->stage, &r->at, stream, &pending, &error))
+		return pending;
 	g_autofree char *name = stream_name(x->m, r->stage.stream);
 	g_prefix_error(&error, "stage %u (%s %s of layer %d on %s): ", r->stage.id, stage_pass_name(r->stage.pass), stage_kind_name(r->stage.kind),
 	               r->stage.layer, name);
 	exec_fail(x, error);
+	return 0;
 }
 
 void launcher_run(void *args)
@@ -98,6 +102,19 @@ void launcher_run(void *args)
 	set_issued(x, r);
 }
 
+/* A stage is the stream's from the end of the one before it. Once signalled, the record may be gone. */
+static void node_settle(void *args)
+{
+	const struct errand *errand = args;
+	struct exec *x = errand->x;
+	struct record *r = errand->r;
+	nsec_t *settled_ns = &x->settled_ns[node_stream(x, r->stage.stream)];
+	x->issue.settle(x->issue.user, &r->stage, errand->pending);
+	r->start_ns = MAX(r->start_ns, *settled_ns);
+	device_event_signal(r->end);
+	*settled_ns = exec_now_ns();
+}
+
 void node_run(void *args)
 {
 	const struct errand *errand = args;
@@ -111,7 +128,10 @@ void node_run(void *args)
 		g_atomic_int_add(&r->after[i]->users, -1);
 	}
 	r->start_ns = exec_now_ns();
-	if (may_run(x, NULL))
-		issue(x, r, NULL);
-	device_event_signal(r->end);
+	const uint64_t pending = may_run(x, NULL) ? issue(x, r, NULL) : 0;
+	struct worker *settler = x->settler[node_stream(x, r->stage.stream)];
+	if (settler)
+		worker_push(settler, node_settle, &(struct errand){x, r, pending}, sizeof(struct errand));
+	else
+		device_event_signal(r->end);
 }

@@ -12,7 +12,7 @@
 enum {
 	MOST_MEMBERS = 2,
 	MIB = 1 << 20,
-	AHEAD = 8 /* copies of a stream in flight */,
+	AHEAD = 8 /* copies of a stream, or updates, in flight */,
 	WARM = 2 /* not counted */,
 	BUSY_COPIES = 4 /* of a pool, a tenth of a millisecond each */
 };
@@ -147,8 +147,8 @@ static gpointer keep_copying(gpointer data)
 	return NULL;
 }
 
-/* Parameters at..at + n of a state of `all`. */
-static void update_piece(const struct busy *b, size_t at, size_t n)
+/* Begins: parameters at..at + n of a state of `all`. */
+static adam_ticket update_piece(const struct busy *b, size_t at, size_t n)
 {
 	const size_t all = b->measure->blocks->params;
 	const int format = b->measure->blocks->format;
@@ -163,22 +163,25 @@ static void update_piece(const struct busy *b, size_t at, size_t n)
 	                            .gradient_format = format,
 	                            .out_format = format,
 	                            .step = {.lr = 1e-3f, .beta1 = 0.9f, .beta2 = 0.999f, .eps = 1e-8f, .t = 1}};
-	adam_update(b->pool, &a);
+	return adam_update_start(b->pool, &a);
 }
 
-/* One expert after another, as in a run: threads meet at the end of each. */
+/* One expert after another, as in a run: the next begins while the last pieces of one are still worked on. */
 static gpointer keep_updating(gpointer data)
 {
 	struct busy *b = data;
 	const size_t all = b->measure->blocks->params, piece = MIN(b->measure->expert, all);
 	nsec_t start = exec_now_ns();
 	double params = 0;
-	size_t at = 0;
-	do {
-		update_piece(b, at, piece);
+	adam_ticket begun[AHEAD] = {0};
+	const size_t pieces = all / piece, ahead = MIN(pieces, AHEAD);
+	for (size_t turn = 0; !turn || !g_atomic_int_get(b->stop); turn++) {
+		adam_wait(b->pool, begun[turn % ahead]);
+		begun[turn % ahead] = update_piece(b, turn % pieces * piece, piece);
 		params += (double)piece;
-		at = at + 2 * piece <= all ? at + piece : 0;
-	} while (!g_atomic_int_get(b->stop));
+	}
+	for (size_t i = 0; i < ahead; i++)
+		adam_wait(b->pool, begun[i]);
 	b->per_ns = params / (double)(exec_now_ns() - start);
 	return NULL;
 }

@@ -326,9 +326,9 @@ static struct adam_pool *pool_of(const struct issue *i)
 	return i->e->pool[i->st->rank / i->e->sc->machine->gpus_per_node];
 }
 
-static uint8_t *summed_of(const struct issue *i)
+static struct due *due_of(const struct issue *i)
 {
-	return &i->e->summed[i->st->layer][(size_t)i->st->expert * (size_t)i->e->gpus + (i->e->exchanges ? 0 : (size_t)i->st->rank)];
+	return &i->e->due[i->st->layer][(size_t)i->st->expert * (size_t)i->e->gpus + (i->e->exchanges ? 0 : (size_t)i->st->rank)];
 }
 
 static bool absent(const struct issue *i, const char *what)
@@ -352,13 +352,14 @@ static bool add_gradient(const struct issue *i)
 	if (!gradient)
 		return absent(i, "gradients");
 	adam_accumulate(pool_of(i), sum + share.from, gradient + share.from * (size_t)i->e->gradient_bytes, gradient_format(i), share.n,
-	                !*summed_of(i));
-	*summed_of(i) = 1;
+	                !due_of(i)->summed);
+	due_of(i)->summed = true;
 	return true;
 }
 
 bool issue_accumulate(const struct issue *i)
 {
+	adam_wait(pool_of(i), due_of(i)->update);
 	return add_gradient(i);
 }
 
@@ -367,11 +368,11 @@ static bool keep_gradient(const struct issue *i)
 {
 	struct share share = share_of(i);
 	float *sum = store_sum(i->e->store, i->at->moe, i->st->expert);
-	if (!i->st->part && !*summed_of(i))
+	if (!i->st->part && !due_of(i)->summed)
 		memset(sum + share.from, 0, share.n * sizeof(float));
 	else if (i->st->part && !add_gradient(i))
 		return false;
-	*summed_of(i) = 0;
+	due_of(i)->summed = false;
 	return true;
 }
 
@@ -397,20 +398,22 @@ static bool update(const struct issue *i, const float *sum)
 	                      .gradient_format = format,
 	                      .out_format = e->element == sizeof(float) ? ADAM_FP32 : ADAM_BF16,
 	                      .step = adam_step_of(e, i->st)};
-	adam_update(pool_of(i), &a);
+	*i->pending = due_of(i)->update = adam_update_start(pool_of(i), &a);
 	return true;
 }
 
 bool issue_adam(const struct issue *i)
 {
 	const struct engine *e = i->e;
+	struct due *due = due_of(i);
 	if (e->o.grad_check)
 		return keep_gradient(i);
-	if (i->st->part && *summed_of(i) && !add_gradient(i))
+	adam_wait(pool_of(i), due->update);
+	if (i->st->part && due->summed && !add_gradient(i))
 		return false;
-	const float *sum = *summed_of(i) ? store_sum(e->store, i->at->moe, i->st->expert) : NULL;
+	const float *sum = due->summed ? store_sum(e->store, i->at->moe, i->st->expert) : NULL;
 	bool updated = update(i, sum);
-	*summed_of(i) = 0;
+	due->summed = false;
 	return updated;
 }
 

@@ -218,7 +218,8 @@ bool engine_launch(struct engine *e, const struct stage *st, struct store_places
 	return !stored[st->kind] || store_launch(e->store, e->layer[st->layer].moe, st, at, error);
 }
 
-bool engine_issue(struct engine *e, const struct stage *st, const struct store_places *at, struct device_stream *stream, GError **error)
+bool engine_issue(struct engine *e, const struct stage *st, const struct store_places *at, struct device_stream *stream, uint64_t *pending,
+                  GError **error)
 {
 	issue_fn fn = issues[st->kind][st->pass];
 	struct issue i = {.e = e,
@@ -230,10 +231,18 @@ bool engine_issue(struct engine *e, const struct stage *st, const struct store_p
 	                  .a = &e->gpu[st->rank].layer[st->layer],
 	                  .stored = at,
 	                  .s = stream,
+	                  .pending = pending,
 	                  .error = error};
+	*pending = 0;
 	if (fn)
 		return fn(&i);
 	g_set_error(error, ESMOE_ERROR, ESMOE_ERROR_DEVICE, "the executor has no stage %s in pass %s", stage_kind_name(st->kind),
 	            stage_pass_name(st->pass));
 	return false;
+}
+
+void engine_settle(struct engine *e, const struct stage *st, uint64_t pending)
+{
+	if (pending)
+		adam_wait(e->pool[st->rank / e->sc->machine->gpus_per_node], pending);
 }

@@ -43,6 +43,12 @@ struct activations {
 	elem *sent, *arrived;                 /* rows of width D: as the gate's GPU sends them, as the experts' GPU has them */
 };
 
+/* Of a GPU's share of an expert, with the CPU optimizer. */
+struct due {
+	bool summed;        /* an earlier micro-batch's gradient of this step is in the store's sum */
+	adam_ticket update; /* begun last */
+};
+
 /* Buffers of the compute stream, none of which outlives a layer. */
 struct workspace {
 	elem *d, *du;                      /* (N, D) gradients of the residual stream and of u */
@@ -122,7 +128,7 @@ struct engine {
 	GError *unread[2];         /* why the tokens of a step could not be read, by parity */
 	struct store *store;       /* NULL: experts at home in HBM */
 	struct adam_pool **pool;   /* (nodes), those of this process */
-	uint8_t **summed;          /* (L) of (E, G): an earlier micro-batch's gradient of this step is in the store's sum */
+	struct due **due;          /* (L) of (E, G) */
 };
 
 enum { STAGING_FLOATS = FOOTPRINT_STAGING };
@@ -208,6 +214,7 @@ struct issue {
 	struct activations *a;
 	const struct store_places *stored; /* of its expert, beyond HBM */
 	struct device_stream *s;
+	adam_ticket *pending; /* the update that it began */
 	GError **error;
 };
 typedef bool (*issue_fn)(const struct issue *i);

@@ -12,7 +12,10 @@ struct issuer {
 	/* As engine_launch: every stage of this process by the caller in launch order, before all else. NULL: nothing to settle. */
 	bool (*launch)(void *user, const struct stage *stage, struct store_places *at, GError **error);
 	/* As engine_issue: a GPU's stages by its launcher in launch order; a node's by the stream's worker in launch order, stream NULL. */
-	bool (*stage)(void *user, const struct stage *stage, const struct store_places *at, struct device_stream *stream, GError **error);
+	bool (*stage)(void *user, const struct stage *stage, const struct store_places *at, struct device_stream *stream, uint64_t *pending,
+	              GError **error);
+	/* As engine_settle. NULL: nothing is left pending. */
+	void (*settle)(void *user, const struct stage *stage, uint64_t pending);
 	/* As engine_loads: all members of the gate's group have ended. */
 	bool (*loads)(void *user, const struct gate *gate, uint32_t *tokens, GError **error);
 };
@@ -58,6 +61,8 @@ struct exec {
 	struct worker **launcher;      /* (gpus) */
 	struct device_stream **stream; /* (gpus * GPU_STREAMS) */
 	struct worker **node;          /* (nodes * NODE_STREAMS) */
+	struct worker **settler;       /* (nodes * NODE_STREAMS), NULL where nothing is left pending */
+	nsec_t *settled_ns;            /* (nodes * NODE_STREAMS), the settler's own: when the last stage had ended */
 	GPtrArray **spare;             /* (gpus) struct device_event * */
 	stage_id *last;                /* (streams) launched */
 	struct record **live;          /* ring by id: oldest .. launched */
@@ -79,6 +84,7 @@ struct exec {
 struct errand {
 	struct exec *x;
 	struct record *r;
+	uint64_t pending;
 };
 
 static inline struct exec *exec_of(struct backend *b)
@@ -89,6 +95,12 @@ static inline struct exec *exec_of(struct backend *b)
 static inline bool on_gpu(const struct exec *x, stream_id stream)
 {
 	return stream < (stream_id)x->m->gpus * GPU_STREAMS;
+}
+
+/* Among the nodes' streams. */
+static inline int node_stream(const struct exec *x, stream_id stream)
+{
+	return (int)(stream - (stream_id)x->m->gpus * GPU_STREAMS);
 }
 
 static inline bool is_here(const struct exec *x, int gpu)

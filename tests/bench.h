@@ -32,8 +32,10 @@ static inline bool bench_launch(struct backend *b, const struct stage *st, GErro
 	struct bench *x = (struct bench *)b;
 	bool on_gpu = st->stream < (stream_id)x->sc->machine->gpus * GPU_STREAMS;
 	struct store_places at = {0};
-	if (!engine_launch(x->engine, st, &at, error) || !engine_issue(x->engine, st, &at, on_gpu ? x->stream[st->stream] : NULL, error))
+	uint64_t pending;
+	if (!engine_launch(x->engine, st, &at, error) || !engine_issue(x->engine, st, &at, on_gpu ? x->stream[st->stream] : NULL, &pending, error))
 		return false;
+	engine_settle(x->engine, st, pending);
 	if (!on_gpu)
 		return true;
 	device_event_record(x->stream[st->stream], x->event[st->stream]);

@@ -21,6 +21,7 @@ struct bench {
 	stage_id claiming, user, refused; /* one waits for another whose frame it has; one that finds none; STAGE_NONE: none */
 	const void *given;                /* to claiming, as it found it when it was issued */
 	nsec_t (*sleep_ns)(const struct stage *stage);
+	bool pending; /* updates take their time after they were issued */
 	pthread_mutex_t lock;
 	GArray *issued; /* struct stage, in the order of issue */
 };
@@ -32,7 +33,7 @@ static inline void sleep_op(struct host_stream *s, const void *args)
 
 static char frame[1];
 
-static inline bool bench_settle(void *user, const struct stage *stage, struct store_places *at, GError **error)
+static inline bool bench_place(void *user, const struct stage *stage, struct store_places *at, GError **error)
 {
 	struct bench *bench = user;
 	if (stage->id == bench->refused) {
@@ -46,10 +47,12 @@ static inline bool bench_settle(void *user, const struct stage *stage, struct st
 	return true;
 }
 
-static inline bool bench_stage(void *user, const struct stage *stage, const struct store_places *at, struct device_stream *stream, GError **error)
+static inline bool bench_stage(void *user, const struct stage *stage, const struct store_places *at, struct device_stream *stream, uint64_t *pending,
+                               GError **error)
 {
 	struct bench *bench = user;
-	const nsec_t ns = bench->sleep_ns ? bench->sleep_ns(stage) : 0;
+	const bool is_left = bench->pending && stage->kind == STAGE_ADAM;
+	const nsec_t ns = bench->sleep_ns && !is_left ? bench->sleep_ns(stage) : 0;
 	pthread_mutex_lock(&bench->lock);
 	g_array_append_vals(bench->issued, stage, 1);
 	if (stage->id == bench->claiming)
@@ -59,6 +62,8 @@ static inline bool bench_stage(void *user, const struct stage *stage, const stru
 		g_set_error(error, ESMOE_ERROR, ESMOE_ERROR_DEVICE, "the disk is full");
 		return false;
 	}
+	if (is_left)
+		*pending = (uint64_t)(exec_now_ns() + stage->cost_ns);
 	if (stream && stage->group)
 		group_meet(stream, bench->group, stage->rank);
 	if (stream && ns)
@@ -66,6 +71,14 @@ static inline bool bench_stage(void *user, const struct stage *stage, const stru
 	else if (ns)
 		g_usleep((gulong)(ns / NSEC_PER_USEC));
 	return true;
+}
+
+/* `pending` is when it ends. */
+static inline void bench_settle(void *user, const struct stage *stage, uint64_t pending)
+{
+	const nsec_t rest_ns = (nsec_t)pending - exec_now_ns();
+	if (pending && rest_ns > 0)
+		g_usleep((gulong)(rest_ns / NSEC_PER_USEC));
 }
 
 static inline bool bench_loads(void *user, const struct gate *gate, uint32_t *tokens, GError **error)
@@ -80,7 +93,7 @@ static inline struct bench *bench_new_of(const struct machine *m, int here, cons
 {
 	g_autoptr(GError) error = NULL;
 	struct bench *bench = g_new0(struct bench, 1);
-	const struct issuer issue = {bench, bench_settle, bench_stage, bench_loads};
+	const struct issuer issue = {bench, bench_place, bench_stage, bench_settle, bench_loads};
 	bench->m = m;
 	bench->here = here;
 	bench->routing = routing;

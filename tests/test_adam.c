@@ -242,7 +242,50 @@ static gpointer update_often(gpointer user)
 	return g_memdup2(&t, sizeof(t));
 }
 
-Test(adam, callers_of_one_pool_take_turns)
+/* More than the pool holds at once, among them ones that the caller does itself; each twice, the second only after the first. */
+Test(adam, updates_under_way_together_are_as_one_by_one)
+{
+	enum { TENSORS = 24, TIMES = 2 };
+	g_autoptr(adam_pool) pool = adam_pool_new(3);
+	struct tensors t[TENSORS], alone[TENSORS];
+	adam_ticket begun[TENSORS] = {0};
+	for (int i = 0; i < TENSORS; i++) {
+		t[i] = tensors_new((unsigned)i + 1, ADAM_BF16);
+		alone[i] = tensors_new((unsigned)i + 1, ADAM_BF16);
+	}
+	for (int turn = 1; turn <= TIMES; turn++)
+		for (int i = 0; i < TENSORS; i++) {
+			const size_t n = i % 5 == 4 ? 100 : ROOM;
+			struct adam_args a = args_at(&t[i], 0, n, ADAM_BF16, ADAM_BF16), b = args_at(&alone[i], 0, n, ADAM_BF16, ADAM_BF16);
+			a.step.t = b.step.t = turn;
+			adam_wait(pool, begun[i]);
+			begun[i] = adam_update_start(pool, &a);
+			adam_update_plain(&b);
+			memset(&a, 0, sizeof(a)); /* was copied */
+		}
+	for (int i = TENSORS; i-- > 0;)
+		adam_wait(pool, begun[i]);
+	for (int i = 0; i < TENSORS; i++) {
+		cr_assert(same(&t[i], &alone[i]), "tensor %d", i);
+		tensors_clear(&t[i]);
+		tensors_clear(&alone[i]);
+	}
+}
+
+Test(adam, a_pool_is_freed_after_what_was_begun)
+{
+	struct tensors t = tensors_new(1, ADAM_FP32), alone = tensors_new(1, ADAM_FP32);
+	struct adam_pool *pool = adam_pool_new(2);
+	const struct adam_args a = args_at(&t, 0, ROOM, ADAM_FP32, ADAM_BF16), b = args_at(&alone, 0, ROOM, ADAM_FP32, ADAM_BF16);
+	adam_update_start(pool, &a);
+	adam_pool_free(pool);
+	adam_update_plain(&b);
+	cr_assert(same(&t, &alone));
+	tensors_clear(&t);
+	tensors_clear(&alone);
+}
+
+Test(adam, several_call_one_pool)
 {
 	g_autoptr(adam_pool) pool = adam_pool_new(2);
 	GThread *thread[3];

@@ -67,7 +67,24 @@ Test(exec, streams_run_side_by_side_and_stages_take_their_time)
 	cr_assert_leq(span_of(bench, up)->launch_ns, span_of(bench, up)->launch_end_ns);
 }
 
-/* GPU 1 comes 20 ms late. */
+/* b is done first, but ends after a, and c was begun beside both. */
+Test(exec, updates_overlap_and_end_in_order)
+{
+	const struct machine m = {.gpus = 1, .gpus_per_node = 1};
+	g_autoptr(bench) bench = bench_new(&m, NULL, as_it_says);
+	bench->pending = true;
+	const stage_id a = add_on_node(bench, STREAM_OPTIMIZER, LONG_NS, STAGE_NONE), b = add_on_node(bench, STREAM_OPTIMIZER, 0, STAGE_NONE);
+	const stage_id c = add_on_node(bench, STREAM_OPTIMIZER, LONG_NS, STAGE_NONE), down = add(bench, 0, STREAM_DOWNLOAD, 0, b, STAGE_NONE);
+	await(bench, c);
+	await(bench, down);
+	const nsec_t start_ns = span_of(bench, a)->start_ns, end_ns = span_of(bench, a)->end_ns;
+	cr_assert_geq(end_ns - start_ns, LONG_NS - NSEC_PER_MSEC);
+	cr_assert_geq(span_of(bench, b)->start_ns, end_ns);
+	cr_assert_geq(span_of(bench, down)->start_ns, span_of(bench, b)->end_ns);
+	cr_assert_geq(span_of(bench, c)->start_ns, span_of(bench, b)->end_ns);
+	cr_assert_lt(span_of(bench, c)->end_ns - start_ns, 2 * LONG_NS - NSEC_PER_MSEC);
+}
+
 /* Beside its predecessors, on a GPU as on a node. */
 Test(exec, a_stage_waits_for_the_last_user_of_its_frame)
 {
@@ -102,6 +119,7 @@ Test(exec, a_stage_without_a_frame_is_not_launched)
 	ground_clear(&ground);
 }
 
+/* GPU 1 comes 20 ms late. */
 Test(exec, a_collective_starts_for_all_when_the_last_has_come)
 {
 	const struct machine m = {.gpus = 2, .gpus_per_node = 2};
