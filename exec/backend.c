@@ -5,8 +5,10 @@
  *
  * Bookkeeping belongs to the caller alone. A record holds a stage, its two events and the number of stages that will still wait for it (`users`).
  * Once a wait is over, all that the stage followed, by stream or as a predecessor, has ended too: those records take their times from the events, and
- * the oldest that have ended and have no users are retired in order of id; their events go round. A stage of a retired id is no predecessor any more,
- * however old the schedule's memory of it. So only a few steps are live, whatever the number of stages. Their spans stay until exec_trace takes them.
+ * the oldest that have ended and have no users are retired in order of id; their events go round. A step has thousands of them, and while the caller
+ * reads their times a GPU has nothing to do, if the wait was for its gate: so this happens when the caller comes to wait again, or asks for times. A
+ * stage of a retired id is no predecessor any more, however old the schedule's memory of it. So only a few steps are live, whatever the number of
+ * stages. Their spans stay until exec_trace takes them.
  *
  * A stage of another process's GPU has ended as far as anybody here can tell: it has a record, for its number and its place in its group, and no
  * more. Who waits for one that is a member of a group waits for the members that are here. */
@@ -192,6 +194,14 @@ static void retire(struct exec *x)
 	}
 }
 
+void exec_note(struct exec *x)
+{
+	for (guint i = 0; i < x->waited->len; i++)
+		note_ended(x, g_array_index(x->waited, stage_id, i));
+	g_array_set_size(x->waited, 0);
+	retire(x);
+}
+
 static bool await(struct exec *x, stage_id id, GError **error)
 {
 	struct record *r = unended(x, id);
@@ -203,7 +213,7 @@ static bool await(struct exec *x, stage_id id, GError **error)
 	}
 	if (exec_failed(x, error))
 		return false;
-	note_ended(x, id);
+	g_array_append_val(x->waited, id);
 	return true;
 }
 
@@ -228,6 +238,7 @@ static bool groups_complete(struct exec *x, stage_id id, GError **error)
 static bool exec_wait(struct backend *b, stage_id id, GError **error)
 {
 	struct exec *x = exec_of(b);
+	exec_note(x);
 	const struct record *r = id < x->oldest ? NULL : *place(x, id);
 	const struct group *g = r ? r->group : NULL;
 	if (!groups_complete(x, id, error))
@@ -235,10 +246,7 @@ static bool exec_wait(struct backend *b, stage_id id, GError **error)
 	for (uint32_t i = 0; g && i < g->size; i++)
 		if (!await(x, g->member[i], error))
 			return false;
-	if (!await(x, id, error))
-		return false;
-	retire(x);
-	return true;
+	return await(x, id, error);
 }
 
 static bool exec_loads(struct backend *b, const struct gate *gate, uint32_t *tokens, GError **error)
@@ -274,6 +282,7 @@ static void exec_free(struct backend *b)
 	for (int i = x->first; i < x->end; i++)
 		g_ptr_array_unref(x->spare[i]);
 	g_hash_table_unref(x->open_groups);
+	g_array_unref(x->waited);
 	g_array_unref(x->unfolding);
 	g_clear_error(&x->error);
 	pthread_mutex_destroy(&x->lock);
@@ -347,6 +356,7 @@ struct backend *exec_new_issuing(struct device **devices, int count, const struc
 	x->ring = 1024;
 	x->live = g_new0(struct record *, x->ring);
 	x->open_groups = g_hash_table_new(NULL, NULL);
+	x->waited = g_array_new(FALSE, FALSE, sizeof(stage_id));
 	x->unfolding = g_array_new(FALSE, FALSE, sizeof(stage_id));
 	spans_init(x);
 	pthread_mutex_init(&x->lock, NULL);

@@ -64,6 +64,7 @@ void spans_add(struct exec *x, struct record *r)
 /* Stages that have ended and still have users are not retired, and those behind them neither. */
 static void note_before(struct exec *x, stage_id before)
 {
+	exec_note(x);
 	for (stage_id id = x->oldest; id < before; id++) {
 		struct record *r = x->live[id & (x->ring - 1)];
 		g_assert(r->ended);

@@ -68,6 +68,7 @@ struct exec {
 	struct record **live;          /* ring by id: oldest .. launched */
 	stage_id oldest, ring;         /* ring: its size, a power of two */
 	GHashTable *open_groups;       /* id to struct group, of those that miss members */
+	GArray *waited;                /* stage_id: have ended, and exec_note has yet to follow them back */
 	GArray *unfolding;             /* stage_id, scratch of note_ended */
 	GArray *spans;                 /* struct traced */
 	nsec_t traced_end_ns;
@@ -117,6 +118,9 @@ void launcher_wait_issued(struct exec *x, const struct record *r);
 /* The first error of any thread stays; the devices let everyone go on who waits for what will not come. Takes the error. */
 void exec_fail(struct exec *x, GError *error);
 bool exec_failed(struct exec *x, GError **error); /* a copy of it */
+
+/* Takes the times of all that has ended as far as the caller's waits tell, and retires what nobody needs any more. */
+void exec_note(struct exec *x);
 
 /* Gives back one of the group's holders; NULL is fine. */
 void group_unref(struct group *g);
