@@ -66,8 +66,12 @@ struct workspace {
 	elem *packed_sent, *packed_arrived;
 };
 
-/* The rows of a routed layer as they lie on their owners, worked out when it is permuted: in ascending order of the experts, then of the sources. */
+/* The rows of a routed layer as they lie on their owners, worked out by the first stage that needs to know: in ascending order of the experts, then
+ * of the sources. */
 struct rows {
+	struct rows_of {
+		int step_parity, pass, layer, microbatch; /* pass: counted from 1, 0: none yet */
+	} of;
 	int *owner; /* (E) GPU that computes it */
 	int *at;    /* (E) first row there */
 	int *sent;  /* (E) first row where this GPU sends from */

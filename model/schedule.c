@@ -212,6 +212,12 @@ static const stage_id *returned(const struct schedule *s, int layer, int microba
 	return returns(s) && !s->moe[layer].block[microbatch].travels ? s->returned : NULL;
 }
 
+/* Without padding, the rows to send are as many as the gate chose, whatever the counts: GPUs sort them while the host waits for the counts. */
+static bool permutes_ahead(const struct schedule *s)
+{
+	return s->p->dispatch == DISPATCH_EXACT;
+}
+
 static void mix(struct schedule *s, int layer, int microbatch)
 {
 	compute_everywhere(s, STAGE_MIXER, PASS_FORWARD, layer, microbatch, NULL);
@@ -220,6 +226,8 @@ static void mix(struct schedule *s, int layer, int microbatch)
 		return;
 	compute_everywhere(s, STAGE_GATE, PASS_FORWARD, layer, microbatch, NULL);
 	s->counted[microbatch] = gather_counts(s, layer, microbatch);
+	if (permutes_ahead(s))
+		compute_everywhere(s, STAGE_PERMUTE, PASS_FORWARD, layer, microbatch, NULL);
 }
 
 static void forward_before_experts(struct schedule *s, int layer, int microbatch)
@@ -228,7 +236,8 @@ static void forward_before_experts(struct schedule *s, int layer, int microbatch
 		route(s, layer, microbatch, s->counted[microbatch]);
 		if (s->failed)
 			return;
-		compute_everywhere(s, STAGE_PERMUTE, PASS_FORWARD, layer, microbatch, NULL);
+		if (!permutes_ahead(s))
+			compute_everywhere(s, STAGE_PERMUTE, PASS_FORWARD, layer, microbatch, NULL);
 		slices_gather(s, PASS_FORWARD, layer, microbatch);
 		dispatch(s, PASS_FORWARD, layer, microbatch);
 		shadows_fetch(s, layer, microbatch);
