@@ -300,9 +300,8 @@ static uint64_t needed_bytes(const struct calibration *c, const GArray *probes)
  * them. */
 static void settle_memory(struct calibration *c)
 {
-	const double most = (c->m->dram_gib - c->m->dram_reserved_gib) * GIB;
 	struct claim_found found;
-	(void)claim_open(POOLS + MAX(needed_bytes(c, c->probes), needed_bytes(c, c->host_probes)), (uint64_t)fmax(0, most), &found);
+	(void)claim_open(POOLS + MAX(needed_bytes(c, c->probes), needed_bytes(c, c->host_probes)), CLAIM_BESIDES, &found);
 	advance(c, "the host's memory");
 }
 

@@ -19,6 +19,8 @@ struct claim_found {
 };
 #define FAR_FROM 1.3
 
+/* So much beside what is needed is enough to choose from, and looked at in some seconds. */
+#define CLAIM_BESIDES ((uint64_t)64 << 30)
 /* Claims what is needed and `besides` more, so that there is something to choose from, or what the system has left. False: the process has a claim
  * already, there is no more than is needed, the system knows its nodes and places memory itself, or a core cannot be made to wait for its memory.
  * Touches every page. */

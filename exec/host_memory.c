@@ -6,7 +6,6 @@
 
 #define MUCH ((uint64_t)1 << 30)
 #define LITTLE_SHARE (1.0 / 32)      /* blocks do not fit without gaps */
-#define BESIDES ((uint64_t)64 << 30) /* looked at for what is nearer: some seconds */
 
 static void tell(const struct run_options *o, char *line)
 {
@@ -19,7 +18,7 @@ bool host_memory_claim(const struct memory *planned, const struct run_options *o
 {
 	const uint64_t needed = memory_total(planned, TIER_PINNED) + memory_total(planned, TIER_DRAM);
 	struct claim_found f;
-	if (needed < MUCH || !claim_open(needed + (uint64_t)((double)needed * LITTLE_SHARE), BESIDES, &f))
+	if (needed < MUCH || !claim_open(needed + (uint64_t)((double)needed * LITTLE_SHARE), CLAIM_BESIDES, &f))
 		return false;
 	if (f.far_bytes)
 		tell(o, g_strdup_printf("host memory: of %.1f GiB, %.1f are near (%.0f ns a line) and taken first; the others take %.0f ns",
