@@ -5,7 +5,7 @@
 #include "model/units.h"
 
 #define MUCH ((uint64_t)1 << 30)
-#define LITTLE_SHARE (1.0 / 32)      /* blocks do not fit without gaps */
+#define LITTLE_SHARE (1.0 / 32) /* blocks do not fit without gaps */
 
 static void tell(const struct run_options *o, char *line)
 {
