@@ -8,7 +8,6 @@
  */
 #include "validate.h"
 
-#include "alone.h"
 #include "model/error.h"
 #include "model/quantile.h"
 #include "sim.h"
@@ -269,20 +268,6 @@ static char *name_of(const struct trace *trace, int key)
 	return g_strdup_printf("%s %s", span_kind_name(stage / N_STAGE_PASSES), stage_pass_name(stage % N_STAGE_PASSES));
 }
 
-/* Tells a slow memory from a wrong model of who shares it. */
-static void add_alone(GArray *rows, const struct trace *measured, const struct trace *predicted)
-{
-	g_autoptr(GArray) m = alone_adam_ms(measured), p = alone_adam_ms(predicted);
-	struct figures f[] = {{1, (int)m->len, (double *)(void *)m->data}, {1, (int)p->len, (double *)(void *)p->data}};
-	struct accuracy a = {.of = ACCURACY_STAGE};
-	if (!m->len || !p->len)
-		return;
-	summarise(&f[0], 0, &a.measured_ms, &a.measured_spread);
-	summarise(&f[1], 0, &a.predicted_ms, &a.predicted_spread);
-	a.name = g_strdup("adam alone");
-	g_array_append_val(rows, a);
-}
-
 GArray *accuracy_of_traces(const struct trace *measured, const struct trace *predicted)
 {
 	GArray *rows = g_array_new(FALSE, FALSE, sizeof(struct accuracy));
@@ -303,6 +288,5 @@ GArray *accuracy_of_traces(const struct trace *measured, const struct trace *pre
 	}
 	g_free(m.ms);
 	g_free(p.ms);
-	add_alone(rows, measured, predicted);
 	return rows;
 }

@@ -8,7 +8,7 @@ enum accuracy_of { ACCURACY_STEP, ACCURACY_STREAM, ACCURACY_STAGE };
 
 /* One figure of a step, in milliseconds: its whole time, the busy time of one stream, or the sum over the stages of one kind and pass. Medians over
  * the steps; spread: half the distance of the quartiles over the median. A collective counts from when its last member came: waiting for each other
- * is not its work. The last stage is "adam alone": one update beside which nothing is copied, over all of the trace. */
+ * is not its work. */
 struct accuracy {
 	enum accuracy_of of;
 	char *name; /* "step", "gpu0 compute", "expert backward" */

@@ -228,30 +228,6 @@ Test(validate, figures_are_medians_over_the_steps_and_collectives_do_not_count_w
 	cr_assert_eq(row(first, "gpu0 collective")->measured_ms, 2);
 }
 
-Test(validate, an_update_is_alone_when_its_host_copies_nothing_worth_speaking_of_beside_it)
-{
-	const struct span measured[] = {
-	    span_by_hand(0, STAGE_ADAM, 0, 0, STREAM_COMPUTE, 0, 2000000),
-	    span_by_hand(1, STAGE_ADAM, 0, 0, STREAM_COMPUTE, 2000000, 7000000),
-	    span_by_hand(2, STAGE_UPLOAD, 1, 0, STREAM_UPLOAD, 3000000, 6000000),
-	    span_by_hand(3, STAGE_ADAM, 0, 0, STREAM_COMPUTE, 7000000, 11000000),
-	    span_by_hand(4, STAGE_DOWNLOAD, 0, 0, STREAM_DOWNLOAD, 10900000, 13000000),
-	    span_by_hand(5, STAGE_UPLOAD, 0, 0, STREAM_UPLOAD, 12000000, 20000000),
-	    span_by_hand(6, STAGE_ADAM, 0, 0, STREAM_COMPUTE, 14000000, 15000000),
-	    span_by_hand(7, STAGE_ADAM, 0, 1, STREAM_COMPUTE, 21000000, 26000000),
-	};
-	const nsec_t ends[] = {20000000, 30000000, 40000000}; /* none in the last */
-	struct span predicted[G_N_ELEMENTS(measured)];
-	memcpy(predicted, measured, sizeof predicted);
-	predicted[0].end_ns -= 500000;
-	predicted[4].start_ns = 9000000; /* beside the second half of the third */
-	g_autoptr(trace) a = by_hand(measured, G_N_ELEMENTS(measured), ends, 3), b = by_hand(predicted, G_N_ELEMENTS(predicted), ends, 3);
-	g_autoptr(GArray) rows = accuracy_of_traces(a, b);
-	cr_assert_float_eq(row(rows, "adam alone")->measured_ms, 4, 1e-12); /* of 3, the mean of 2 and 4, and 5 */
-	cr_assert_float_eq(row(rows, "adam alone")->measured_spread, (4.5 - 3.5) / 2 / 4, 1e-12);
-	cr_assert_float_eq(row(rows, "adam alone")->predicted_ms, (1.5 + 5) / 2, 1e-12);
-}
-
 Test(validate, what_is_missing_is_named)
 {
 	g_autofree char *folder = g_dir_make_tmp("esmoe-validate-XXXXXX", NULL);
