@@ -93,7 +93,8 @@ bool rate_rounds_add(struct rate_rounds *rounds, const struct machine_rates *r, 
 	for (int row = 0; row < contention_rows(r->m); row++)
 		if (!measure_row(r, one, two, row_threads(r->m, row), rounds->rates, error))
 			return false;
-	g_autofree char *what = g_strdup_printf("copies and Adam outside of runs, round %d", ++rounds->n);
+	const double alone = g_array_index(rounds->rates, struct rates, rounds->rates->len - COLUMNS).adam_gparams;
+	g_autofree char *what = g_strdup_printf("copies and Adam, round %d: Adam alone %.2f G parameters/s", ++rounds->n, alone);
 	r->part(what, r->user);
 	return true;
 }

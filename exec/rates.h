@@ -20,7 +20,8 @@ int rates_parts(void);
 bool rates_measure(const struct machine_rates *r, GError **error) G_GNUC_WARN_UNUSED_RESULT;
 
 /* Goes once through the table of copies against Adam. A machine whose memory others use, too, is for seconds or minutes at a time another one, and
- * rates that were measured one after the other contradict each other: the more rounds, and the further apart, the better is the middle of them. */
+ * rates that were measured one after the other contradict each other: the more rounds, and the further apart, the better is the middle of them. Each
+ * says how fast Adam was in it. */
 struct rate_rounds *rate_rounds_new(void);
 void rate_rounds_free(struct rate_rounds *rounds);
 AUTOPTR(rate_rounds)

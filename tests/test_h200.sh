@@ -6,7 +6,7 @@ esmoe=${ESMOE:?the program} source=${ESMOE_SOURCE:?the source folder}
 folder=$(mktemp -d)
 trap 'rm -rf "$folder"' EXIT
 tar xzf "$source/tests/h200/runs.tar.gz" -C "$folder"
-"$esmoe" validate --format csv --max-error 12 "$folder"/runs/* >"$folder/out.csv" 2>"$folder/err" || { cat "$folder/err"; exit 1; }
+"$esmoe" validate --format csv --max-error 30 "$folder"/runs/* >"$folder/out.csv" 2>"$folder/err" || { cat "$folder/err"; exit 1; }
 # within NAME PATTERN OF UNIT COUNT MEAN MOST: errors of the rows OF (UNIT) of so many runs whose names match
 within() {
 	awk -F, -v name="$1" -v pattern="$2" -v of="$3" -v unit="$4" -v count="$5" -v mean="$6" -v most="$7" '
@@ -14,14 +14,14 @@ within() {
 		END { printf "%s: %d rows, mean error %.2f %%, largest %.2f %%\n", name, n, n ? sum / n : 0, worst; exit !(n == count && sum / n <= mean && worst <= most) }' \
 		"$folder/out.csv"
 }
-within "step time" . step "" 27 3.4 9.9
-within "step time, experts in HBM" static step "" 12 1.5 3.1
-within "step time, experts in DRAM" dram step "" 15 4.9 9.9
-within "compute stream" . stream "compute$" 32 3 8.8
-within "HBM" . memory "^HBM$" 27 0.06 0.15
-within "pinned DRAM" . memory "pinned DRAM" 27 0 0
-within "DRAM" dram memory "^DRAM$" 15 0 0
+within "step time" . step "" 20 6 22.5
+within "step time, experts in HBM" static step "" 9 1.7 3.9
+within "step time, experts in DRAM" dram step "" 11 9.5 22.5
+within "compute stream" . stream "compute$" 25 3.5 9.5
+within "HBM" . memory "^HBM$" 20 0.06 0.15
+within "pinned DRAM" . memory "pinned DRAM" 20 0 0
+within "DRAM" dram memory "^DRAM$" 11 0 0
 
-# what is left when the speed of Adam in each run's own memory is known
+# what is left when the speed of Adam in each run is known
 "$source/tests/h200/own_adam.sh" "$esmoe" "$folder"/runs/*dram* >"$folder/own"
-awk '/mean error/ { printf "Adam as fast as in the run: %s\n", $0; gsub(",", ""); found = $8 <= 1.8 && $11 <= 4.4 } END { exit !found }' "$folder/own"
+awk '/mean error/ { printf "Adam as fast as in the run: %s\n", $0; gsub(",", ""); found = $8 <= 1.6 && $11 <= 3.3 } END { exit !found }' "$folder/own"
