@@ -2,8 +2,7 @@
 #include "build.h"
 #include "infer.h"
 
-struct stage stage_on_gpu(const struct schedule *s, int kind, int pass, int layer, int microbatch, int gpu, enum gpu_stream stream,
-                          enum gpu_profile profile)
+static struct stage stage_of(const struct schedule *s, int kind, int pass, int layer, int microbatch, int gpu)
 {
 	return (struct stage){.kind = (uint8_t)kind,
 	                      .pass = (uint8_t)pass,
@@ -11,24 +10,26 @@ struct stage stage_on_gpu(const struct schedule *s, int kind, int pass, int laye
 	                      .layer = (uint16_t)layer,
 	                      .microbatch = (uint16_t)microbatch,
 	                      .expert = -1,
-	                      .rank = gpu,
-	                      .stream = stream_of_gpu(gpu, stream),
-	                      .profile = profile_of_gpu(gpu, profile)};
+	                      .rank = gpu};
+}
+
+struct stage stage_on_gpu(const struct schedule *s, int kind, int pass, int layer, int microbatch, int gpu, enum gpu_stream stream,
+                          enum gpu_profile profile)
+{
+	struct stage st = stage_of(s, kind, pass, layer, microbatch, gpu);
+	st.stream = stream_of_gpu(gpu, stream);
+	st.profile = profile_of_gpu(gpu, profile);
+	return st;
 }
 
 struct stage stage_on_node(const struct schedule *s, int kind, int pass, int layer, int microbatch, int gpu, enum node_stream stream,
                            enum node_profile profile)
 {
 	int node = s->node_of[gpu];
-	return (struct stage){.kind = (uint8_t)kind,
-	                      .pass = (uint8_t)pass,
-	                      .step_parity = s->step & 1,
-	                      .layer = (uint16_t)layer,
-	                      .microbatch = (uint16_t)microbatch,
-	                      .expert = -1,
-	                      .rank = gpu,
-	                      .stream = stream_of_node(s->m, node, stream),
-	                      .profile = profile_of_node(s->m, node, profile)};
+	struct stage st = stage_of(s, kind, pass, layer, microbatch, gpu);
+	st.stream = stream_of_node(s->m, node, stream);
+	st.profile = profile_of_node(s->m, node, profile);
+	return st;
 }
 
 void after(struct stage *stage, stage_id predecessor)
