@@ -7,19 +7,21 @@ esmoe=${1:?the program}
 shift
 folder=$(mktemp -d)
 trap 'rm -rf "$folder"' EXIT
+with_share() { # RUN SHARE: its description with that share of Adam's speed
+	sed "/^adam_share *=/d; s/^\[host\]$/&\nadam_share=$2/" "$1/run.ini" >"$folder/$(basename "$1")/run.ini"
+}
 for run; do
 	name=$(basename "$run") share=1
 	mkdir "$folder/$name"
 	for file in "$run"/*; do
 		[ "$(basename "$file")" = run.ini ] || ln -s "$(realpath "$file")" "$folder/$name"
 	done
+	with_share "$run" 1
 	for _ in 1 2 3; do
-		sed "/^adam_share *=/d; s/^\[host\]$/&\nadam_share=$share/" "$run/run.ini" >"$folder/$name/run.ini"
-		found=$("$esmoe" validate --format csv "$folder/$name" 2>/dev/null | awk -F, -v share="$share" '$3 == "adam update" { print share * $6 / $4 }')
-		share=${found:-$share}
+		found=$("$esmoe" validate --format csv "$folder/$name" 2>/dev/null | awk -F, '$3 == "adam update" { print $6 / $4 }')
+		share=$(awk -v share="$share" -v by="${found:-1}" 'BEGIN { print share * by }')
+		with_share "$run" "$share"
 	done
-	sed "/^adam_share *=/d; s/^\[host\]$/&\nadam_share=$share/" "$run/run.ini" >"$folder/$name/run.ini"
 done
-"$esmoe" validate --format csv "$folder"/* 2>"$folder/.err" |
-	awk -F, '$2 == "step" { step = sprintf("%-24s %8.1f ms, predicted %8.1f: %+5.1f %%", $1, $4, $6, $7) } $3 == "adam update" || $2 == "step" && $1 !~ /dram/ { print step }'
+"$esmoe" validate --format csv "$folder"/* 2>"$folder/.err" | awk -F, '$2 == "step" { printf "%-24s %8.1f ms, predicted %8.1f: %+5.1f %%\n", $1, $4, $6, $7 }'
 tail -n 1 "$folder/.err" | sed 's/ (.*//'
