@@ -39,7 +39,7 @@ uint64_t engine_pageable_bytes(const struct engine *e);
  * ended. Tokens that cannot be read, or loads that a file lacks, fail the step's first stage. */
 void engine_begin(struct engine *e, uint64_t step);
 
-/* Settles where the stage will find its expert, and whom it waits for beside its predecessors: in launch order, by the thread that launches. False:
+/* Chooses where the stage will find its expert, and whom it waits for beside its predecessors: in launch order, by the thread that launches. False:
  * it cannot be launched, as store_launch says. */
 bool engine_launch(struct engine *e, const struct stage *stage, struct store_places *at, GError **error) G_GNUC_WARN_UNUSED_RESULT;
 /* Queues the operations of a stage that was launched. GPU streams: on `stream`, returns at once. Node streams (Adam, accumulate, SSD): runs them, on

@@ -9,7 +9,7 @@
 /* What a backend asks of the one who knows the tensors. */
 struct issuer {
 	void *user;
-	/* As engine_launch: every stage of this process by the caller in launch order, before all else. NULL: nothing to settle. */
+	/* As engine_launch: every stage of this process by the caller in launch order, before all else. NULL: nothing to choose. */
 	bool (*launch)(void *user, const struct stage *stage, struct store_places *at, GError **error);
 	/* As engine_issue: a GPU's stages by its launcher in launch order; a node's by the stream's worker in launch order, stream NULL. */
 	bool (*stage)(void *user, const struct stage *stage, const struct store_places *at, struct device_stream *stream, uint64_t *pending,

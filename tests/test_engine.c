@@ -167,8 +167,6 @@ Test(engine, dropped_tokens_are_exactly_the_overflow)
 	}
 }
 
-/* ---- Adam alone ---- */
-
 /* ---- edges ---- */
 
 /* u keeps a bias of one, of which only the given expert's column makes anything. */

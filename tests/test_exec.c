@@ -220,6 +220,27 @@ Test(exec, spans_of_ended_stages_are_taken_while_others_run)
 		cr_assert_eq(g_array_index(bench->trace->spans, struct span, i).id, i);
 }
 
+static bool is_noted(const struct bench *bench, stage_id id)
+{
+	const struct exec *x = exec_of(bench->b);
+	return id < x->oldest || x->live[id & (x->ring - 1)]->ended;
+}
+
+/* A GPU has nothing to do while the caller reads the times of what was before a gate. */
+Test(exec, times_are_read_when_the_caller_comes_to_wait_again)
+{
+	const struct machine m = {.gpus = 1, .gpus_per_node = 1};
+	g_autoptr(bench) bench = bench_new(&m, NULL, as_it_says);
+	const stage_id a = add(bench, 0, STREAM_COMPUTE, 0, STAGE_NONE, STAGE_NONE), b = add(bench, 0, STREAM_UPLOAD, 0, a, STAGE_NONE);
+	const stage_id c = add(bench, 0, STREAM_COMPUTE, 0, b, STAGE_NONE);
+	await(bench, b);
+	cr_assert_not(is_noted(bench, a) || is_noted(bench, b));
+	await(bench, c);
+	cr_assert(is_noted(bench, a) && is_noted(bench, b) && !is_noted(bench, c));
+	span_of(bench, c);
+	cr_assert(is_noted(bench, c));
+}
+
 /* Waits at every hundredth stage only, which the next one follows back, and who was named is let go at the one after that; stage 0 is named by
  * all. */
 Test(exec, events_go_round_however_many_stages)
