@@ -1,132 +1,50 @@
-/* All cores look at every page, each with loads of which every one waits for the one before: a page is near when it is so to all of them. Where they
- * are cores of several sockets, no page is nearer than another.
- *
- *     claim   | near | far | near         | far | near |
- *     blocks  | a    |     | b  | c       |     |             the first fit among what is near, and across what is far only where that has none */
-#define _GNU_SOURCE /* CPU_SET */
+/*     claimed       | near | far | near          | far  | near |
+ *     what is needed  n n f n n f n n f ..                            taken from it page by page, and mapped anew in that order
+ *     the others    |         |  far | near | far  | near |           as they lie
+ *     blocks          a     b    c ..                                 the first fit in what is needed, among the others only where that has none */
+#define _GNU_SOURCE /* mremap */
 #include "claim.h"
 
-#include "exec.h"
+#include "look.h"
+#include "model/units.h"
 #include "pages.h"
 
 #include <glib.h>
 #include <pthread.h>
-#include <sched.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
 
-#define PAGE ((size_t)2 << 20)
+#define PAGE LOOK_PAGE
 #define LEFT_ALONE 0.1 /* of what the system has left */
 
-enum { LINES = 32, FRAMES = 4, SMALL_PAGE = 4096, TWO_LINES = 128, LOOKS = 2, MOST_CORES = 256 };
+enum {
+	LOOKED_NEAREST = 8, /* the nearest one in so many is near for certain */
+	STREAMED = 512,     /* pages, at most, that tell how fast their like are */
+	MOST_UNIT = 64,     /* pages of one kind that follow each other */
+	MAPS_SHARE = 4      /* of the mappings that a process may have */
+};
+
+struct range {
+	char *from;
+	size_t pages;
+	bool *taken, *gone; /* (pages); gone: mapped elsewhere. NULL: none is */
+};
+
+enum { NEEDED, OTHERS, RANGES };
 
 struct claim {
 	pthread_mutex_t lock;
-	char *from;
-	size_t pages;
-	bool *far, *taken;  /* (pages) */
-	GHashTable *blocks; /* address -> pages */
+	struct range range[RANGES];
+	GHashTable *blocks; /* address -> pages; NULL: nothing is claimed */
 };
 
 /* A process has its memory, as it has malloc's. */
 static struct claim claim = {.lock = PTHREAD_MUTEX_INITIALIZER};
 
-/* ---- one page ---- */
+/* ---- what is near, and in which order ---- */
 
-/* Every other line of a quarter of a small page, in four of them: few translations, and no order that a prefetcher would guess. */
-static char *line(char *page, int i)
-{
-	int at = i * 13 % LINES, frame = at % FRAMES, in_frame = at / FRAMES;
-	return page + (size_t)frame * (PAGE / FRAMES) + (size_t)in_frame * 3 % 8 * (SMALL_PAGE / 8) + (size_t)(frame * TWO_LINES);
-}
-
-static void lay(char *page)
-{
-	for (int i = 0; i < LINES; i++)
-		*(char **)(void *)line(page, i) = line(page, (i + 1) % LINES);
-}
-
-#ifdef __x86_64__
-static float look(char *page)
-{
-	nsec_t least = G_MAXINT64;
-	for (int i = 0; i < LOOKS; i++) {
-		for (int k = 0; k < LINES; k++)
-			__builtin_ia32_clflush(line(page, k));
-		__builtin_ia32_mfence();
-		nsec_t start = exec_now_ns();
-		char *volatile *at = (char *volatile *)(void *)line(page, 0);
-		for (int k = 0; k < LINES; k++)
-			at = (char *volatile *)(void *)*at;
-		least = MIN(least, exec_now_ns() - start + (at ? 0 : 1));
-	}
-	return (float)least / LINES;
-}
-enum { CAN_LOOK = true };
-#else
-static float look(char *page)
-{
-	return 0;
-}
-enum { CAN_LOOK = false };
-#endif
-
-/* ---- all pages, on all cores ---- */
-
-struct core {
-	int cpu, index, count;
-	char *from;
-	size_t pages;
-	float *ns; /* of all pages */
-	pthread_barrier_t *laid;
-};
-
-/* Each begins elsewhere, so that no two look at the same page. */
-static gpointer look_at_all(gpointer data)
-{
-	const struct core *c = data;
-	cpu_set_t one;
-	CPU_ZERO(&one);
-	CPU_SET(c->cpu, &one);
-	(void)sched_setaffinity(0, sizeof(one), &one);
-	const size_t first = c->pages * (size_t)c->index / (size_t)c->count, end = c->pages * (size_t)(c->index + 1) / (size_t)c->count;
-	for (size_t i = first; i < end; i++)
-		lay(c->from + i * PAGE);
-	pthread_barrier_wait(c->laid);
-	for (size_t k = 0; k < c->pages; k++) {
-		size_t i = (first + k) % c->pages;
-		c->ns[i] = look(c->from + i * PAGE);
-	}
-	return NULL;
-}
-
-/* ns[pages]: means over the cores. */
-static void look_from_everywhere(char *from, size_t pages, const cpu_set_t *allowed, float *ns)
-{
-	struct core core[MOST_CORES];
-	GThread *thread[MOST_CORES];
-	pthread_barrier_t laid;
-	int n = 0;
-	for (int cpu = 0; cpu < CPU_SETSIZE && n < MOST_CORES; cpu++)
-		if (CPU_ISSET(cpu, allowed))
-			core[n++] = (struct core){.cpu = cpu};
-	pthread_barrier_init(&laid, NULL, (unsigned)n);
-	for (int i = 0; i < n; i++) {
-		core[i] = (struct core){core[i].cpu, i, n, from, pages, g_new(float, pages), &laid};
-		thread[i] = g_thread_new("look", look_at_all, &core[i]);
-	}
-	memset(ns, 0, pages * sizeof(*ns));
-	for (int i = 0; i < n; i++) {
-		g_thread_join(thread[i]);
-		for (size_t k = 0; k < pages; k++)
-			ns[k] += core[i].ns[k] / (float)n;
-		g_free(core[i].ns);
-	}
-	pthread_barrier_destroy(&laid);
-}
-
-/* ---- the claim ---- */
+double claim_far_from = 1.3;
 
 static int by_time(const void *a, const void *b)
 {
@@ -134,19 +52,95 @@ static int by_time(const void *a, const void *b)
 	return (x > y) - (x < y);
 }
 
-void claim_sort(const float *ns, size_t n, size_t needed, bool *far, struct claim_found *found)
+void claim_sort(const float *ns, size_t n, bool *far, struct claim_found *found)
 {
-	g_assert(needed && needed < n);
+	g_assert(n);
 	g_autofree float *sorted = g_memdup2(ns, n * sizeof(*ns));
 	qsort(sorted, n, sizeof(*sorted), by_time);
-	const float middle = sorted[needed / 2];
+	const float nearest = sorted[n / LOOKED_NEAREST / 2];
 	size_t near = 0;
 	for (size_t i = 0; i < n; i++) {
-		far[i] = ns[i] >= (float)FAR_FROM * middle;
+		far[i] = ns[i] >= (float)claim_far_from * nearest;
 		near += !far[i];
 	}
-	*found = (struct claim_found){near * PAGE, (n - near) * PAGE, (double)middle, near < n ? (double)sorted[(near + n) / 2] : 0};
+	*found = (struct claim_found){.near_bytes = near * PAGE,
+	                              .far_bytes = (n - near) * PAGE,
+	                              .near_ns = (double)sorted[near / 2],
+	                              .far_ns = near < n ? (double)sorted[(near + n) / 2] : 0};
 }
+
+static size_t next_of(const bool *far, size_t n, size_t from, bool kind)
+{
+	while (from < n && far[from] != kind)
+		from++;
+	return from;
+}
+
+void claim_order(const bool *far, size_t n, size_t needed, double share, size_t unit, size_t *order)
+{
+	size_t next[2] = {next_of(far, n, 0, false), next_of(far, n, 0, true)};
+	double due = 0;
+	bool kind = false;
+	g_assert(needed <= n);
+	for (size_t i = 0; i < needed; i++) {
+		if (i % unit == 0) {
+			due += share;
+			kind = due >= 0.5;
+			due -= kind;
+		}
+		const bool taken = next[kind] < n ? kind : !kind;
+		order[i] = next[taken];
+		next[taken] = next_of(far, n, next[taken] + 1, taken);
+	}
+}
+
+/* Pages of an order that follow each other need one mapping. */
+static size_t mappings(const size_t *order, size_t n)
+{
+	size_t count = 0;
+	for (size_t i = 0; i < n; i++)
+		count += i == 0 || order[i] != order[i - 1] + 1;
+	return count;
+}
+
+/* False: the system would not have so many mappings, however the pages are mixed. */
+static bool mix(const bool *far, size_t n, size_t needed, double share, size_t *order)
+{
+	g_autofree char *text = NULL;
+	const uint64_t most = g_file_get_contents("/proc/sys/vm/max_map_count", &text, NULL, NULL) ? g_ascii_strtoull(text, NULL, 10) : 0;
+	for (size_t unit = 1; unit <= MOST_UNIT; unit *= 2) {
+		claim_order(far, n, needed, share, unit, order);
+		if (mappings(order, needed) <= most / MAPS_SHARE)
+			return true;
+	}
+	return false;
+}
+
+/* The share of far pages with which both sockets' memory is done at the same time; not more than there are, so that it is the same for whoever
+ * needs little and for whoever needs more. */
+static double far_share(char *from, const bool *far, size_t n, struct claim_found *f)
+{
+	size_t page[2][STREAMED], count[2] = {0};
+	for (size_t i = 0; i < n; i++)
+		if (count[far[i]] < STREAMED)
+			page[far[i]][count[far[i]]++] = i;
+	f->near_gbps = look_gbps(from, page[false], count[false]);
+	f->far_gbps = look_gbps(from, page[true], count[true]);
+	return MIN(f->far_gbps / (f->near_gbps + f->far_gbps), (double)f->far_bytes / (double)(n * PAGE));
+}
+
+char *claim_describe(const struct claim_found *f)
+{
+	const double all = (double)(f->near_bytes + f->far_bytes) / GIB;
+	if (!f->far_bytes)
+		return g_strdup_printf("host memory: %.1f GiB, all of them near (%.0f ns a line)", all, f->near_ns);
+	return g_strdup_printf(
+	    "host memory: of %.1f GiB, %.1f are near (%.0f ns a line, %.0f GB/s), the others far (%.0f ns, %.0f GB/s); blocks have %.0f %% "
+	    "of far ones",
+	    all, (double)f->near_bytes / GIB, f->near_ns, f->near_gbps, f->far_ns, f->far_gbps, 100 * f->far_share);
+}
+
+/* ---- the claim ---- */
 
 /* The system's, when it needs it: it is not freed before. */
 static void offer(char *from, size_t pages)
@@ -161,51 +155,116 @@ static bool knows_nodes(void)
 	return g_file_get_contents("/sys/devices/system/node/online", &online, NULL, NULL) && strpbrk(online, "-,");
 }
 
+static struct range range_new(char *from, size_t pages)
+{
+	return (struct range){from, pages, g_new0(bool, pages), NULL};
+}
+
+/* Address space from the start of a huge page. */
+static char *space_new(size_t bytes)
+{
+	char *p = mmap(NULL, bytes + PAGE, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+	if (p == MAP_FAILED)
+		return NULL;
+	const size_t before = (size_t)(-(uintptr_t)p % PAGE);
+	if (before)
+		munmap(p, before);
+	munmap(p + before + bytes, PAGE - before);
+	return p + before;
+}
+
+/* Maps order[n] of `others` anew, one after the other: as many of them as the system does. */
+static struct range take_out(struct range *others, const size_t *order, size_t n)
+{
+	size_t done = 0, run;
+	char *to = space_new(n * PAGE);
+	for (; to && done < n; done += run) {
+		for (run = 1; done + run < n && order[done + run] == order[done] + run; run++)
+			;
+		char *from = others->from + order[done] * PAGE;
+		if (mremap(from, run * PAGE, run * PAGE, MREMAP_MAYMOVE | MREMAP_FIXED, to + done * PAGE) == MAP_FAILED)
+			break;
+	}
+	if (to && done < n)
+		munmap(to + done * PAGE, (n - done) * PAGE);
+	others->gone = g_new0(bool, others->pages);
+	for (size_t i = 0; i < done; i++)
+		others->gone[order[i]] = others->taken[order[i]] = true;
+	return done ? range_new(to, done) : (struct range){0};
+}
+
 bool claim_open(uint64_t needed, uint64_t besides, struct claim_found *found)
 {
 	const uint64_t most = (uint64_t)((double)pages_available() * (1 - LEFT_ALONE));
 	const size_t least = (size_t)((needed + PAGE - 1) / PAGE), pages = (size_t)(MIN(most, needed + besides) / PAGE);
-	cpu_set_t allowed;
 	*found = (struct claim_found){0};
-	if (claim.from || !CAN_LOOK || !least || pages <= least || knows_nodes() || sched_getaffinity(0, sizeof(allowed), &allowed) != 0)
+	if (claim.blocks || !look_possible || !least || pages <= least || knows_nodes())
 		return false;
 	char *from = pages_new(pages * PAGE);
-	if (!from)
-		return false;
 	g_autofree float *ns = g_new(float, pages);
-	claim.far = g_new(bool, pages);
-	claim.taken = g_new0(bool, pages);
+	if (!from || !look_at_pages(from, pages, ns)) {
+		if (from)
+			pages_free(from, pages * PAGE);
+		return false;
+	}
+	g_autofree bool *far = g_new(bool, pages);
+	g_autofree size_t *order = g_new(size_t, least);
+	struct range all = range_new(from, pages);
+	claim_sort(ns, pages, far, found);
+	found->far_share = found->far_bytes ? far_share(from, far, pages, found) : 0;
+	if (found->far_bytes && mix(far, pages, least, found->far_share, order))
+		claim.range[NEEDED] = take_out(&all, order, least);
+	claim.range[OTHERS] = all;
 	claim.blocks = g_hash_table_new(NULL, NULL);
-	claim.pages = pages;
-	look_from_everywhere(from, pages, &allowed, ns);
-	claim_sort(ns, pages, least, claim.far, found);
-	offer(from, pages);
-	claim.from = from;
+	for (int i = 0; i < RANGES; i++)
+		if (claim.range[i].from)
+			offer(claim.range[i].from, claim.range[i].pages);
 	return true;
+}
+
+/* What is gone is not the range's, whatever lies there now. */
+static void range_free(struct range *r)
+{
+	for (size_t first = 0, end = 0; first < r->pages; first = end) {
+		const bool gone = r->gone && r->gone[first];
+		while (end < r->pages && (r->gone && r->gone[end]) == gone)
+			end++;
+		if (!gone)
+			munmap(r->from + first * PAGE, (end - first) * PAGE);
+	}
+	g_free(r->taken);
+	g_free(r->gone);
+	*r = (struct range){0};
 }
 
 void claim_close(void)
 {
-	if (!claim.from || g_hash_table_size(claim.blocks))
+	if (!claim.blocks || g_hash_table_size(claim.blocks))
 		return;
-	char *from = claim.from;
-	claim.from = NULL;
-	pages_free(from, claim.pages * PAGE);
-	g_hash_table_unref(claim.blocks);
-	g_free(claim.far);
-	g_free(claim.taken);
+	g_clear_pointer(&claim.blocks, g_hash_table_unref);
+	for (int i = 0; i < RANGES; i++)
+		range_free(&claim.range[i]);
 }
 
-/* The first `pages` that follow each other and are free; claim.pages: there are none. */
-static size_t first_fit(size_t pages, bool near)
+/* The first `pages` that follow each other and are free; r->pages: there are none. */
+static size_t first_fit(const struct range *r, size_t pages)
 {
 	size_t run = 0;
-	for (size_t i = 0; i < claim.pages; i++) {
-		run = claim.taken[i] || (near && claim.far[i]) ? 0 : run + 1;
+	for (size_t i = 0; i < r->pages; i++) {
+		run = r->taken[i] ? 0 : run + 1;
 		if (run == pages)
 			return i + 1 - pages;
 	}
-	return claim.pages;
+	return r->pages;
+}
+
+static char *take_from(struct range *r, size_t pages)
+{
+	const size_t at = first_fit(r, pages);
+	if (at == r->pages)
+		return NULL;
+	memset(r->taken + at, true, pages);
+	return r->from + at * PAGE;
 }
 
 void *claim_take(size_t bytes)
@@ -213,15 +272,10 @@ void *claim_take(size_t bytes)
 	const size_t pages = (bytes + PAGE - 1) / PAGE;
 	char *block = NULL;
 	pthread_mutex_lock(&claim.lock);
-	if (claim.from && pages) {
-		size_t at = first_fit(pages, true);
-		at = at == claim.pages ? first_fit(pages, false) : at;
-		if (at < claim.pages) {
-			block = claim.from + at * PAGE;
-			memset(claim.taken + at, true, pages);
-			g_hash_table_insert(claim.blocks, block, GSIZE_TO_POINTER(pages));
-		}
-	}
+	for (int i = 0; claim.blocks && pages && !block && i < RANGES; i++)
+		block = take_from(&claim.range[i], pages);
+	if (block)
+		g_hash_table_insert(claim.blocks, block, GSIZE_TO_POINTER(pages));
 	pthread_mutex_unlock(&claim.lock);
 	return block;
 }
@@ -229,9 +283,14 @@ void *claim_take(size_t bytes)
 bool claim_give(void *block)
 {
 	pthread_mutex_lock(&claim.lock);
-	const size_t pages = claim.from ? GPOINTER_TO_SIZE(g_hash_table_lookup(claim.blocks, block)) : 0;
+	const size_t pages = claim.blocks ? GPOINTER_TO_SIZE(g_hash_table_lookup(claim.blocks, block)) : 0;
+	for (int i = 0; pages && i < RANGES; i++) {
+		struct range *r = &claim.range[i];
+		const size_t at = ((uintptr_t)block - (uintptr_t)r->from) / PAGE;
+		if (at < r->pages)
+			memset(r->taken + at, false, pages);
+	}
 	if (pages) {
-		memset(claim.taken + (size_t)((char *)block - claim.from) / PAGE, false, pages);
 		g_hash_table_remove(claim.blocks, block);
 		offer(block, pages);
 	}
@@ -243,8 +302,9 @@ uint64_t claim_spare_bytes(void)
 {
 	uint64_t spare = 0;
 	pthread_mutex_lock(&claim.lock);
-	for (size_t i = 0; claim.from && i < claim.pages; i++)
-		spare += claim.taken[i] ? 0 : PAGE;
+	for (int i = 0; claim.blocks && i < RANGES; i++)
+		for (size_t k = 0; k < claim.range[i].pages; k++)
+			spare += claim.range[i].taken[k] ? 0 : PAGE;
 	pthread_mutex_unlock(&claim.lock);
 	return spare;
 }

@@ -1,8 +1,7 @@
-/* CPU Adam is as fast as the memory that a run got, so it takes the nearest that it finds. */
+/* CPU Adam is as fast as the memory that a run got. */
 #include "host_memory.h"
 
 #include "claim.h"
-#include "model/units.h"
 
 #define MUCH ((uint64_t)1 << 30)
 #define LITTLE_SHARE (1.0 / 32) /* blocks do not fit without gaps */
@@ -21,7 +20,6 @@ bool host_memory_claim(const struct memory *planned, const struct run_options *o
 	if (needed < MUCH || !claim_open(needed + (uint64_t)((double)needed * LITTLE_SHARE), CLAIM_BESIDES, &f))
 		return false;
 	if (f.far_bytes)
-		tell(o, g_strdup_printf("host memory: of %.1f GiB, %.1f are near (%.0f ns a line) and taken first; the others take %.0f ns",
-		                        (double)(f.near_bytes + f.far_bytes) / GIB, (double)f.near_bytes / GIB, f.near_ns, f.far_ns));
+		tell(o, claim_describe(&f));
 	return true;
 }

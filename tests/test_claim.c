@@ -6,6 +6,7 @@
 
 #include <criterion/criterion.h>
 #include <glib.h>
+#include <math.h>
 #include <string.h>
 
 #define PAGE ((size_t)2 << 20)
@@ -30,15 +31,13 @@ Test(claim, what_another_socket_has_is_far)
 	float ns[PAGES];
 	bool remote[PAGES], far[PAGES];
 	struct claim_found found;
-	const size_t local = two_sockets(ns, remote), needed[] = {local / 4, local, local + 100};
-	for (size_t i = 0; i < G_N_ELEMENTS(needed); i++) {
-		claim_sort(ns, PAGES, needed[i], far, &found);
-		cr_assert_arr_eq(far, remote, sizeof far);
-		cr_assert_eq(found.near_bytes, local * PAGE);
-		cr_assert_eq(found.far_bytes, (PAGES - local) * PAGE);
-		cr_assert_float_eq(found.near_ns, 125, 12);
-		cr_assert_float_eq(found.far_ns, 205, 5);
-	}
+	const size_t local = two_sockets(ns, remote);
+	claim_sort(ns, PAGES, far, &found);
+	cr_assert_arr_eq(far, remote, sizeof far);
+	cr_assert_eq(found.near_bytes, local * PAGE);
+	cr_assert_eq(found.far_bytes, (PAGES - local) * PAGE);
+	cr_assert_float_eq(found.near_ns, 125, 5);
+	cr_assert_float_eq(found.far_ns, 205, 5);
 }
 
 Test(claim, memory_that_is_alike_is_near)
@@ -49,10 +48,56 @@ Test(claim, memory_that_is_alike_is_near)
 	g_autoptr(GRand) rand = g_rand_new_with_seed(8);
 	for (int i = 0; i < PAGES; i++)
 		ns[i] = (float)(125 * g_rand_double_range(rand, 0.9, 1.1));
-	claim_sort(ns, PAGES, PAGES / 2, far, &found);
+	claim_sort(ns, PAGES, far, &found);
 	for (int i = 0; i < PAGES; i++)
 		cr_assert_not(far[i]);
 	cr_assert_eq(found.far_bytes, 0);
+}
+
+/* No page twice, and wherever a block begins it has its share of far ones. */
+static void check_order(const bool *far, size_t needed, double share, size_t unit)
+{
+	size_t order[PAGES];
+	bool seen[PAGES] = {false};
+	claim_order(far, PAGES, needed, share, unit, order);
+	for (size_t i = 0; i < needed; i++) {
+		cr_assert_lt(order[i], PAGES);
+		cr_assert_not(seen[order[i]]);
+		seen[order[i]] = true;
+	}
+	for (size_t first = 0; first + 16 * unit <= needed; first++) {
+		size_t of_them = 0;
+		for (size_t i = first; i < first + 16 * unit; i++)
+			of_them += far[order[i]];
+		cr_assert_leq(fabs((double)of_them - 16 * (double)unit * share), 2.0 * (double)unit, "share %g, unit %zu: %zu of %zu", share, unit,
+		              of_them, 16 * unit);
+	}
+}
+
+Test(claim, blocks_have_their_share_of_far_pages)
+{
+	float ns[PAGES];
+	bool far[PAGES];
+	const size_t local = two_sockets(ns, far);
+	const double shares[] = {0, 0.1, 0.25, 0.42, 0.5};
+	for (size_t i = 0; i < G_N_ELEMENTS(shares); i++)
+		for (size_t unit = 1; unit <= 4; unit *= 2)
+			check_order(far, (size_t)((double)local / (1 - shares[i]) * 0.9), shares[i], unit);
+}
+
+Test(claim, when_one_kind_is_used_up_the_other_is_taken)
+{
+	float ns[PAGES];
+	bool far[PAGES], seen[PAGES] = {false};
+	size_t order[PAGES], all = 0;
+	two_sockets(ns, far);
+	claim_order(far, PAGES, PAGES, 0.9, 1, order);
+	for (size_t i = 0; i < PAGES; i++)
+		seen[order[i]] = true;
+	for (size_t i = 0; i < PAGES; i++)
+		all += seen[i];
+	cr_assert_eq(all, PAGES);
+	cr_assert_not(far[order[PAGES - 1]]);
 }
 
 /* Machines that claim nothing have nothing to check. */
@@ -84,6 +129,35 @@ Test(claim, blocks_are_apart_and_come_again)
 		cr_assert(claim_give(block[i]));
 	claim_close();
 	cr_assert_null(claim_take(PAGE));
+}
+
+Test(claim, mixed_pages_are_whole)
+{
+	struct claim_found found;
+	claim_far_from = 1.0; /* noise decides */
+	if (!claim_open(64 * PAGE, 64 * PAGE, &found))
+		cr_skip("no claim on this machine");
+	cr_assert_gt(found.far_bytes, 0);
+	cr_assert_gt(found.far_share, 0);
+	cr_assert_leq(found.far_share, (double)found.far_bytes / (double)(found.near_bytes + found.far_bytes));
+	cr_assert(found.near_gbps > 0 && found.far_gbps > 0);
+	cr_assert_eq(claim_spare_bytes(), 128 * PAGE);
+	char *block[] = {claim_take(40 * PAGE), claim_take(24 * PAGE), claim_take(PAGE)};
+	const size_t pages[] = {40, 24, 1};
+	for (int i = 0; i < 3; i++) {
+		cr_assert_not_null(block[i]);
+		for (size_t k = 0; k < pages[i] * PAGE; k += 512)
+			block[i][k] = (char)(i + 1);
+	}
+	cr_assert_eq(block[1], block[0] + 40 * PAGE);
+	for (int i = 0; i < 3; i++) {
+		for (size_t k = 0; k < pages[i] * PAGE; k += 512)
+			cr_assert_eq(block[i][k], i + 1);
+		cr_assert(claim_give(block[i]));
+	}
+	cr_assert_eq(claim_spare_bytes(), 128 * PAGE);
+	claim_close();
+	cr_assert_eq(claim_spare_bytes(), 0);
 }
 
 Test(claim, has_all_that_was_needed_in_one_block)
