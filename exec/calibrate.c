@@ -1,9 +1,10 @@
 /* A stage is measured where it will run, in a training step with its caches as they are then, but without company:
  *
  *     computation   one GPU, experts at home: only the compute stream works, long enough for the GPU to be as hot as it gets
- *     Adam          one GPU, experts in DRAM, and only when the backward has ended
+ *     Adam          one GPU, experts in DRAM, and only when the backward has ended; how the clock follows work and rest: in some of these runs the
+ *                   GPU waits for each expert, in others for Adam alone
  *     exchanges     two GPUs, experts at home: both compute streams wait meanwhile
- *     company       one GPU, experts in DRAM: what copies cost computation, and how the clock follows its work
+ *     company       one GPU, experts in DRAM, Adam under the backward: what copies cost computation
  *     the others    copies, counts, all-reduces: outside a run, because in one they have company
  *
  * What the host's memory decides - Adam, and rates of copies against it - is measured in turns spread over the whole calibration: memory that other
@@ -14,6 +15,7 @@
  * of the network's layers: what a stage takes does not depend on their number. */
 #include "calibrate.h"
 
+#include "beside.h"
 #include "claim.h"
 #include "engine.h"
 #include "model/error.h"
@@ -100,13 +102,13 @@ static void list_host_probes(struct calibration *c, int s, int e, int d)
 	add_probe(c, (struct probe){SERVES_HOST | SERVES_ADAM | SERVES_OVERHEADS, 1, s, e, 1, d, EVEN});
 	add_probe(c, (struct probe){SERVES_HOST | SERVES_ADAM, 1, s, e, 1, MAX(d / 4, 1), EVEN});
 	if (c->real)
-		add_probe(c, (struct probe){SERVES_HOST | SERVES_COPIES | SERVES_ADAM, 1, s, e, 1, d, EVEN});
+		add_probe(c, (struct probe){SERVES_HOST | SERVES_COPIES, 1, s, e, 1, d, EVEN});
 	add_probe(c, (struct probe){SERVES_HOST | SERVES_SUMS, 1, s + s % 2, e, 2, d, EVEN});
 	if (c->real)
-		add_probe(c, (struct probe){SERVES_HOST | SERVES_ADAM, 1, s, e, 1, d, EVEN});
+		add_probe(c, (struct probe){SERVES_HOST | SERVES_ADAM | SERVES_HEAT, 1, s, e, 1, d, EVEN});
 	add_probe(c, (struct probe){SERVES_HOST | SERVES_ADAM, 1, s, e, 1, 4 * d, EVEN});
 	if (c->real)
-		add_probe(c, (struct probe){SERVES_HOST | SERVES_ADAM, 1, s, e, 1, d, EVEN});
+		add_probe(c, (struct probe){SERVES_HOST | SERVES_ADAM | SERVES_HEAT, 1, s, e, 1, d, EVEN});
 }
 
 static void list_probes(struct calibration *c, const struct scenario *base)
@@ -166,7 +168,8 @@ static struct scenario *scenario_of(const struct calibration *c, const struct pr
 	                        p->serves & SERVES_GROUPED ? "policy.expert_compute=grouped" : "policy.expert_compute=sequential",
 	                        "contention.rule=max-min", NULL);
 	if (copies)
-		g_strv_builder_add_many(set, "policy.expert_home=dram", "policy.pinned_share=0", "policy.optimizer=cpu-step", NULL);
+		g_strv_builder_add_many(set, "policy.expert_home=dram", p->serves & SERVES_HEAT ? "policy.pinned_share=1" : "policy.pinned_share=0",
+		                        p->serves & SERVES_COPIES ? "policy.optimizer=cpu-expert" : "policy.optimizer=cpu-step", NULL);
 	if (copies && !(p->serves & SERVES_COPIES))
 		g_strv_builder_add_many(set, "policy.upload_ahead=0", "policy.upload_scope=layer", NULL);
 	g_auto(GStrv) words = g_strv_builder_end(set);
@@ -216,13 +219,13 @@ static bool measure_probe(struct calibration *c, const struct probe *p, GError *
 	return true;
 }
 
-/* The law of the GPU's clock first: what stages take is told for a hot one. */
+/* The law of the GPU's clock first: what stages take, and what copies cost them, is told for a hot one. */
 static bool read_runs(struct calibration *c, GError **error)
 {
 	g_autoptr(GArray) warm = g_array_new(FALSE, FALSE, sizeof(struct warm_run));
 	for (guint i = 0; i < c->runs->len; i++) {
 		const struct probe_run *r = &g_array_index(c->runs, struct probe_run, i);
-		struct warm_run w = {r->trace, r->probe.serves & SERVES_HOST};
+		struct warm_run w = {r->trace, r->probe.serves & SERVES_HOST, r->probe.serves & SERVES_COPIES, r->probe.d_expert};
 		if (r->probe.gpus == 1)
 			g_array_append_val(warm, w);
 	}
@@ -230,7 +233,7 @@ static bool read_runs(struct calibration *c, GError **error)
 	c->m->cool_speedup = 1;
 	if (c->real) {
 		warmth_fit(runs, (int)warm->len, c->tokens, c->m);
-		warmth_fit_copies(runs, (int)warm->len, c->m);
+		beside_fit(runs, (int)warm->len, c->m);
 	}
 	for (guint i = 0; i < c->runs->len; i++)
 		if (!readings_take(&c->readings, &g_array_index(c->runs, struct probe_run, i), c->tables, c->m, error))
@@ -301,8 +304,9 @@ static uint64_t needed_bytes(const struct calibration *c, const GArray *probes)
 static void settle_memory(struct calibration *c)
 {
 	struct claim_found found;
-	(void)claim_open(POOLS + MAX(needed_bytes(c, c->probes), needed_bytes(c, c->host_probes)), CLAIM_BESIDES, &found);
-	advance(c, "the host's memory");
+	bool claimed = claim_open(POOLS + MAX(needed_bytes(c, c->probes), needed_bytes(c, c->host_probes)), CLAIM_BESIDES, &found);
+	g_autofree char *what = claimed ? claim_describe(&found) : NULL;
+	advance(c, claimed ? what : "host memory");
 }
 
 /* What is too large for this machine is what its runs cannot need either. */

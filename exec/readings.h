@@ -20,7 +20,8 @@ enum serves {
 	SERVES_SUMS = 256,
 	SERVES_COPIES = 512,
 	SERVES_SYNC = 1024,
-	SERVES_ONE_WAY = 2048
+	SERVES_ONE_WAY = 2048,
+	SERVES_HEAT = 4096
 };
 
 struct probe {

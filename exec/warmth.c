@@ -3,27 +3,20 @@
  *
  *     log us - log (1 - gain cool)        over the mixers of one pass
  *
- * is taken.
- *
- * Copies: a kernel beside x copies takes 1 / (1 - s x) of its time alone (model/resource.c); s is the median over those with half a copy and more. */
+ * is taken. */
 #include "warmth.h"
 
+#include "beside.h"
 #include "model/heat.h"
-#include "model/quantile.h"
 
 #include <math.h>
 
 enum { WARM_STEP = 1 /* the first of a trace comes after steps that nobody saw */ };
 
-static const double shares[] = {0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9};
+static const double shares[] = {0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.75, 0.8, 0.85, 0.9};
 static const double constants_ms[] = {10, 15, 25, 40, 60, 100, 150, 250, 400};
 
 #define ALONE 0.02 /* of a span under copies, and less */
-
-static const struct span *span_at(const struct trace *t, guint i)
-{
-	return &g_array_index(t->spans, struct span, i);
-}
 
 static bool computes(const struct span *s)
 {
@@ -40,7 +33,7 @@ static void start_warm(const struct trace *t, struct heat *h)
 {
 	nsec_t first = G_MAXINT64, last = 0, busy = 0;
 	for (guint i = 0; i < t->spans->len; i++) {
-		const struct span *s = span_at(t, i);
+		const struct span *s = trace_span(t, i);
 		first = MIN(first, s->start_ns);
 		last = MAX(last, s->end_ns);
 		busy += computes(s) ? s->end_ns - s->start_ns : 0;
@@ -58,7 +51,7 @@ static double *cool_at(const struct trace *t, const struct machine *m)
 		return cool;
 	start_warm(t, h);
 	for (guint i = 0; i < t->spans->len; i++) {
-		const struct span *s = span_at(t, i);
+		const struct span *s = trace_span(t, i);
 		if (!computes(s))
 			continue;
 		cool[i] = heat_cool(h, 0, s->start_ns, s->end_ns - s->start_ns);
@@ -71,34 +64,8 @@ double *warmth_hot(const struct trace *trace, const struct machine *m)
 {
 	double *hot = cool_at(trace, m), gain = 1 - 1 / m->cool_speedup;
 	for (guint i = 0; i < trace->spans->len; i++)
-		hot[i] = multiplies(span_at(trace, i)) ? 1 / (1 - gain * hot[i]) : 1;
+		hot[i] = multiplies(trace_span(trace, i)) ? 1 / (1 - gain * hot[i]) : 1;
 	return hot;
-}
-
-/* Adds the share of each computation's time in which the stream's copies went on. */
-static void add_cover(const struct trace *t, stream_id stream, double *cover)
-{
-	g_autoptr(GPtrArray) copies = g_ptr_array_new();
-	for (guint i = 0; i < t->spans->len; i++)
-		if (span_at(t, i)->stream == stream)
-			g_ptr_array_add(copies, (gpointer)span_at(t, i));
-	for (guint i = 0, first = 0; i < t->spans->len; i++) {
-		const struct span *s = span_at(t, i), *x;
-		if (!computes(s) || s->end_ns <= s->start_ns)
-			continue;
-		while (first < copies->len && ((const struct span *)copies->pdata[first])->end_ns <= s->start_ns)
-			first++;
-		for (guint c = first; c < copies->len && (x = copies->pdata[c])->start_ns < s->end_ns; c++)
-			cover[i] += (double)(MIN(x->end_ns, s->end_ns) - MAX(x->start_ns, s->start_ns)) / (double)(s->end_ns - s->start_ns);
-	}
-}
-
-double *warmth_cover(const struct trace *trace)
-{
-	double *cover = g_new0(double, trace->spans->len + 1);
-	add_cover(trace, STREAM_UPLOAD, cover);
-	add_cover(trace, STREAM_DOWNLOAD, cover);
-	return cover;
 }
 
 /* ---- the law ---- */
@@ -115,10 +82,11 @@ static GArray *points_of(const struct warm_run *runs, int n, uint32_t tokens)
 	GArray *points = g_array_new(FALSE, FALSE, sizeof(struct point));
 	for (int run = 0; run < n; run++) {
 		const struct trace *t = runs[run].trace;
-		g_autofree double *cover = warmth_cover(t);
+		g_autofree double *up = beside_cover(t, STREAM_UPLOAD), *down = beside_cover(t, STREAM_DOWNLOAD);
 		for (guint i = 0; i < t->spans->len; i++) {
-			const struct span *s = span_at(t, i);
-			if (s->kind != STAGE_MIXER || s->tokens != tokens || s->step < WARM_STEP || cover[i] > ALONE || s->end_ns <= s->start_ns)
+			const struct span *s = trace_span(t, i);
+			if (s->kind != STAGE_MIXER || s->tokens != tokens || s->step < WARM_STEP || up[i] + down[i] > ALONE ||
+			    s->end_ns <= s->start_ns)
 				continue;
 			struct point p = {run, s->pass, i, log((double)(s->end_ns - s->start_ns))};
 			g_array_append_val(points, p);
@@ -190,49 +158,4 @@ void warmth_fit(const struct warm_run *runs, int n, uint32_t tokens, struct mach
 		m->cool_share = law.cool_share;
 		m->heat_ms = law.heat_ms;
 	}
-}
-
-/* ---- copies ---- */
-
-static double us_of(const struct span *s)
-{
-	return (double)(s->end_ns - s->start_ns) / 1e3;
-}
-
-/* Experts of one pass with copies, each over the median without. */
-static void add_slivers(const struct trace *t, const double *cover, int pass, GArray *slivers)
-{
-	g_autoptr(GArray) alone = g_array_new(FALSE, FALSE, sizeof(double));
-	for (guint i = 0; i < t->spans->len; i++) {
-		double us = us_of(span_at(t, i));
-		if (span_at(t, i)->kind == STAGE_EXPERT && span_at(t, i)->pass == pass && cover[i] <= ALONE)
-			g_array_append_val(alone, us);
-	}
-	if (!alone->len)
-		return;
-	double base = quantile_median((double *)(void *)alone->data, (int)alone->len);
-	for (guint i = 0; i < t->spans->len; i++) {
-		if (span_at(t, i)->kind != STAGE_EXPERT || span_at(t, i)->pass != pass || cover[i] < 0.5)
-			continue;
-		double sliver = (1 - base / us_of(span_at(t, i))) / cover[i];
-		g_array_append_val(slivers, sliver);
-	}
-}
-
-void warmth_fit_copies(const struct warm_run *runs, int n, struct machine *m)
-{
-	g_autoptr(GArray) slivers = g_array_new(FALSE, FALSE, sizeof(double));
-	for (int run = 0; run < n; run++) {
-		const struct trace *t = runs[run].trace;
-		if (!runs[run].waits)
-			continue;
-		g_autofree double *cover = warmth_cover(t);
-		add_slivers(t, cover, PASS_FORWARD, slivers);
-		add_slivers(t, cover, PASS_BACKWARD, slivers);
-	}
-	if (!slivers->len)
-		return;
-	double sliver = quantile_median((double *)(void *)slivers->data, (int)slivers->len);
-	double both = m->duplex_gbps / (m->h2d_gbps + m->d2h_gbps);
-	m->copy_gemm_slowdown = fmin(fmax(1 / (1 - 2 * CLAMP(sliver, 0, 0.4) * fmin(both, 1)), 1), 2);
 }

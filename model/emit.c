@@ -60,6 +60,13 @@ static bool bound_by_memory(int kind)
 	return kind == STAGE_EMBED || kind == STAGE_PERMUTE || kind == STAGE_COMBINE || kind == STAGE_ADAM_GPU || kind == STAGE_ACCUMULATE_GPU;
 }
 
+static enum gpu_profile profile_of_kind(const struct schedule *s, int kind)
+{
+	if (s->cached || bound_by_memory(kind))
+		return PROFILE_MEMORY;
+	return kind == STAGE_MIXER ? PROFILE_MIXER : PROFILE_COMPUTE;
+}
+
 /* Of a stage of the whole micro-batch. */
 static nsec_t compute_ns(const struct schedule *s, int kind, int pass, const struct layer *l, uint32_t tokens, uint32_t *n_kernels)
 {
@@ -73,8 +80,7 @@ static nsec_t compute_ns(const struct schedule *s, int kind, int pass, const str
 stage_id emit_compute(struct schedule *s, int kind, int pass, int layer, int microbatch, int gpu, stage_id predecessor)
 {
 	const struct layer *l = kind == STAGE_EMBED || kind == STAGE_HEAD ? NULL : &s->n->layer[layer];
-	enum gpu_profile profile = s->cached || bound_by_memory(kind) ? PROFILE_MEMORY : PROFILE_COMPUTE;
-	struct stage st = stage_on_gpu(s, kind, pass, layer, microbatch, gpu, STREAM_COMPUTE, profile);
+	struct stage st = stage_on_gpu(s, kind, pass, layer, microbatch, gpu, STREAM_COMPUTE, profile_of_kind(s, kind));
 	st.tokens = inference(s) && kind == STAGE_HEAD && !s->cached ? (uint32_t)s->plan.microbatch : s->tokens;
 	st.cost_ns = compute_ns(s, kind, pass, l, st.tokens, &st.n_kernels);
 	st.block = l && l->experts ? &s->moe[layer].block[microbatch] : NULL;

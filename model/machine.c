@@ -60,6 +60,8 @@ static const struct ini_key keys[] = {
     NUMBER("gpu", "cool_share", cool_share, "0.5", 0, 0.99, "share of the time it may work and runs at that speed"),
     NUMBER("gpu", "heat_ms", heat_ms, "200", 0.1, 1e5, "within which its speed follows that share, ms"),
     NUMBER("gpu", "copy_gemm_slowdown", copy_gemm_slowdown, "1.03", 1, 2, "time of a GEMM under copies both ways over its time alone"),
+    NUMBER("gpu", "copy_up_share", copy_up_share, "0.5", 0, 1, "of it caused by uploads, the rest by downloads"),
+    NUMBER("gpu", "copy_mixer_share", copy_mixer_share, "1", 0, 4, "what copies cost a mixer over what they cost a GEMM"),
     NUMBER("pcie", "h2d_gbps", h2d_gbps, NULL, 0.01, 1e5, "upload alone, GB/s"),
     NUMBER("pcie", "d2h_gbps", d2h_gbps, NULL, 0.01, 1e5, "download alone, GB/s"),
     NUMBER("pcie", "duplex_gbps", duplex_gbps, NULL, 0.01, 1e5, "both directions together on one GPU's link, GB/s"),

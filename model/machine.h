@@ -41,6 +41,8 @@ struct machine {
 	double cool_share;         /* share of its time that a GPU may work and is still that cool */
 	double heat_ms;            /* time constant with which it follows that share */
 	double copy_gemm_slowdown; /* a GEMM's time under copies in both directions over its time alone; 1: none */
+	double copy_up_share;      /* what uploads have of that, downloads have the rest */
+	double copy_mixer_share;   /* what copies cost a mixer over what they cost a GEMM */
 	/* [pcie] */
 	double h2d_gbps, d2h_gbps; /* one direction alone */
 	double duplex_gbps;        /* both directions together on one GPU's link */

@@ -3,15 +3,14 @@
  *     HBM, SM -- gpu -- pcie up, down, both -- root up, down -- dram of the node -- ssd
  *                 `-- nvlink        `-- nic of the node, or adapter -- leaf switch
  *
- * A copy crosses every resource from its GPU's memory to the host's, and also takes a sliver of the SMs: GEMMs under copies are slower than the bytes
- * explain (they lose L2 and HBM turns). The sliver is chosen so that max-min gives the measured slowdown by itself. With copies both ways at rate c
- * of their solo speed (c = duplex / (up + down), at most 1), each with a sliver s, a GEMM is left 1 - 2 s c of the SMs and has to come out at 1 /
- * slowdown:
+ * A copy crosses every resource from its GPU's memory to the host's, and also holds a sliver of the SMs: GEMMs under copies are slower than the bytes
+ * explain (they lose L2 and HBM turns), and no less so while the host's memory keeps copies waiting. Both ways together leave a GEMM 1 / slowdown of
+ * the SMs, of which uploads have copy_up_share:
  *
- *     s = (1 - 1 / slowdown) / (2 c)
+ *     up = (1 - 1 / slowdown) copy_up_share        down = (1 - 1 / slowdown) (1 - copy_up_share)
  *
- * as long as the copies are frozen by their link first, that is c < 1 / slowdown; on a link that carries both directions in full all three stop
- * together at 1 / (1 + 2 s), so there c counts as 1 / slowdown. */
+ * A mixer, most of which is no GEMM, loses copy_mixer_share of that: it has the SMs to itself that copies hold less of. A GPU computes one thing at a
+ * time, so that the SMs are never given twice. */
 #include "resource.h"
 
 #include <math.h>
@@ -84,7 +83,7 @@ static void fill_capacities(const struct machine *m, struct resources *r)
 	for (int gpu = 0; gpu < m->gpus; gpu++) {
 		double *c = &r->capacity[of_gpu(gpu, 0)];
 
-		c[RES_SM] = 1;
+		c[RES_SM] = c[RES_SM_MIXER] = 1;
 		c[RES_HBM] = m->hbm_gbps;
 		c[RES_PCIE_UP] = m->h2d_gbps;
 		c[RES_PCIE_DOWN] = m->d2h_gbps;
@@ -110,7 +109,14 @@ static void ask(struct profile *p, uint32_t resource, double amount)
 	if (amount <= 0)
 		return;
 	g_assert(p->n_demands < PROFILE_DEMANDS);
-	p->demand[p->n_demands++] = (struct demand){resource, amount};
+	p->demand[p->n_demands++] = (struct demand){.resource = resource, .amount = amount};
+}
+
+static void hold(struct profile *p, uint32_t resource, double amount)
+{
+	ask(p, resource, amount);
+	if (amount > 0)
+		p->demand[p->n_demands - 1].held = true;
 }
 
 static void ask_dram(const struct machine *m, struct profile *p, double amount)
@@ -125,18 +131,21 @@ static void ask_stream_cores(const struct machine *m, struct profile *p)
 	ask(p, of_node(m, p->node, RES_CORES), fmin(m->stream_cores, m->cores));
 }
 
-/* The share s of the SMs a copy takes; see above. */
-static double copy_sm_share(const struct machine *m)
+/* The sliver of the SMs that a copy holds; see above. */
+static double copy_sm_share(const struct machine *m, bool up)
 {
-	double gemm = 1 / m->copy_gemm_slowdown;
-	double copies = fmin(m->duplex_gbps / (m->h2d_gbps + m->d2h_gbps), gemm);
-
-	return (1 - gemm) / (2 * copies);
+	return (1 - 1 / m->copy_gemm_slowdown) * (up ? m->copy_up_share : 1 - m->copy_up_share);
 }
 
-static void fill_compute(const struct machine *m, struct profile *p, double hbm_share)
+/* Where copies cost mixers what they cost a GEMM, both see the same. */
+static enum gpu_resource mixer_sms(const struct machine *m)
 {
-	ask(p, of_gpu(p->gpu, RES_SM), 1);
+	return m->copy_mixer_share == 1 ? RES_SM : RES_SM_MIXER;
+}
+
+static void fill_compute(const struct machine *m, struct profile *p, enum gpu_resource sms, double hbm_share)
+{
+	ask(p, of_gpu(p->gpu, sms), 1);
 	ask(p, of_gpu(p->gpu, RES_HBM), hbm_share * m->hbm_gbps);
 	ask_stream_cores(m, p);
 }
@@ -149,7 +158,9 @@ static void fill_copy(const struct machine *m, struct profile *p, bool up)
 	ask(p, of_gpu(p->gpu, up ? RES_PCIE_UP : RES_PCIE_DOWN), rate);
 	ask(p, of_gpu(p->gpu, RES_PCIE_DUPLEX), rate);
 	ask(p, of_gpu(p->gpu, RES_HBM), rate);
-	ask(p, of_gpu(p->gpu, RES_SM), copy_sm_share(m));
+	hold(p, of_gpu(p->gpu, RES_SM), copy_sm_share(m, up));
+	if (mixer_sms(m) == RES_SM_MIXER)
+		hold(p, of_gpu(p->gpu, RES_SM_MIXER), copy_sm_share(m, up) * m->copy_mixer_share);
 	if (m->root_gbps > 0)
 		ask(p, of_root(m, p->gpu, up ? RES_ROOT_UP : RES_ROOT_DOWN), rate);
 	ask_dram(m, p, rate);
@@ -171,6 +182,8 @@ static void fill_collective(const struct machine *m, struct profile *p, const st
 	double pcie = rate->far + (m->nvlink_gbps > 0 ? 0 : rate->near);
 
 	ask(p, of_gpu(p->gpu, RES_SM), m->nccl_sm_share);
+	if (mixer_sms(m) == RES_SM_MIXER)
+		ask(p, of_gpu(p->gpu, RES_SM_MIXER), m->nccl_sm_share);
 	ask(p, of_gpu(p->gpu, RES_HBM), 2 * (rate->near + rate->far));
 	ask_stream_cores(m, p);
 	if (m->nvlink_gbps > 0)
@@ -237,8 +250,9 @@ struct resources *resources_new(const struct machine *m, int adam_threads)
 			p[i].gpu = gpu;
 			p[i].node = gpu / m->gpus_per_node;
 		}
-		fill_compute(m, &p[PROFILE_COMPUTE], GEMM_HBM_SHARE);
-		fill_compute(m, &p[PROFILE_MEMORY], m->hbm_efficiency);
+		fill_compute(m, &p[PROFILE_COMPUTE], RES_SM, GEMM_HBM_SHARE);
+		fill_compute(m, &p[PROFILE_MIXER], mixer_sms(m), GEMM_HBM_SHARE);
+		fill_compute(m, &p[PROFILE_MEMORY], RES_SM, m->hbm_efficiency);
 		fill_copy(m, &p[PROFILE_UP], true);
 		fill_copy(m, &p[PROFILE_DOWN], false);
 		fill_collective(m, &p[PROFILE_COLLECTIVE], &inside);
@@ -270,7 +284,7 @@ void resources_free(struct resources *r)
 }
 
 static const char *const gpu_names[GPU_RESOURCES] = {
-    [RES_SM] = "sms",           [RES_HBM] = "hbm",      [RES_PCIE_UP] = "pcie up", [RES_PCIE_DOWN] = "pcie down",
+    [RES_SM] = "sms",           [RES_SM_MIXER] = "sms of mixers", [RES_HBM] = "hbm", [RES_PCIE_UP] = "pcie up", [RES_PCIE_DOWN] = "pcie down",
     [RES_PCIE_DUPLEX] = "pcie", [RES_NVLINK] = "nvlink"};
 static const char *const root_names[ROOT_RESOURCES] = {[RES_ROOT_UP] = "root up", [RES_ROOT_DOWN] = "root down"};
 static const char *const node_names[NODE_RESOURCES] = {

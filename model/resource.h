@@ -9,19 +9,20 @@
 
 /* Per GPU, per root complex, per adapter (where a node has several that serve their own GPUs), per leaf switch and per node; ids are dense in this
  * order. Capacities and demands in bytes per nanosecond (GB/s), SMs as a share of 1, cores in
- * cores. */
-enum gpu_resource { RES_SM, RES_HBM, RES_PCIE_UP, RES_PCIE_DOWN, RES_PCIE_DUPLEX, RES_NVLINK, GPU_RESOURCES };
+ * cores. RES_SM_MIXER: the same SMs, as mixers see them (resource.c). */
+enum gpu_resource { RES_SM, RES_SM_MIXER, RES_HBM, RES_PCIE_UP, RES_PCIE_DOWN, RES_PCIE_DUPLEX, RES_NVLINK, GPU_RESOURCES };
 enum root_resource { RES_ROOT_UP, RES_ROOT_DOWN, ROOT_RESOURCES };
 enum node_resource { RES_DRAM, RES_NIC, RES_SSD_READ, RES_SSD_WRITE, RES_SSD, RES_CORES, NODE_RESOURCES };
 
 /* Classes of users of host DRAM, for the measured contention rule. */
 enum flow_class { FLOW_OTHER, FLOW_ADAM, FLOW_UP, FLOW_DOWN };
 
-#define PROFILE_DEMANDS 11
+#define PROFILE_DEMANDS 12
 
 struct demand {
 	uint32_t resource;
 	double amount;
+	bool held; /* for as long as the stage runs, whatever its rate: others have the rest */
 };
 
 struct profile {
@@ -35,7 +36,7 @@ struct profile {
 };
 
 /* Profiles of a GPU and of a node; ids are dense: all GPUs' first. PROFILE_COLLECTIVE: among the GPUs of one node. */
-enum gpu_profile { PROFILE_COMPUTE, PROFILE_MEMORY, PROFILE_UP, PROFILE_DOWN, PROFILE_COLLECTIVE, GPU_PROFILES };
+enum gpu_profile { PROFILE_COMPUTE, PROFILE_MIXER, PROFILE_MEMORY, PROFILE_UP, PROFILE_DOWN, PROFILE_COLLECTIVE, GPU_PROFILES };
 enum node_profile { PROFILE_ADAM, PROFILE_READ, PROFILE_WRITE, NODE_PROFILES };
 
 struct resources {

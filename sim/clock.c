@@ -69,7 +69,8 @@ static void set_rate(struct sim *sim, stream_id s, double rate)
 /* Stages of matrix products. */
 static bool multiplies(const struct sim *sim, uint32_t profile)
 {
-	return profile < (uint32_t)sim->m->gpus * GPU_PROFILES && profile % GPU_PROFILES == PROFILE_COMPUTE;
+	const uint32_t kind = profile % GPU_PROFILES;
+	return profile < (uint32_t)sim->m->gpus * GPU_PROFILES && (kind == PROFILE_COMPUTE || kind == PROFILE_MIXER);
 }
 
 /* NCCL's kernels keep a GPU as warm as its own. */

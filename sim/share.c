@@ -9,9 +9,10 @@
  *        |  / _______ a, b (r1 full)
  *        |_/_/____________ water level
  *
- * Loads are kept as integers (ROOM is the whole resource), so that adding and removing leaves no dust and the order of events cannot matter. Under
- * the measured rule a user of host DRAM has a cap below 1 that depends on who else uses that DRAM (contention.h); it stands in for the capacity of
- * the DRAM. A flow that stops and starts again at one instant, as in a queue of uploads, changes nothing for anybody and costs nothing. */
+ * What a flow holds is taken before the water rises, and does not stop it. Loads are kept as integers (ROOM is the whole resource), so that adding
+ * and removing leaves no dust and the order of events cannot matter. Under the measured rule a user of host DRAM has a cap below 1 that depends on
+ * who else uses that DRAM (contention.h); it stands in for the capacity of the DRAM. A flow that stops and starts again at one instant, as in a queue
+ * of uploads, changes nothing for anybody and costs nothing. */
 #include "share.h"
 #include "contention.h"
 
@@ -29,6 +30,7 @@ struct ask {
 		int64_t load;
 		double share;
 		uint32_t pool;
+		bool held;
 	} part[PROFILE_DEMANDS];
 };
 
@@ -53,7 +55,7 @@ struct flow {
 	bool running, leaving, fresh, listed;
 };
 
-/* A pool while the water rises: taken by users that stay, asked per rate by users that rise. */
+/* A pool while the water rises: taken by users that stay or hold, asked per rate by users that rise. */
 struct basin {
 	double taken, rising;
 	uint32_t n_rising, pool;
@@ -122,7 +124,7 @@ static void ask_init(struct ask *ask, const struct share *share, const struct re
 		bool dram = pool >= first_node_resource && (pool - first_node_resource) % NODE_RESOURCES == RES_DRAM;
 		if (part <= 0 || (by_table && dram))
 			continue;
-		ask->part[ask->n++] = (struct part){.load = llround(part * ROOM), .share = part, .pool = pool};
+		ask->part[ask->n++] = (struct part){.load = llround(part * ROOM), .share = part, .pool = pool, .held = profile->demand[i].held};
 	}
 }
 
@@ -175,14 +177,17 @@ void share_free(struct share *share)
 
 static inline int64_t load_of(const struct ask *ask, uint32_t demand, double cap)
 {
-	return cap == 1 ? ask->part[demand].load : (int64_t)(cap * (double)ask->part[demand].load);
+	return cap == 1 || ask->part[demand].held ? ask->part[demand].load : (int64_t)(cap * (double)ask->part[demand].load);
 }
 
-/* A pool whose users must be looked at again: it is crowded, or it just ceased to be. */
-static inline void pool_touch(struct share *share, uint32_t i)
+/* A pool whose users must be looked at again is dirty: it is crowded, or it just ceased to be. */
+static inline void pool_load(struct share *share, uint32_t i, int64_t more)
 {
-	if (!share->pools[i].dirty) {
-		share->pools[i].dirty = true;
+	struct pool *pool = &share->pools[i];
+	bool crowded = pool->load > FULL;
+	pool->load += more;
+	if ((crowded || pool->load > FULL) && !pool->dirty) {
+		pool->dirty = true;
 		list_add(&share->dirty_pools, i);
 	}
 }
@@ -242,11 +247,8 @@ static void enter(struct share *share, uint32_t id)
 		dram_count(share, ask, 1);
 	}
 	for (uint32_t i = 0; i < ask->n; i++) {
-		struct pool *pool = &share->pools[ask->part[i].pool];
-		pool->load += load_of(ask, i, flow->cap);
-		flow->seat[i] = pool_enter(pool, id, i);
-		if (pool->load > FULL)
-			pool_touch(share, ask->part[i].pool);
+		pool_load(share, ask->part[i].pool, load_of(ask, i, flow->cap));
+		flow->seat[i] = pool_enter(&share->pools[ask->part[i].pool], id, i);
 	}
 	flow->rate = flow->cap;
 	flow->running = true;
@@ -257,11 +259,8 @@ static void leave(struct share *share, uint32_t id)
 	struct flow *flow = &share->flows[id];
 	const struct ask *ask = &share->asks[flow->profile];
 	for (uint32_t i = 0; i < ask->n; i++) {
-		struct pool *pool = &share->pools[ask->part[i].pool];
-		if (pool->load > FULL)
-			pool_touch(share, ask->part[i].pool);
-		pool->load -= load_of(ask, i, flow->cap);
-		pool_leave(share, pool, flow->seat[i]);
+		pool_load(share, ask->part[i].pool, -load_of(ask, i, flow->cap));
+		pool_leave(share, &share->pools[ask->part[i].pool], flow->seat[i]);
 	}
 	if (ask->class != FLOW_OTHER) {
 		pool_leave(share, &share->drams[ask->node].users, flow->seat[PROFILE_DEMANDS]);
@@ -323,14 +322,8 @@ static void recap(struct share *share, uint32_t node)
 		double cap = dram->cap[ask->class];
 		if (cap == flow->cap)
 			continue;
-		for (uint32_t i = 0; i < ask->n; i++) {
-			struct pool *pool = &share->pools[ask->part[i].pool];
-			if (pool->load > FULL)
-				pool_touch(share, ask->part[i].pool);
-			pool->load += load_of(ask, i, cap) - load_of(ask, i, flow->cap);
-			if (pool->load > FULL)
-				pool_touch(share, ask->part[i].pool);
-		}
+		for (uint32_t i = 0; i < ask->n; i++)
+			pool_load(share, ask->part[i].pool, load_of(ask, i, cap) - load_of(ask, i, flow->cap));
 		flow->cap = flow->rate = cap;
 		candidate(share, id);
 	}
@@ -362,6 +355,10 @@ static void riser_add(struct share *share, uint32_t id)
 		if (pool->gathered != share->gathering)
 			basin_add(share, ask->part[i].pool);
 		struct basin *basin = &share->basins[pool->basin];
+		if (ask->part[i].held) {
+			basin->taken += ask->part[i].share;
+			continue;
+		}
 		basin->n_rising++;
 		basin->rising += ask->part[i].share;
 		riser->basin[riser->n] = pool->basin;
@@ -450,9 +447,9 @@ static void fill(struct share *share)
 				settle_riser(share, &share->risers[i], share->risers[i].cap);
 		const struct pool *pool = &share->pools[first->pool];
 		for (uint32_t u = 0; u < pool->n && cap > full; u++) {
-			struct riser *riser = &share->risers[share->flows[pool->users[u].flow].riser];
-			if (riser->rising)
-				settle_riser(share, riser, level);
+			const struct flow *flow = &share->flows[pool->users[u].flow];
+			if (share->risers[flow->riser].rising && !share->asks[flow->profile].part[pool->users[u].demand].held)
+				settle_riser(share, &share->risers[flow->riser], level);
 		}
 	}
 }

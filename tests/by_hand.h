@@ -29,7 +29,7 @@ static inline struct machine machine_by_hand(int gpus, int gpus_per_node, double
 
 static inline void ask_for(struct profile *p, uint32_t resource, double amount)
 {
-	p->demand[p->n_demands++] = (struct demand){resource, amount};
+	p->demand[p->n_demands++] = (struct demand){.resource = resource, .amount = amount};
 }
 
 static inline void gpu_by_hand(const struct machine *m, struct resources *r, int gpu, uint32_t roots_at, uint32_t nodes_at)
@@ -40,6 +40,7 @@ static inline void gpu_by_hand(const struct machine *m, struct resources *r, int
 	for (int i = 0; i < GPU_PROFILES; i++)
 		p[i] = (struct profile){.gpu = gpu, .node = (int)node};
 	ask_for(&p[PROFILE_COMPUTE], own + RES_SM, 1);
+	ask_for(&p[PROFILE_MIXER], own + RES_SM, 1);
 	ask_for(&p[PROFILE_MEMORY], own + RES_HBM, m->hbm_gbps);
 	ask_for(&p[PROFILE_UP], own + RES_PCIE_UP, m->h2d_gbps);
 	ask_for(&p[PROFILE_DOWN], own + RES_PCIE_DOWN, m->d2h_gbps);
@@ -54,7 +55,7 @@ static inline void gpu_by_hand(const struct machine *m, struct resources *r, int
 	p[PROFILE_DOWN].flow_class = FLOW_DOWN;
 	p[PROFILE_UP].dram = m->h2d_gbps;
 	p[PROFILE_DOWN].dram = m->d2h_gbps;
-	double capacity[GPU_RESOURCES] = {1, m->hbm_gbps, m->h2d_gbps, m->d2h_gbps, 2 * m->h2d_gbps, m->nvlink_gbps};
+	double capacity[GPU_RESOURCES] = {1, 1, m->hbm_gbps, m->h2d_gbps, m->d2h_gbps, 2 * m->h2d_gbps, m->nvlink_gbps};
 	memcpy(&r->capacity[own], capacity, sizeof capacity);
 }
 

@@ -24,7 +24,15 @@ static double demand_of(const struct profile *p, uint32_t resource)
 	return 0;
 }
 
-/* Raises all rates together to the first saturated resource, freezes who touches it, goes on. rate (n). */
+static double held_of(const struct profile *p, uint32_t resource)
+{
+	for (int i = 0; i < p->n_demands; i++)
+		if (p->demand[i].resource == resource && p->demand[i].held)
+			return p->demand[i].amount;
+	return 0;
+}
+
+/* Raises all rates together to the first saturated resource, freezes who asks more of it, goes on. rate (n). */
 static void max_min(const struct resources *r, const uint32_t *profile, int n, double *rate)
 {
 	bool frozen[16] = {false};
@@ -38,9 +46,10 @@ static void max_min(const struct resources *r, const uint32_t *profile, int n, d
 			double used = 0, growing = 0;
 
 			for (int i = 0; i < n; i++) {
-				double amount = demand_of(&r->profile[profile[i]], (uint32_t)k);
+				double held = held_of(&r->profile[profile[i]], (uint32_t)k);
+				double amount = demand_of(&r->profile[profile[i]], (uint32_t)k) - held;
 
-				used += amount * (frozen[i] ? rate[i] : level);
+				used += held + amount * (frozen[i] ? rate[i] : level);
 				growing += frozen[i] ? 0 : amount;
 			}
 			if (growing > 0 && (r->capacity[k] - used) / growing < room) {
@@ -49,12 +58,15 @@ static void max_min(const struct resources *r, const uint32_t *profile, int n, d
 			}
 		}
 		level += room;
-		for (int i = 0; i < n; i++)
-			if (!frozen[i] && (at < 0 || demand_of(&r->profile[profile[i]], (uint32_t)at) > 0)) {
+		for (int i = 0; i < n; i++) {
+			const struct profile *p = &r->profile[profile[i]];
+
+			if (!frozen[i] && (at < 0 || demand_of(p, (uint32_t)at) > held_of(p, (uint32_t)at))) {
 				frozen[i] = true;
 				rate[i] = level;
 				left--;
 			}
+		}
 	}
 }
 
@@ -123,6 +135,40 @@ Test(resource, gemm_under_copies_both_ways_slows_as_measured)
 		cr_assert_float_eq(rate[0], 1 / m->copy_gemm_slowdown, NEAR, "%s: %g", presets[i], rate[0]);
 		cr_assert_float_eq(rate[1], m->duplex_gbps / (m->h2d_gbps + m->d2h_gbps), NEAR, "the copies are not slowed");
 	}
+}
+
+Test(resource, copies_cost_each_way_and_mixers_their_share)
+{
+	const char *const overrides[] = {"gpu.copy_gemm_slowdown=1.25", "gpu.copy_up_share=0.75", "gpu.copy_mixer_share=0.5", NULL};
+	g_autoptr(machine) m = machine_of("h200-x1", overrides);
+	g_autoptr(resources) r = resources_new(m, 0);
+	const struct {
+		enum gpu_profile what, beside;
+		double rate;
+	} cases[] = {{PROFILE_COMPUTE, PROFILE_UP, 0.85},  {PROFILE_COMPUTE, PROFILE_DOWN, 0.95},
+	             {PROFILE_MEMORY, PROFILE_UP, 0.85},   {PROFILE_MIXER, PROFILE_UP, 0.925},
+	             {PROFILE_MIXER, PROFILE_DOWN, 0.975}, {PROFILE_MIXER, PROFILE_COLLECTIVE, 1 / (1 + m->nccl_sm_share)}};
+
+	for (size_t i = 0; i < G_N_ELEMENTS(cases); i++) {
+		const uint32_t two[] = {profile_of_gpu(0, cases[i].what), profile_of_gpu(0, cases[i].beside)};
+		double rate[2];
+
+		max_min(r, two, 2, rate);
+		cr_expect_float_eq(rate[0], cases[i].rate, NEAR, "case %zu: %g", i, rate[0]);
+	}
+}
+
+Test(resource, copies_that_wait_for_memory_cost_as_much)
+{
+	const char *const overrides[] = {"gpu.copy_gemm_slowdown=1.25", "host.dram_gbps=27.6", NULL};
+	g_autoptr(machine) m = machine_of("h200-x1", overrides);
+	g_autoptr(resources) r = resources_new(m, 0);
+	const uint32_t two[] = {profile_of_gpu(0, PROFILE_COMPUTE), profile_of_gpu(0, PROFILE_UP)};
+	double rate[2];
+
+	max_min(r, two, 2, rate);
+	cr_expect_float_eq(rate[1], 27.6 / m->h2d_gbps, NEAR, "the copy: %g", rate[1]);
+	cr_expect_float_eq(rate[0], 0.9, NEAR, "%g", rate[0]);
 }
 
 Test(resource, gemm_under_copies_slows_as_asked_on_a_full_duplex_link_too)

@@ -247,8 +247,9 @@ static void brute_force(const struct resources *r, const uint32_t *profiles, int
 			for (int i = 0; i < n; i++)
 				for (int d = 0; d < r->profile[profiles[i]].n_demands; d++)
 					if (r->profile[profiles[i]].demand[d].resource == (uint32_t)res) {
-						used += rate[i] * r->profile[profiles[i]].demand[d].amount;
-						more += stopped[i] ? 0 : r->profile[profiles[i]].demand[d].amount;
+						const struct demand *demand = &r->profile[profiles[i]].demand[d];
+						used += (demand->held ? 1 : rate[i]) * demand->amount;
+						more += stopped[i] || demand->held ? 0 : demand->amount;
 					}
 			if (more > 0)
 				step = MIN(step, MAX(r->capacity[res] - used, 0) / more);
@@ -263,8 +264,9 @@ static void brute_force(const struct resources *r, const uint32_t *profiles, int
 				for (int j = 0; j < n; j++)
 					for (int e = 0; e < r->profile[profiles[j]].n_demands; e++)
 						if (r->profile[profiles[j]].demand[e].resource == res)
-							used += rate[j] * r->profile[profiles[j]].demand[e].amount;
-				stop |= used > r->capacity[res] * (1 - 1e-12);
+							used += (r->profile[profiles[j]].demand[e].held ? 1 : rate[j]) *
+							        r->profile[profiles[j]].demand[e].amount;
+				stop |= !r->profile[profiles[i]].demand[d].held && used > r->capacity[res] * (1 - 1e-12);
 			}
 			if (stop && !stopped[i]) {
 				stopped[i] = true;
@@ -274,7 +276,7 @@ static void brute_force(const struct resources *r, const uint32_t *profiles, int
 	}
 }
 
-/* Random resources and profiles: up to 6 of each, up to 4 demands a profile. */
+/* Random resources and profiles: up to 6 of each, up to 4 demands a profile, some of them held: all flows together hold less than there is. */
 static struct resources *random_resources(GRand *rand, struct machine *m)
 {
 	*m = machine_by_hand(1, 1, 0, 0);
@@ -287,8 +289,12 @@ static struct resources *random_resources(GRand *rand, struct machine *m)
 		r->capacity[i] = g_rand_double_range(rand, 10, 100);
 	for (int p = 0; p < r->n_profiles; p++)
 		for (int i = 0; i < r->n_resources && r->profile[p].n_demands < 4; i++)
-			if (g_rand_boolean(rand))
-				ask_for(&r->profile[p], (uint32_t)i, g_rand_double_range(rand, 1, 60));
+			if (g_rand_boolean(rand)) {
+				const bool held = g_rand_int_range(rand, 0, 4) == 0;
+				ask_for(&r->profile[p], (uint32_t)i,
+				        held ? r->capacity[i] * g_rand_double_range(rand, 0.01, 0.08) : g_rand_double_range(rand, 1, 60));
+				r->profile[p].demand[r->profile[p].n_demands - 1].held = held;
+			}
 	return r;
 }
 

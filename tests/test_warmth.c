@@ -1,4 +1,4 @@
-/* Traces made by the law, step by step, give its constants back; noise does not move them far; copies give the sliver that they were made with. */
+/* Traces made by the law, step by step, give its constants back; noise does not move them far. */
 #include "exec/warmth.h"
 #include "model/heat.h"
 
@@ -83,31 +83,4 @@ Test(warmth, without_a_run_that_waits_nothing_is_known)
 	cr_assert_eq(m.cool_speedup, 1);
 	warmth_fit(&run, 0, TOKENS, &m);
 	cr_assert_eq(m.cool_speedup, 1);
-}
-
-/* Beside x copies an expert takes 1 / (1 - 0.1 x) of its time; both ways copies go at 0.9 of their speed alone. */
-Test(warmth, copies_give_their_sliver)
-{
-	struct machine m = {.cool_speedup = 1, .h2d_gbps = 50, .d2h_gbps = 50, .duplex_gbps = 90, .copy_gemm_slowdown = 1.5};
-	g_autoptr(trace) t = trace_new();
-	nsec_t now = 0;
-	for (int i = 0; i < 30; i++) {
-		int up = i % 3 > 0, down = i % 3 > 1;
-		nsec_t ns = llround(1e6 / (1 - 0.1 * (up + down)));
-		add(t, STAGE_EXPERT, PASS_BACKWARD, 1, STREAM_COMPUTE, now, ns);
-		if (up)
-			add(t, STAGE_UPLOAD, PASS_BACKWARD, 1, STREAM_UPLOAD, now, ns);
-		if (down)
-			add(t, STAGE_DOWNLOAD, PASS_BACKWARD, 1, STREAM_DOWNLOAD, now, ns);
-		now += ns + 1000;
-	}
-	g_autofree double *cover = warmth_cover(t);
-	cr_expect_float_eq(cover[0], 0, 1e-9);
-	cr_expect_float_eq(cover[1], 1, 1e-9);
-	cr_expect_float_eq(cover[3], 2, 1e-9);
-	const struct warm_run run = {t, true}, alone = {t, false};
-	warmth_fit_copies(&alone, 1, &m);
-	cr_expect_float_eq(m.copy_gemm_slowdown, 1.5, 1e-9, "nothing is known: %g", m.copy_gemm_slowdown);
-	warmth_fit_copies(&run, 1, &m);
-	cr_expect_float_eq(m.copy_gemm_slowdown, 1 / (1 - 2 * 0.1 * 0.9), 1e-3, "%g", m.copy_gemm_slowdown);
 }

@@ -54,6 +54,11 @@ struct trace *trace_new(void);
 void trace_free(struct trace *trace);
 AUTOPTR(trace)
 
+static inline const struct span *trace_span(const struct trace *t, guint i)
+{
+	return &g_array_index(t->spans, struct span, i);
+}
+
 /* A kernel of a foreign trace has no stage kind: SPAN_OTHER. Names of stage kinds and "other". */
 enum { SPAN_OTHER = N_STAGE_KINDS, N_SPAN_KINDS };
 const char *span_kind_name(int kind);

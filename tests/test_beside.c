@@ -1,0 +1,89 @@
+/* Traces made by the rule of exec/beside.c give its slivers back. */
+#include "exec/beside.h"
+
+#include <criterion/criterion.h>
+#include <math.h>
+
+enum { TOKENS = 4096, PIECES = 60 };
+
+/* What a copy costs while it goes on. */
+struct beside {
+	double up, down, mixer_share;
+};
+
+static void add(struct trace *t, int kind, int pass, stream_id stream, nsec_t start, nsec_t ns)
+{
+	struct span s = {.id = t->spans->len, .kind = (uint8_t)kind, .pass = (uint8_t)pass, .stream = stream, .tokens = TOKENS};
+	s.start_ns = start;
+	s.end_ns = start + ns;
+	g_array_append_val(t->spans, s);
+}
+
+/* Of three pieces one is alone, the second beside uploads - in the backward, beside downloads - and the third beside both. */
+static struct trace *made(const struct beside *b, double experts_scale)
+{
+	struct trace *t = trace_new();
+	nsec_t now = 0;
+	for (int i = 0; i < PIECES; i++) {
+		const bool backward = i % 2, mixer = i % 5 == 4, first = i / 2 % 3 == 1, second = i / 2 % 3 == 2;
+		const bool up = second ? backward : first && !backward, down = backward && (first || second);
+		const double share = mixer ? b->mixer_share : 1;
+		const double alone = (mixer ? 3e6 : experts_scale * 1e6) * (backward ? 2 : 1);
+		const nsec_t ns = llround(alone / (1 - share * (up * b->up + down * b->down)));
+		add(t, mixer ? STAGE_MIXER : STAGE_EXPERT, backward ? PASS_BACKWARD : PASS_FORWARD, STREAM_COMPUTE, now, ns);
+		if (up)
+			add(t, STAGE_UPLOAD, PASS_BACKWARD, STREAM_UPLOAD, now, ns);
+		if (down)
+			add(t, STAGE_DOWNLOAD, PASS_BACKWARD, STREAM_DOWNLOAD, now, ns);
+		now += ns + 1000;
+	}
+	return t;
+}
+
+#define MACHINE                                                                                                                                      \
+	{                                                                                                                                            \
+		.cool_speedup = 1, .copy_gemm_slowdown = 1.5, .copy_up_share = 0.4, .copy_mixer_share = 0.7                                          \
+	}
+
+static void check(const struct beside *b)
+{
+	struct machine m = MACHINE;
+	g_autoptr(trace) t = made(b, 1);
+	g_autoptr(trace) large = made(b, 4);
+	const struct warm_run runs[] = {{t, true, true, 1024}, {large, true, true, 4096}};
+	beside_fit(runs, 2, &m);
+	cr_expect_float_eq(m.copy_gemm_slowdown, 1 / (1 - b->up - b->down), 1e-3, "%g", m.copy_gemm_slowdown);
+	cr_expect_float_eq(m.copy_up_share, b->up / (b->up + b->down), 1e-3, "%g", m.copy_up_share);
+	cr_expect_float_eq(m.copy_mixer_share, b->mixer_share, 1e-2, "%g", m.copy_mixer_share);
+}
+
+Test(beside, slivers_come_back)
+{
+	check(&(struct beside){0.1, 0.1, 1});
+	check(&(struct beside){0.18, 0.09, 0.3});
+	check(&(struct beside){0.05, 0.15, 1.5});
+}
+
+Test(beside, without_runs_that_wait_in_company_nothing_is_known)
+{
+	struct machine m = MACHINE;
+	g_autoptr(trace) t = made(&(struct beside){0.1, 0.1, 1}, 1);
+	const struct warm_run others[] = {{t, false, true, 1024}, {t, true, false, 1024}};
+	beside_fit(others, 2, &m);
+	beside_fit(NULL, 0, &m);
+	cr_expect_eq(m.copy_gemm_slowdown, 1.5);
+	cr_expect_eq(m.copy_up_share, 0.4);
+	cr_expect_eq(m.copy_mixer_share, 0.7);
+}
+
+Test(beside, cover_is_a_share_of_the_time)
+{
+	g_autoptr(trace) t = trace_new();
+	add(t, STAGE_EXPERT, PASS_FORWARD, STREAM_COMPUTE, 0, 1000);
+	add(t, STAGE_EXPERT, PASS_FORWARD, STREAM_COMPUTE, 1000, 2000);
+	add(t, STAGE_UPLOAD, PASS_FORWARD, STREAM_UPLOAD, 750, 500);
+	g_autofree double *up = beside_cover(t, STREAM_UPLOAD), *down = beside_cover(t, STREAM_DOWNLOAD);
+	cr_expect_float_eq(up[0], 0.25, 1e-9);
+	cr_expect_float_eq(up[1], 0.125, 1e-9);
+	cr_expect_eq(down[0], 0);
+}
