@@ -100,9 +100,15 @@ static struct collective among_experts(const struct schedule *s, int kind, int p
 	return c;
 }
 
+/* Of an element of a gradient on its way to the other copies: our executor reduces its fp32 sums. */
+static uint64_t reduced_bytes(const struct schedule *s)
+{
+	return s->m->runtime == RUNTIME_ESMOE ? sizeof(float) : element_bytes(s);
+}
+
 static void run(struct schedule *s, struct collective *c, uint64_t params, const stage_id *preds, stage_id *out)
 {
-	c->bytes = element_bytes(s) * params;
+	c->bytes = (c->kind == STAGE_ALL_GATHER ? element_bytes(s) : reduced_bytes(s)) * params;
 	c->cost_ns = c->messages * cost_collective(s->cost, c->kind, &c->group->ranks, c->bytes / (uint64_t)c->messages);
 	emit_collective(s, c, preds, out);
 }
@@ -179,12 +185,12 @@ static void bring_down(struct schedule *s, int layer, int microbatch)
 static void reduce_buckets(struct schedule *s, struct collective *c, int layer)
 {
 	uint64_t bucket = (uint64_t)s->p->gradient_bucket_mib << 20;
-	s->pending += cut(s, layer) ? 0 : element_bytes(s) * dense_params(s, layer);
+	s->pending += cut(s, layer) ? 0 : reduced_bytes(s) * dense_params(s, layer);
 	c->messages = (int)(layer < 0 ? (s->pending + bucket - 1) / bucket : s->pending / bucket);
 	uint64_t bytes = layer < 0 ? s->pending : (uint64_t)c->messages * bucket;
 	s->pending -= bytes;
 	if (c->messages)
-		run(s, c, bytes / element_bytes(s), NULL, s->reduced);
+		run(s, c, bytes / reduced_bytes(s), NULL, s->reduced);
 }
 
 static void reduce_dense(struct schedule *s, int layer, int microbatch)

@@ -67,6 +67,18 @@ Test(update, buckets_carry_all_gradients_in_full_messages)
 	}
 }
 
+Test(update, our_executor_reduces_sums_of_four_bytes)
+{
+	static const char *const runtimes[] = {"software.runtime=framework", "software.runtime=esmoe"};
+	for (int i = 0; i < 2; i++) {
+		struct steps t;
+		struct scenario_options o = on_node(SETS(runtimes[i]));
+		steps_record(&t, &o, 1);
+		cr_expect_eq(stage_sum(&t, 0, STAGE_ALL_REDUCE, PASS_BACKWARD).bytes, (i ? 4 : 2) * GPUS * (LAYERS * LAYER_PARAMS + TABLE));
+		steps_clear(&t);
+	}
+}
+
 /* Lookups come back and gradients go out by all-to-alls of T D elements; the head's table is gathered and its gradients scattered each micro-batch.
  */
 Test(update, a_cut_embedding_is_exchanged_and_kept_in_parts)
