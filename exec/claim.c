@@ -134,10 +134,9 @@ char *claim_describe(const struct claim_found *f)
 	const double all = (double)(f->near_bytes + f->far_bytes) / GIB;
 	if (!f->far_bytes)
 		return g_strdup_printf("host memory: %.1f GiB, all of them near (%.0f ns a line)", all, f->near_ns);
-	return g_strdup_printf(
-	    "host memory: of %.1f GiB, %.1f are near (%.0f ns a line, %.0f GB/s), the others far (%.0f ns, %.0f GB/s); blocks have %.0f %% "
-	    "of far ones",
-	    all, (double)f->near_bytes / GIB, f->near_ns, f->near_gbps, f->far_ns, f->far_gbps, 100 * f->far_share);
+	g_autofree char *blocks = f->far_share > 0 ? g_strdup_printf("blocks have %.0f %% of far ones", 100 * f->far_share) : g_strdup("as they lie");
+	return g_strdup_printf("host memory: of %.1f GiB, %.1f are near (%.0f ns a line, %.0f GB/s), the others far (%.0f ns, %.0f GB/s); %s", all,
+	                       (double)f->near_bytes / GIB, f->near_ns, f->near_gbps, f->far_ns, f->far_gbps, blocks);
 }
 
 /* ---- the claim ---- */
@@ -211,9 +210,11 @@ bool claim_open(uint64_t needed, uint64_t besides, struct claim_found *found)
 	g_autofree size_t *order = g_new(size_t, least);
 	struct range all = range_new(from, pages);
 	claim_sort(ns, pages, far, found);
-	found->far_share = found->far_bytes ? far_share(from, far, pages, found) : 0;
-	if (found->far_bytes && mix(far, pages, least, found->far_share, order))
+	if (found->far_bytes && mix(far, pages, least, far_share(from, far, pages, found), order)) {
 		claim.range[NEEDED] = take_out(&all, order, least);
+		for (size_t i = 0; i < claim.range[NEEDED].pages; i++)
+			found->far_share += far[order[i]] / (double)claim.range[NEEDED].pages;
+	}
 	claim.range[OTHERS] = all;
 	claim.blocks = g_hash_table_new(NULL, NULL);
 	for (int i = 0; i < RANGES; i++)

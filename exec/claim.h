@@ -19,7 +19,7 @@ struct claim_found {
 	uint64_t near_bytes, far_bytes; /* of what was looked at; far: claim_far_from times as slow as the nearest */
 	double near_ns, far_ns;         /* a line takes, middles of means over the cores */
 	double near_gbps, far_gbps;     /* that all cores read and write; 0: nothing is far */
-	double far_share;               /* of far pages in what is needed, as long as there are enough of both */
+	double far_share;               /* of far pages in what is needed; 0: pages are not mixed */
 };
 /* 1.3; less makes two kinds of memory that is alike. */
 extern double claim_far_from;
