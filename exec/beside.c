@@ -106,7 +106,7 @@ static void tell_all_lost(GArray *points)
 	}
 }
 
-/* The middle of (lost - less_up up) / (up_weight up + down_weight down) over those of a class. */
+/* Who tells what; in company of Adam. */
 enum class { UNDER_UPLOADS, UNDER_DOWNLOADS, MIXERS };
 
 static bool in_class(const struct point *p, enum class class)
