@@ -4,14 +4,14 @@
  *
  * so that its time alone, the middle of its like, gives a sliver. Forward passes have uploads alone: they give `up`, the middle of theirs; what that
  * leaves of those beside downloads gives `down`; and mixers, whose slivers are alike but smaller, give the share that they have of both. What waited
- * for its own launches tells nothing. Copies that the host's memory keeps waiting cost the more - an expert of 8 million parameters on an H200 3 %
- * beside a download, 13 to 20 % while CPU Adam works, too - so that what counts is measured in its company. */
+ * for its own launches tells nothing. Copies that the host's memory keeps waiting cost the more - an expert of 8 million parameters on an H200 2 %
+ * beside a download, 11 to 20 % while CPU Adam works, too - so that what counts is measured in its company. */
 #include "beside.h"
 
 #include "model/quantile.h"
 
 #include <math.h>
-#include <string.h>
+#include <stdlib.h>
 
 #define ALONE 0.02       /* of a span under copies, and less */
 #define ACCOMPANIED 0.25 /* and more */

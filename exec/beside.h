@@ -1,4 +1,4 @@
-/* What copies cost that what a GPU computes beside them: they read and write its memory. */
+/* What copies cost what a GPU computes beside them: they read and write its memory. */
 #pragma once
 
 #include "warmth.h"

@@ -8,11 +8,6 @@
 
 #define LEAST_SHARE 0.5 /* both directions one after the other take no longer than at once */
 
-static const struct span *span_at(const struct trace *t, guint i)
-{
-	return &g_array_index(t->spans, struct span, i);
-}
-
 static bool same_exchange(const struct span *a, const struct span *b)
 {
 	return b->kind == STAGE_ALL_TO_ALL && a->step == b->step && a->layer == b->layer && a->pass == b->pass && a->microbatch == b->microbatch &&
@@ -22,7 +17,7 @@ static bool same_exchange(const struct span *a, const struct span *b)
 void one_way_add(const struct trace *trace, GArray *exchanges)
 {
 	for (guint i = 0; trace->gpus == 2 && i + 1 < trace->spans->len; i++) {
-		const struct span *a = span_at(trace, i), *b = span_at(trace, i + 1);
+		const struct span *a = trace_span(trace, i), *b = trace_span(trace, i + 1);
 		if (a->kind != STAGE_ALL_TO_ALL || !same_exchange(a, b))
 			continue;
 		nsec_t ns = MAX(a->end_ns - a->start_ns, b->end_ns - b->start_ns);

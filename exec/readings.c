@@ -134,7 +134,7 @@ static bool take_launches(struct readings *r, struct scenario *sc, const struct 
 	for (guint step = 0; step < trace->step_end_ns->len; step++) {
 		nsec_t sum = 0;
 		for (guint i = 0; i < trace->spans->len; i++) {
-			const struct span *s = &g_array_index(trace->spans, struct span, i);
+			const struct span *s = trace_span(trace, i);
 			sum += s->step == step && s->rank == 0 && s->launch_ns >= 0 ? s->launch_end_ns - s->launch_ns : 0;
 		}
 		double us = (double)sum / 1e3 / launches;
@@ -148,7 +148,7 @@ bool readings_take(struct readings *r, const struct probe_run *run, const struct
 	const struct trace *trace = run->trace;
 	g_autofree double *hot = run->probe.gpus == 1 ? warmth_hot(trace, m) : NULL;
 	for (guint i = 0; i < trace->spans->len; i++) {
-		const struct span *s = &g_array_index(trace->spans, struct span, i);
+		const struct span *s = trace_span(trace, i);
 		take_span(r, run, tables, s, (double)(s->end_ns - s->start_ns) / 1e3 * (hot ? hot[i] : 1));
 	}
 	r->steps += trace->step_end_ns->len;

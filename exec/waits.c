@@ -8,18 +8,13 @@
 
 #include <stdbool.h>
 
-static const struct span *span_at(const struct trace *trace, guint i)
-{
-	return &g_array_index(trace->spans, struct span, i);
-}
-
 /* The predecessor that ended last, by its place among the spans; STAGE_NONE: none. */
 static uint32_t last_before(const struct trace *trace, const struct span *s)
 {
 	uint32_t last = STAGE_NONE;
 	for (int p = 0; p < s->n_preds; p++) {
 		uint32_t at = trace_find(trace, s->preds[p]);
-		if (at != STAGE_NONE && (last == STAGE_NONE || span_at(trace, at)->end_ns > span_at(trace, last)->end_ns))
+		if (at != STAGE_NONE && (last == STAGE_NONE || trace_span(trace, at)->end_ns > trace_span(trace, last)->end_ns))
 			last = at;
 	}
 	return last;
@@ -36,9 +31,9 @@ static void add_events(struct waits *w, const struct trace *trace, uint8_t *woke
 {
 	g_autofree nsec_t *free_ns = g_new0(nsec_t, trace_streams(trace));
 	for (guint i = 0; i < trace->spans->len; i++) {
-		const struct span *s = span_at(trace, i);
+		const struct span *s = trace_span(trace, i);
 		const uint32_t at = last_before(trace, s);
-		const struct span *before = at == STAGE_NONE ? NULL : span_at(trace, at);
+		const struct span *before = at == STAGE_NONE ? NULL : trace_span(trace, at);
 		if (before && before->stream != s->stream && before->end_ns > free_ns[s->stream] && before->end_ns > s->launch_end_ns &&
 		    s->start_ns >= before->end_ns) {
 			add(w->event_us, s->start_ns - before->end_ns, 1);
@@ -54,13 +49,13 @@ static void add_wakes(struct waits *w, const struct trace *trace, const uint8_t 
 	for (int i = 0; i < trace_streams(trace); i++)
 		last[i] = STAGE_NONE;
 	for (guint i = 0; i < trace->spans->len; i++) {
-		const struct span *s = span_at(trace, i);
+		const struct span *s = trace_span(trace, i);
 		const uint32_t before = last[s->stream], at = last_before(trace, s);
 		last[s->stream] = i;
 		if (before == STAGE_NONE)
 			continue;
-		const nsec_t free_ns = span_at(trace, before)->end_ns;
-		if (s->launch_end_ns >= free_ns || s->start_ns < free_ns || (at != STAGE_NONE && span_at(trace, at)->end_ns > free_ns))
+		const nsec_t free_ns = trace_span(trace, before)->end_ns;
+		if (s->launch_end_ns >= free_ns || s->start_ns < free_ns || (at != STAGE_NONE && trace_span(trace, at)->end_ns > free_ns))
 			continue;
 		if (woken[before])
 			add(w->wake_us, s->start_ns - free_ns, woken[before]);
@@ -74,7 +69,7 @@ static void add_syncs(const struct trace *trace, int kind, GArray *list)
 {
 	const struct span *asked = NULL;
 	for (guint i = 0; i < trace->spans->len; i++) {
-		const struct span *s = span_at(trace, i);
+		const struct span *s = trace_span(trace, i);
 		if (s->rank == 0 && s->kind == kind && s->pass == PASS_FORWARD) {
 			asked = s;
 		} else if (s->rank == 0 && asked && s->kind == STAGE_PERMUTE) {

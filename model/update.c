@@ -108,7 +108,7 @@ static uint64_t reduced_bytes(const struct schedule *s)
 
 static void run(struct schedule *s, struct collective *c, uint64_t params, const stage_id *preds, stage_id *out)
 {
-	c->bytes = (c->kind == STAGE_ALL_GATHER ? element_bytes(s) : reduced_bytes(s)) * params;
+	c->bytes = (c->kind == STAGE_ALL_REDUCE || c->kind == STAGE_REDUCE_SCATTER ? reduced_bytes(s) : element_bytes(s)) * params;
 	c->cost_ns = c->messages * cost_collective(s->cost, c->kind, &c->group->ranks, c->bytes / (uint64_t)c->messages);
 	emit_collective(s, c, preds, out);
 }

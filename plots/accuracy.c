@@ -166,7 +166,7 @@ static void append_boxes(const struct trace *trace, struct period p, GArray *row
 {
 	for (guint row = 0; row < rows->len; row++)
 		for (guint i = 0; i < trace->spans->len; i++) {
-			const struct span *span = &g_array_index(trace->spans, struct span, i);
+			const struct span *span = trace_span(trace, i);
 			nsec_t start, end;
 			if (!holds(&g_array_index(rows, struct row, row), span, p, &start, &end))
 				continue;

@@ -34,7 +34,7 @@ void stream_times(const struct trace *trace, nsec_t from, nsec_t to, struct stre
 {
 	memset(times, 0, sizeof *times * (size_t)trace_streams(trace));
 	for (guint i = 0; i < trace->spans->len; i++) {
-		const struct span *span = &g_array_index(trace->spans, struct span, i);
+		const struct span *span = trace_span(trace, i);
 		nsec_t start = MAX(span->start_ns, from), end = MIN(span->end_ns, to);
 
 		if (end > start && span->stream < (stream_id)trace_streams(trace))

@@ -112,7 +112,7 @@ void trace_last_step(const struct trace *trace, nsec_t *from, nsec_t *to)
 	nsec_t last = INT64_MIN, first = INT64_MAX;
 
 	for (guint i = 0; i < trace->spans->len; i++) {
-		const struct span *span = &g_array_index(trace->spans, struct span, i);
+		const struct span *span = trace_span(trace, i);
 
 		first = MIN(first, span->start_ns);
 		last = MAX(last, span->end_ns);

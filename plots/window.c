@@ -13,7 +13,7 @@ static GArray *moe_layers(const struct trace *trace)
 	GArray *layers = g_array_new(FALSE, FALSE, sizeof(int));
 
 	for (guint i = 0; i < trace->spans->len; i++) {
-		const struct span *span = &g_array_index(trace->spans, struct span, i);
+		const struct span *span = trace_span(trace, i);
 
 		if (span->kind == STAGE_EXPERT)
 			seen[span->layer] = true;
@@ -55,7 +55,7 @@ static bool last_turn(const struct trace *trace, int layer, int pass, int *step,
 {
 	*step = *microbatch = -1;
 	for (guint i = 0; i < trace->spans->len; i++) {
-		const struct span *span = &g_array_index(trace->spans, struct span, i);
+		const struct span *span = trace_span(trace, i);
 
 		if (span->kind != STAGE_EXPERT || span->layer != layer || span->pass != pass || span->step < *step)
 			continue;
@@ -79,7 +79,7 @@ static bool layer_window(const struct trace *trace, int layer, int pass, struct 
 		return false;
 	*window = (struct timeline_window){.from_ns = INT64_MAX, .to_ns = INT64_MIN, .layer = layer, .pass = pass};
 	for (guint i = 0; i < trace->spans->len; i++) {
-		const struct span *span = &g_array_index(trace->spans, struct span, i);
+		const struct span *span = trace_span(trace, i);
 
 		if (span->step != step || span->microbatch != microbatch || span->layer != layer || !pass_matches(span->pass, pass) ||
 		    !frames_layer(span->kind))
@@ -108,7 +108,7 @@ static bool numbers_fit(const struct trace *trace, const struct timeline_window 
 	int most = -1;
 
 	for (guint i = 0; i < trace->spans->len; i++) {
-		const struct span *span = &g_array_index(trace->spans, struct span, i);
+		const struct span *span = trace_span(trace, i);
 		nsec_t duration = span->end_ns - span->start_ns;
 
 		if (span->kind != STAGE_EXPERT || span->layer != window->layer || span->expert < 0 || span->end_ns <= window->from_ns ||

@@ -26,7 +26,7 @@ static GArray *changes_of(const struct trace *trace, const struct memory *memory
 {
 	GArray *changes = g_array_new(FALSE, FALSE, sizeof(struct change));
 	for (guint i = 0; i < trace->spans->len; i++) {
-		const struct span *span = &g_array_index(trace->spans, struct span, i);
+		const struct span *span = trace_span(trace, i);
 		if (span->stream / GPU_STREAMS != (stream_id)gpu)
 			continue;
 		struct stage stage = {.kind = span->kind, .pass = span->pass};

@@ -242,7 +242,7 @@ static void figures_of(const struct trace *trace, struct figures *f)
 		before = end;
 	}
 	for (guint i = 0; i < trace->spans->len; i++) {
-		const struct span *s = &g_array_index(trace->spans, struct span, i);
+		const struct span *s = trace_span(trace, i);
 		double ms = (double)(s->end_ns - work_start_ns(trace, i)) / 1e6;
 		if (s->step >= f->steps)
 			continue;

@@ -79,6 +79,22 @@ Test(update, our_executor_reduces_sums_of_four_bytes)
 	}
 }
 
+Test(update, what_our_executor_does_not_reduce_is_as_wide_as_elsewhere)
+{
+	static const char *const runtimes[] = {"software.runtime=framework", "software.runtime=esmoe"};
+	uint64_t bytes[2][2];
+	for (int i = 0; i < 2; i++) {
+		struct steps t;
+		struct scenario_options o = on_node(SETS(runtimes[i], "policy.all_to_all=linear", "policy.embedding=cut"));
+		steps_record(&t, &o, 1);
+		bytes[i][0] = stage_sum(&t, 0, STAGE_ALL_TO_ALL, PASS_FORWARD).bytes;
+		bytes[i][1] = stage_sum(&t, 0, STAGE_ALL_GATHER, PASS_FORWARD).bytes;
+		steps_clear(&t);
+	}
+	cr_expect_eq(bytes[1][0], bytes[0][0]);
+	cr_expect_eq(bytes[1][1], bytes[0][1]);
+}
+
 /* Lookups come back and gradients go out by all-to-alls of T D elements; the head's table is gathered and its gradients scattered each micro-batch.
  */
 Test(update, a_cut_embedding_is_exchanged_and_kept_in_parts)

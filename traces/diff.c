@@ -37,7 +37,7 @@ static GArray *identities(const struct trace *trace, int gpus)
 	for (guint i = 0; i < trace->spans->len; i++)
 		first = MIN(first, g_array_index(trace->spans, struct span, i).step);
 	for (guint i = 0; i < trace->spans->len; i++) {
-		const struct span *s = &g_array_index(trace->spans, struct span, i);
+		const struct span *s = trace_span(trace, i);
 		int gpu = trace_stream_gpu(trace, s->stream);
 		struct identity id = {
 		    .place = gpu >= 0 ? gpu : gpus + trace_stream_node(trace, s->stream),

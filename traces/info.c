@@ -130,7 +130,7 @@ struct trace_info *trace_info_new(const struct trace *trace)
 		g_ptr_array_add(lists, list_new());
 	list = (GArray **)lists->pdata;
 	for (guint i = 0; i < trace->spans->len; i++) {
-		const struct span *s = &g_array_index(trace->spans, struct span, i);
+		const struct span *s = trace_span(trace, i);
 		struct interval interval = {s->start_ns, s->end_ns};
 
 		g_array_append_val(list[s->stream], interval);

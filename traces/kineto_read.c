@@ -289,7 +289,7 @@ static nsec_t earliest(const struct trace *trace)
 	nsec_t ns = INT64_MAX;
 
 	for (guint i = 0; i < trace->spans->len; i++) {
-		const struct span *s = &g_array_index(trace->spans, struct span, i);
+		const struct span *s = trace_span(trace, i);
 
 		ns = MIN(ns, s->launch_ns == -1 ? s->start_ns : MIN(s->start_ns, s->launch_ns));
 	}
