@@ -4,15 +4,16 @@
  *     Adam          one GPU, experts in DRAM, and only when the backward has ended; how the clock follows work and rest: in some of these runs the
  *                   GPU waits for each expert, in others for Adam alone
  *     exchanges     two GPUs, experts at home: both compute streams wait meanwhile
- *     company       one GPU, experts in DRAM, Adam under the backward: what copies cost computation
- *     the others    copies, counts, all-reduces: outside a run, because in one they have company
+ *     company       one GPU, experts in DRAM, Adam under the forward, too: what copies cost computation, and Adam the host
+ *     the others    copies, counts: outside a run, because in one they have company
  *
  * What the host's memory decides - Adam, and rates of copies against it - is measured in turns spread over the whole calibration: memory that other
  * machines use, too, is faster and slower for seconds and minutes at a time.
  *
  * Runs differ in tokens, experts and the experts' inner size, so that each kind is seen over a range of sizes; where experts are measured, a rule
- * takes the gate's place (skewed where they run one by one, even where they are grouped), so that there are tokens for all of them. Runs have a few
- * of the network's layers: what a stage takes does not depend on their number. */
+ * takes the gate's place (skewed where they run one by one, even where they are grouped), so that there are tokens for all of them. Most runs have a
+ * few of the network's layers. Those of the scenario's size have them all: a GPU's clock follows what it works on within tens of milliseconds, and
+ * what is far from the step's ends is slower. */
 #include "calibrate.h"
 
 #include "beside.h"
@@ -41,8 +42,11 @@ enum {
 	TURNS = 7, /* of the host's memory */
 	LAYERS_LEAST = 4,
 	HOST_LAYERS = 6, /* more state than caches of any kind hold */
-	HOT_LAYERS = 12  /* steps long beside what lies between them */
+	HOT_LAYERS = 12, /* steps long beside what lies between them */
+	HEATING_LEAST = 4
 };
+
+#define APART (SERVES_HOST | SERVES_EXCHANGES | SERVES_ONE_WAY)
 
 /* Loads of a rule: sizes an octave and more apart in one run; and the same for all. */
 #define SKEWED "zipf:2"
@@ -59,6 +63,7 @@ struct calibration {
 	struct readings readings;
 	bool real;       /* GPUs have cores of their own, and a clock that follows their work */
 	int layers;      /* of a run */
+	int all_layers;  /* of one that has them all */
 	int host_layers; /* of one whose Adam matters */
 	int d_expert;    /* of the network */
 	size_t expert;   /* parameters of one */
@@ -106,7 +111,7 @@ static void list_host_probes(struct calibration *c, int s, int e, int d)
 	add_probe(c, (struct probe){SERVES_HOST | SERVES_SUMS, 1, s + s % 2, e, 2, d, EVEN});
 	if (c->real)
 		add_probe(c, (struct probe){SERVES_HOST | SERVES_ADAM | SERVES_HEAT, 1, s, e, 1, d, EVEN});
-	add_probe(c, (struct probe){SERVES_HOST | SERVES_ADAM, 1, s, e, 1, 4 * d, EVEN});
+	add_probe(c, (struct probe){SERVES_HOST | SERVES_ADAM, 1, s, e, 1, 2 * d, EVEN});
 	if (c->real)
 		add_probe(c, (struct probe){SERVES_HOST | SERVES_ADAM | SERVES_HEAT, 1, s, e, 1, d, EVEN});
 }
@@ -123,8 +128,8 @@ static void list_probes(struct calibration *c, const struct scenario *base)
 	c->d_expert = d;
 	c->expert = (size_t)activation_matrices(base->network->activation) * (size_t)base->network->d_model * (size_t)d;
 	for (int n = 1; n < s; n *= 2)
-		add_probe(c, (struct probe){SERVES_COMPUTE, 1, n, e, 1, d});
-	add_probe(c, (struct probe){SERVES_COMPUTE | SERVES_CORES | (c->real ? 0 : SERVES_OVERHEADS), 1, s, e, 1, d});
+		add_probe(c, (struct probe){SERVES_COMPUTE | (2 * n >= s ? SERVES_WHOLE : 0), 1, n, e, 1, d});
+	add_probe(c, (struct probe){SERVES_COMPUTE | SERVES_WHOLE | SERVES_CORES | (c->real ? 0 : SERVES_OVERHEADS), 1, s, e, 1, d});
 	add_probe(c, (struct probe){SERVES_COMPUTE, 1, 2 * s, e, 1, d});
 	add_probe(c, (struct probe){SERVES_COMPUTE, 1, s, MAX(e / 4, k), 1, d});
 	add_probe(c, (struct probe){SERVES_COMPUTE, 1, s, e * 4, 1, d});
@@ -134,7 +139,7 @@ static void list_probes(struct calibration *c, const struct scenario *base)
 	add_probe(c, (struct probe){SERVES_EXPERTS, 1, 2 * s, e, 1, d, SKEWED});
 	for (int n = s; n >= MAX(s / 16, 1); n /= 4)
 		for (int of = 1; of <= 4; of *= 2)
-			add_probe(c, (struct probe){SERVES_GROUPED, 1, n, MAX(e * of / 2, k), 1, d, EVEN});
+			add_probe(c, (struct probe){SERVES_GROUPED | (n == s && of == 2 ? SERVES_WHOLE : 0), 1, n, MAX(e * of / 2, k), 1, d, EVEN});
 	add_probe(c, (struct probe){SERVES_GROUPED, 1, s, k, 1, d, EVEN});
 	list_host_probes(c, s, e, d);
 	if (gpus < 2)
@@ -149,6 +154,8 @@ static void list_probes(struct calibration *c, const struct scenario *base)
 
 static int layers_of(const struct calibration *c, const struct probe *p)
 {
+	if (p->serves & SERVES_WHOLE)
+		return c->all_layers;
 	if (p->d_expert > c->d_expert)
 		return MAX(1, c->layers * c->d_expert / p->d_expert);
 	return p->serves & SERVES_HOST && !(p->serves & SERVES_COPIES) ? c->host_layers : c->layers;
@@ -169,7 +176,8 @@ static struct scenario *scenario_of(const struct calibration *c, const struct pr
 	                        "contention.rule=max-min", NULL);
 	if (copies)
 		g_strv_builder_add_many(set, "policy.expert_home=dram", p->serves & SERVES_HEAT ? "policy.pinned_share=1" : "policy.pinned_share=0",
-		                        p->serves & SERVES_COPIES ? "policy.optimizer=cpu-expert" : "policy.optimizer=cpu-step", NULL);
+		                        p->serves & SERVES_COPIES ? "policy.optimizer=cpu-expert" : "policy.optimizer=cpu-step",
+		                        p->serves & SERVES_COPIES ? "policy.update_order=next-forward" : "policy.update_order=arrival", NULL);
 	if (copies && !(p->serves & SERVES_COPIES))
 		g_strv_builder_add_many(set, "policy.upload_ahead=0", "policy.upload_scope=layer", NULL);
 	g_auto(GStrv) words = g_strv_builder_end(set);
@@ -183,6 +191,14 @@ static struct scenario *scenario_of(const struct calibration *c, const struct pr
 	return scenario_new(&o, error);
 }
 
+/* A run's steps before those that count: fewer of those that take longer. */
+static int heating_of(const struct calibration *c, const struct probe *p)
+{
+	if (p->serves & SERVES_HOST)
+		return 0;
+	return CLAMP(c->heating * c->layers / layers_of(c, p), MIN(c->heating, HEATING_LEAST), c->heating);
+}
+
 static void say_nothing(const struct run_step *step, void *user) {}
 
 static struct trace *run(const struct calibration *c, const struct probe *p, const struct scenario *sc, GError **error)
@@ -191,13 +207,13 @@ static struct trace *run(const struct calibration *c, const struct probe *p, con
 	if (!folder)
 		return NULL;
 	const struct run_options o = {.device = c->how->device,
-	                              .steps = (uint64_t)(WARMUP + (p->serves & SERVES_HOST ? 0 : c->heating) + c->how->steps),
+	                              .steps = (uint64_t)(WARMUP + heating_of(c, p) + c->how->steps),
 	                              .lr = 1e-3f,
 	                              .balance = 1e-2f,
 	                              .z = 1e-3f,
 	                              .trace = folder,
 	                              .trace_steps = c->how->steps,
-	                              .apart = !c->real || p->serves & (SERVES_HOST | SERVES_EXCHANGES | SERVES_ONE_WAY),
+	                              .apart = !c->real || (p->serves & APART && !(p->serves & SERVES_COPIES)),
 	                              .save_every = 1,
 	                              .impose = p->routing != NULL,
 	                              .command = "esmoe calibrate",
@@ -309,12 +325,18 @@ static void settle_memory(struct calibration *c)
 	advance(c, claimed ? what : "host memory");
 }
 
-/* What is too large for this machine is what its runs cannot need either. */
-static bool measure_if_it_fits(struct calibration *c, const struct probe *p, GError **error)
+/* What is too large for this machine is what its runs cannot need either; where all layers are, a few may do. */
+static bool measure_if_it_fits(struct calibration *c, struct probe p, GError **error)
 {
 	g_autoptr(GError) cause = NULL;
-	g_autofree char *name = probe_name(p);
-	if (!measure_probe(c, p, &cause) && !g_error_matches(cause, ESMOE_ERROR, ESMOE_ERROR_FIT)) {
+	g_autofree char *name = probe_name(&p);
+	bool done = measure_probe(c, &p, &cause);
+	if (!done && p.serves & SERVES_WHOLE && g_error_matches(cause, ESMOE_ERROR, ESMOE_ERROR_FIT)) {
+		p.serves &= ~SERVES_WHOLE;
+		g_clear_error(&cause);
+		done = measure_probe(c, &p, &cause);
+	}
+	if (!done && !g_error_matches(cause, ESMOE_ERROR, ESMOE_ERROR_FIT)) {
 		g_propagate_error(error, g_steal_pointer(&cause));
 		return false;
 	}
@@ -329,10 +351,10 @@ static bool take_turn(struct calibration *c, guint turn, GError **error)
 	const guint n = c->probes->len;
 	if (!rate_rounds_add(c->rounds, &r, error))
 		return false;
-	if (turn < c->host_probes->len && !measure_if_it_fits(c, &g_array_index(c->host_probes, struct probe, turn), error))
+	if (turn < c->host_probes->len && !measure_if_it_fits(c, g_array_index(c->host_probes, struct probe, turn), error))
 		return false;
 	for (guint i = n * turn / TURNS; i < n * (turn + 1) / TURNS; i++)
-		if (!measure_if_it_fits(c, &g_array_index(c->probes, struct probe, i), error))
+		if (!measure_if_it_fits(c, g_array_index(c->probes, struct probe, i), error))
 			return false;
 	return true;
 }
@@ -376,12 +398,24 @@ static int few_layers(const struct network *n, int least)
 }
 
 /* Beside a GPU's launcher the host that waits for counts is late now and then, and a step has all of that; where streams share the cores, lateness is
- * theirs and told by what they ask for. What was launched then began one launch later. */
+ * theirs and told by what they ask for. */
 static double sync_us(const struct calibration *c, GArray *waits, double otherwise)
 {
-	if (!waits->len)
-		return otherwise;
-	return fmax(0, (c->real ? readings_mean(waits, 0) : readings_median(waits, 0)) - c->m->launch_us);
+	return c->real ? readings_mean(waits, otherwise) : readings_median(waits, otherwise);
+}
+
+static void fill_overheads(struct calibration *c)
+{
+	const struct waits *w = &c->readings.waits;
+	struct machine *m = c->m;
+	m->launch_us = readings_median(c->readings.launch_us, m->launch_us);
+	m->launch_adam_us = m->launch_us * waits_adam_slowdown(w);
+	m->sync_us = sync_us(c, w->sync_us, m->sync_us);
+	m->sync_adam_us = sync_us(c, w->sync_adam_us, 0);
+	m->sync_all_us = sync_us(c, w->sync_all_us, 0);
+	m->event_us = readings_median(w->event_us, m->event_us);
+	m->wake_us = readings_median(w->wake_us, m->wake_us);
+	m->next_us = readings_median(w->next_us, m->next_us);
 }
 
 bool calibrate(const struct scenario_options *o, const struct calibrate_options *how, struct machine *m, GError **error)
@@ -412,6 +446,7 @@ bool calibrate(const struct scenario_options *o, const struct calibrate_options 
 	m->stream_cores = c.real ? 0 : m->stream_cores;
 	m->adam_threads = c.real ? machine_spare_adam_threads(m) : MIN(m->adam_threads, m->cores);
 	c.layers = few_layers(base->network, c.heating ? HOT_LAYERS : LAYERS_LEAST);
+	c.all_layers = c.heating ? base->network->layers : c.layers;
 	c.host_layers = MIN(c.layers, few_layers(base->network, HOST_LAYERS));
 	list_probes(&c, base);
 	c.total = c.real + rates_parts() + TURNS + (int)(c.probes->len + c.host_probes->len);
@@ -421,12 +456,7 @@ bool calibrate(const struct scenario_options *o, const struct calibrate_options 
 	m->nvlink_one_way = one_way_share(c.readings.unequal, &c.tables->table[STAGE_ALL_TO_ALL][PASS_FORWARD], m->nvlink_one_way);
 	fill_cores(&c);
 	fill_identity(&c, base);
-	m->launch_us = readings_median(c.readings.launch_us, m->launch_us);
-	m->sync_us = sync_us(&c, c.readings.waits.sync_us, m->sync_us);
-	m->sync_all_us = sync_us(&c, c.readings.waits.sync_all_us, 0);
-	m->event_us = readings_median(c.readings.waits.event_us, m->event_us);
-	m->wake_us = readings_median(c.readings.waits.wake_us, m->wake_us);
-	m->next_us = readings_median(c.readings.waits.next_us, m->next_us);
+	fill_overheads(&c);
 	measured_free(m->measured);
 	m->measured = g_steal_pointer(&c.tables);
 	return true;

@@ -22,17 +22,17 @@ void readings_init(struct readings *r)
 {
 	*r = (struct readings){.samples = g_array_new(FALSE, FALSE, sizeof(struct timing)),
 	                       .launch_us = doubles(),
-	                       .waits = {doubles(), doubles(), doubles(), doubles(), doubles()},
 	                       .mixer_us = {doubles(), doubles()},
 	                       .unequal = g_array_new(FALSE, FALSE, sizeof(struct unequal))};
+	waits_init(&r->waits);
 }
 
 void readings_clear(struct readings *r)
 {
-	GArray *arrays[] = {r->samples,       r->launch_us,     r->waits.sync_us, r->waits.sync_all_us, r->waits.event_us,
-	                    r->waits.wake_us, r->waits.next_us, r->mixer_us[0],   r->mixer_us[1],       r->unequal};
+	GArray *arrays[] = {r->samples, r->launch_us, r->mixer_us[0], r->mixer_us[1], r->unequal};
 	for (size_t i = 0; i < G_N_ELEMENTS(arrays); i++)
 		g_array_unref(arrays[i]);
+	waits_clear(&r->waits);
 }
 
 double readings_median(GArray *values, double otherwise)
@@ -74,11 +74,11 @@ static bool serves_kind(int serves, int kind)
 	case STAGE_ACCUMULATE:
 		return serves & SERVES_SUMS;
 	case STAGE_ALL_TO_ALL:
+	case STAGE_ALL_REDUCE:
 		return serves & SERVES_EXCHANGES;
 	case STAGE_UPLOAD:
 	case STAGE_DOWNLOAD:
 	case STAGE_COUNTS:
-	case STAGE_ALL_REDUCE:
 	case STAGE_REDUCE_SCATTER:
 	case STAGE_ALL_GATHER:
 	case STAGE_SSD_READ:
@@ -154,7 +154,7 @@ bool readings_take(struct readings *r, const struct probe_run *run, const struct
 	r->steps += trace->step_end_ns->len;
 	if (run->probe.serves & SERVES_ONE_WAY)
 		one_way_add(trace, r->unequal);
-	if (run->probe.serves & (SERVES_OVERHEADS | SERVES_SYNC))
-		waits_add(&r->waits, trace);
+	if (run->probe.serves & (SERVES_OVERHEADS | SERVES_SYNC | SERVES_COPIES))
+		waits_add(&r->waits, trace, run->probe.serves & SERVES_COPIES);
 	return !(run->probe.serves & SERVES_OVERHEADS) || take_launches(r, run->scenario, trace, error);
 }

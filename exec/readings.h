@@ -21,7 +21,8 @@ enum serves {
 	SERVES_COPIES = 512,
 	SERVES_SYNC = 1024,
 	SERVES_ONE_WAY = 2048,
-	SERVES_HEAT = 4096
+	SERVES_HEAT = 4096,
+	SERVES_WHOLE = 8192 /* all layers of the network */
 };
 
 struct probe {

@@ -6,7 +6,32 @@
  */
 #include "waits.h"
 
-#include <stdbool.h>
+#include "model/quantile.h"
+
+#include <math.h>
+
+enum { LIKE_LEAST = 8 /* launches of a kind */ };
+
+static GArray **lists(struct waits *w, size_t i)
+{
+	GArray **named[] = {&w->sync_us, &w->sync_all_us, &w->sync_adam_us, &w->event_us, &w->wake_us, &w->next_us};
+	const size_t n = G_N_ELEMENTS(named);
+	return i < n ? named[i] : i < n + 2 * N_STAGE_KINDS ? &w->launch_us[(i - n) / N_STAGE_KINDS][(i - n) % N_STAGE_KINDS] : NULL;
+}
+
+void waits_init(struct waits *w)
+{
+	GArray **list;
+	for (size_t i = 0; (list = lists(w, i)); i++)
+		*list = g_array_new(FALSE, FALSE, sizeof(double));
+}
+
+void waits_clear(struct waits *w)
+{
+	GArray **list;
+	for (size_t i = 0; (list = lists(w, i)); i++)
+		g_clear_pointer(list, g_array_unref);
+}
 
 /* The predecessor that ended last, by its place among the spans; STAGE_NONE: none. */
 static uint32_t last_before(const struct trace *trace, const struct span *s)
@@ -64,30 +89,90 @@ static void add_wakes(struct waits *w, const struct trace *trace, const uint8_t 
 	}
 }
 
-/* Of GPU 0: behind a gate, or the exchange of counts of several GPUs. */
-static void add_syncs(const struct trace *trace, int kind, GArray *list)
+/* ---- beside CPU Adam ---- */
+
+/* Updates of a node follow each other. Owned by the caller. */
+static GPtrArray *updates_of(const struct trace *trace)
 {
-	const struct span *asked = NULL;
-	for (guint i = 0; i < trace->spans->len; i++) {
+	GPtrArray *updates = g_ptr_array_new();
+	for (guint i = 0; i < trace->spans->len; i++)
+		if (trace_span(trace, i)->kind == STAGE_ADAM && trace_stream_node(trace, trace_span(trace, i)->stream) == 0)
+			g_ptr_array_add(updates, (gpointer)trace_span(trace, i));
+	return updates;
+}
+
+static bool any_at(const GPtrArray *updates, nsec_t ns)
+{
+	guint low = 0, high = updates->len; /* the first that begins later */
+	while (low < high) {
+		const guint middle = (low + high) / 2;
+		if (((const struct span *)updates->pdata[middle])->start_ns <= ns)
+			low = middle + 1;
+		else
+			high = middle;
+	}
+	return low > 0 && ((const struct span *)updates->pdata[low - 1])->end_ns > ns;
+}
+
+/* What the host launched next on GPU 0, but for the permutation, for which it need not wait. */
+static const struct span *launched_next(const struct trace *trace, guint asked)
+{
+	const nsec_t end_ns = trace_span(trace, asked)->end_ns;
+	for (guint i = asked + 1; i < trace->spans->len; i++) {
 		const struct span *s = trace_span(trace, i);
-		if (s->rank == 0 && s->kind == kind && s->pass == PASS_FORWARD) {
-			asked = s;
-		} else if (s->rank == 0 && asked && s->kind == STAGE_PERMUTE) {
-			if (s->launch_ns > asked->end_ns)
-				add(list, s->start_ns - asked->end_ns, 1);
-			asked = NULL;
-		}
+		if (s->rank == 0 && s->launch_ns >= 0 && s->kind != STAGE_COUNTS && (s->kind != STAGE_PERMUTE || s->launch_ns > end_ns))
+			return s;
+	}
+	return NULL;
+}
+
+/* Of GPU 0: behind a gate, or the exchange of counts of several GPUs. */
+static void add_syncs(const struct trace *trace, int kind, const GPtrArray *updates, GArray *alone, GArray *beside)
+{
+	for (guint i = 0; i < trace->spans->len; i++) {
+		const struct span *s = trace_span(trace, i), *next;
+		if (s->rank != 0 || s->kind != kind || s->pass != PASS_FORWARD || !(next = launched_next(trace, i)) || next->launch_ns <= s->end_ns)
+			continue;
+		GArray *list = any_at(updates, s->end_ns) ? beside : alone;
+		if (list)
+			add(list, next->launch_ns - s->end_ns, 1);
 	}
 }
 
-void waits_add(struct waits *w, const struct trace *trace)
+static void add_launches(struct waits *w, const struct trace *trace, const GPtrArray *updates)
 {
+	for (guint i = 0; i < trace->spans->len; i++) {
+		const struct span *s = trace_span(trace, i);
+		if (s->stream == STREAM_COMPUTE && s->pass == PASS_FORWARD && s->kind < N_STAGE_KINDS && s->launch_ns >= 0)
+			add(w->launch_us[any_at(updates, s->launch_ns)][s->kind], s->launch_end_ns - s->launch_ns, 1);
+	}
+}
+
+double waits_adam_slowdown(const struct waits *w)
+{
+	double slowdown[N_STAGE_KINDS];
+	int n = 0;
+	for (int kind = 0; kind < N_STAGE_KINDS; kind++) {
+		GArray *alone = w->launch_us[0][kind], *beside = w->launch_us[1][kind];
+		if (alone->len >= LIKE_LEAST && beside->len >= LIKE_LEAST)
+			slowdown[n++] = quantile_median((double *)(void *)beside->data, (int)beside->len) /
+			                quantile_median((double *)(void *)alone->data, (int)alone->len);
+	}
+	return n ? fmax(quantile_median(slowdown, n), 1) : 1;
+}
+
+void waits_add(struct waits *w, const struct trace *trace, bool company)
+{
+	g_autoptr(GPtrArray) updates = updates_of(trace);
 	if (trace->gpus > 1) {
-		add_syncs(trace, STAGE_COUNTS, w->sync_all_us);
+		add_syncs(trace, STAGE_COUNTS, updates, w->sync_all_us, NULL);
 		return;
 	}
+	add_syncs(trace, STAGE_GATE, updates, w->sync_us, w->sync_adam_us);
+	add_launches(w, trace, updates);
+	if (company)
+		return;
 	g_autofree uint8_t *woken = g_new0(uint8_t, trace->spans->len + 1);
 	add_events(w, trace, woken);
 	add_wakes(w, trace, woken);
-	add_syncs(trace, STAGE_GATE, w->sync_us);
 }

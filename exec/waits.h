@@ -1,16 +1,25 @@
-/* What waiting costs, as a run's spans show it. */
+/* What launching and waiting cost the host and streams, as a run's spans show it. */
 #pragma once
 
 #include "traces/trace.h"
 
+#include <stdbool.h>
+
 struct waits {
-	GArray *sync_us;     /* double: from a gate's end to the start of what was launched with its counts */
-	GArray *sync_all_us; /* double: the same after the exchange of counts of several GPUs */
-	GArray *event_us;    /* double: from a predecessor's end on another stream to the start of what waited for it alone */
+	GArray *sync_us;      /* double: from a gate's end to the host launching what it launches with its counts, CPU Adam at rest */
+	GArray *sync_all_us;  /* double: the same after the exchange of counts of several GPUs */
+	GArray *sync_adam_us; /* double: after a gate, while CPU Adam works */
+	GArray *event_us;     /* double: from a predecessor's end on another stream to the start of what waited for it alone */
 	GArray *wake_us; /* double: from the end of a stage to the next one of its stream, which waited for nothing else, over the streams that the
 	                  * first one's end woke */
 	GArray *next_us; /* double: the same between computations, the first of which woke nobody */
+	GArray *launch_us[2][N_STAGE_KINDS]; /* double: launches of computations of a forward pass, CPU Adam at rest and at work */
 };
+void waits_init(struct waits *w);
+void waits_clear(struct waits *w);
 
-/* Of a run of one GPU all but sync_all_us; of one of several GPUs, which wait for each other, that alone. */
-void waits_add(struct waits *w, const struct trace *trace);
+/* Of a run of one GPU all but sync_all_us; of one of several GPUs, which wait for each other, that alone. Beside copies and Adam of an earlier step
+ * (`company`) streams wait for more than their predecessors: then launches and the host's waits alone are read. */
+void waits_add(struct waits *w, const struct trace *trace, bool company);
+/* Of launches beside CPU Adam over those without: the middle over the kinds of stages that have both; 1: none has. */
+double waits_adam_slowdown(const struct waits *w);

@@ -17,7 +17,15 @@ static nsec_t nsec_of_us(double us)
 	return llround(us * (double)NSEC_PER_USEC);
 }
 
-static bool wait_and_sync(struct backend *b, stage_id id, nsec_t sync_ns, GError **error)
+/* CPU Adam works on the GPU's node, as of now. Its launcher may be some kernels ahead: it is taken to launch them now. */
+static bool beside_adam(const struct sim *sim, int gpu)
+{
+	const stream_id optimizer = stream_of_node(sim->m, gpu / sim->m->gpus_per_node, STREAM_OPTIMIZER);
+	const enum phase phase = sim->streams[optimizer].phase;
+	return phase == PHASE_FLOWING || phase == PHASE_ALONE;
+}
+
+static bool wait_and_sync(struct backend *b, stage_id id, nsec_t sync_ns, nsec_t sync_adam_ns, GError **error)
 {
 	struct sim *sim = sim_of(b);
 	while (!sim->tasks[id].ended) {
@@ -26,22 +34,23 @@ static bool wait_and_sync(struct backend *b, stage_id id, nsec_t sync_ns, GError
 		sim_instant(sim);
 	}
 	for (int gpu = 0; gpu < sim->m->gpus; gpu++)
-		sim->host_ns[gpu] = MAX(sim->host_ns[gpu], sim->tasks[id].end_ns + sync_ns);
+		sim->host_ns[gpu] = MAX(sim->host_ns[gpu], sim->tasks[id].end_ns + (beside_adam(sim, gpu) ? sync_adam_ns : sync_ns));
 	return true;
 }
 
 /* Lets time pass until the stage has ended, and the launchers go on after that. */
 static bool sim_wait(struct backend *b, stage_id id, GError **error)
 {
-	return wait_and_sync(b, id, sim_of(b)->sync_ns, error);
+	return wait_and_sync(b, id, sim_of(b)->sync_ns, sim_of(b)->sync_adam_ns, error);
 }
 
 static bool sim_loads(struct backend *b, const struct gate *gate, uint32_t *tokens, GError **error)
 {
 	const struct sim *sim = sim_of(b);
-	nsec_t sync_ns = sim->notes[gate->counts].kind == STAGE_COUNTS ? sim->sync_all_ns : sim->sync_ns;
-	return wait_and_sync(b, gate->counts, sync_ns, error) && routing_loads(sim->routing, gate->step, gate->microbatch, gate->layer, sim->m->gpus,
-	                                                                       gate->experts, gate->top_k, gate->tokens_per_gpu, tokens, error);
+	bool all = sim->notes[gate->counts].kind == STAGE_COUNTS;
+	return wait_and_sync(b, gate->counts, all ? sim->sync_all_ns : sim->sync_ns, all ? sim->sync_all_adam_ns : sim->sync_adam_ns, error) &&
+	       routing_loads(sim->routing, gate->step, gate->microbatch, gate->layer, sim->m->gpus, gate->experts, gate->top_k, gate->tokens_per_gpu,
+	                     tokens, error);
 }
 
 /* Members of one group come close together, so the last one met is nearly always the one; the table is for the others. */
@@ -102,8 +111,9 @@ static bool sim_launch(struct backend *b, const struct stage *stage, GError **er
 	g_assert(stage->rank < sim->m->gpus && stage->stream < sim->n_streams && stage->profile < (uint32_t)sim->r->n_profiles);
 	room_for_one_more(sim);
 	nsec_t *host_ns = &sim->host_ns[stage->rank], launch_ns = *host_ns;
-	nsec_t first_ns = launch_ns + (stage->n_kernels ? sim->launch_ns : 0);
-	*host_ns += stage->n_kernels * sim->launch_ns;
+	const nsec_t kernel_ns = beside_adam(sim, stage->rank) ? sim->launch_adam_ns : sim->launch_ns;
+	nsec_t first_ns = launch_ns + (stage->n_kernels ? kernel_ns : 0);
+	*host_ns += stage->n_kernels * kernel_ns;
 	note_stage(sim, stage, launch_ns, *host_ns);
 	struct task *task = &sim->tasks[stage->id];
 	*task = (struct task){
@@ -154,6 +164,22 @@ static const struct backend_impl sim_impl = {
     .free = sim_free,
 };
 
+static void host_times(struct sim *sim, const struct machine *m, const struct sim_options *o)
+{
+	const double sync_all_us = m->sync_all_us > 0 ? m->sync_all_us : m->sync_us;
+	const double late_us = m->sync_adam_us > 0 ? m->sync_adam_us - m->sync_us : 0; /* a wait's, beside Adam */
+	if (!o->no_launch) {
+		sim->launch_ns = nsec_of_us(m->launch_us);
+		sim->launch_adam_ns = m->launch_adam_us > 0 ? nsec_of_us(m->launch_adam_us) : sim->launch_ns;
+	}
+	if (!o->no_sync) {
+		sim->sync_ns = nsec_of_us(m->sync_us);
+		sim->sync_adam_ns = nsec_of_us(m->sync_us + late_us);
+		sim->sync_all_ns = nsec_of_us(sync_all_us);
+		sim->sync_all_adam_ns = nsec_of_us(fmax(sync_all_us + late_us, 0));
+	}
+}
+
 struct backend *sim_new(const struct machine *m, const struct resources *r, const struct routing *routing, const struct sim_options *o)
 {
 	struct sim *sim = g_new0(struct sim, 1);
@@ -162,9 +188,7 @@ struct backend *sim_new(const struct machine *m, const struct resources *r, cons
 	sim->m = m;
 	sim->r = r;
 	sim->routing = routing;
-	sim->launch_ns = o->no_launch ? 0 : nsec_of_us(m->launch_us);
-	sim->sync_ns = o->no_sync ? 0 : nsec_of_us(m->sync_us);
-	sim->sync_all_ns = o->no_sync || m->sync_all_us <= 0 ? sim->sync_ns : nsec_of_us(m->sync_all_us);
+	host_times(sim, m, o);
 	sim->event_ns = o->no_event ? 0 : nsec_of_us(m->event_us);
 	sim->next_ns = o->no_event ? 0 : nsec_of_us(m->next_us);
 	sim->wake_ns = o->no_event ? 0 : nsec_of_us(m->wake_us);

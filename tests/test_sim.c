@@ -351,6 +351,32 @@ Test(sim, launchers_go_on_after_the_gate_and_its_synchronisation)
 	routing_free(routing);
 }
 
+/* Adam of 100 us on the first node. Beside it a wait takes 40 us and a launch 7; after it, and on the other node, 10 and 5. */
+Test(sim, beside_cpu_adam_the_host_takes_longer_to_go_on_and_to_launch)
+{
+	struct bed bed;
+	GError *error = NULL;
+	struct machine m = machine_by_hand(2, 1, 0, 200);
+	m.launch_us = 5;
+	m.launch_adam_us = 7;
+	m.sync_us = 10;
+	m.sync_adam_us = 40;
+	bed_init(&bed, m, &(struct sim_options){.no_event = true});
+	stage_id adam = add(&bed, adam_on(&bed.m, 0, 0, 100000, STAGE_NONE));
+	stage_id asked = add(&bed, on_gpu(0, STREAM_COMPUTE, 2000, STAGE_NONE, STAGE_NONE));
+	cr_assert(backend_wait(bed.b, asked, &error));
+	stage_id beside = add(&bed, on_gpu(0, STREAM_COMPUTE, 1000, STAGE_NONE, STAGE_NONE));
+	stage_id there = add(&bed, on_gpu(1, STREAM_COMPUTE, 1000, STAGE_NONE, STAGE_NONE));
+	cr_assert(backend_wait(bed.b, adam, &error));
+	stage_id after = add(&bed, on_gpu(0, STREAM_COMPUTE, 1000, STAGE_NONE, STAGE_NONE));
+	await(&bed, after);
+	spans(&bed, asked, 5000, 7000);      /* launched before Adam began */
+	spans(&bed, beside, 54000, 55000);   /* 7 + 40 + 7 */
+	spans(&bed, there, 22000, 23000);    /* 7 + 10 + 5 */
+	spans(&bed, after, 115000, 116000);  /* 100 + 10 + 5 */
+	bed_clear(&bed);
+}
+
 Test(sim, an_exchange_of_counts_has_its_own_synchronisation)
 {
 	const double all_us[] = {0, 25};

@@ -25,22 +25,12 @@ static struct trace *trace_of_one_gpu(void)
 	return trace;
 }
 
-static struct waits waits_of(const struct trace *trace)
+static struct waits waits_of(const struct trace *trace, bool company)
 {
-	struct waits w = {g_array_new(FALSE, FALSE, sizeof(double)), g_array_new(FALSE, FALSE, sizeof(double)),
-	                  g_array_new(FALSE, FALSE, sizeof(double)), g_array_new(FALSE, FALSE, sizeof(double)),
-	                  g_array_new(FALSE, FALSE, sizeof(double))};
-	waits_add(&w, trace);
+	struct waits w;
+	waits_init(&w);
+	waits_add(&w, trace, company);
 	return w;
-}
-
-static void waits_clear(struct waits *w)
-{
-	g_array_unref(w->sync_us);
-	g_array_unref(w->sync_all_us);
-	g_array_unref(w->event_us);
-	g_array_unref(w->wake_us);
-	g_array_unref(w->next_us);
 }
 
 static void expect(const GArray *list, guint n, double first)
@@ -61,7 +51,7 @@ Test(waits, an_end_that_wakes_another_stream_costs_both_sides)
 	add(trace, STREAM_DOWNLOAD, STAGE_DOWNLOAD, 55000, 56000, 57000, 1);     /* launched after that end: did not sleep */
 	add(trace, STREAM_UPLOAD, STAGE_UPLOAD, 500, 63000, 64000, 4);           /* slept, 3 us, but what follows was launched late */
 	add(trace, STREAM_COMPUTE, STAGE_EXPERT, 70000, 70100, 71000, STAGE_NONE);
-	struct waits w = waits_of(trace);
+	struct waits w = waits_of(trace, false);
 	expect(w.event_us, 3, 7);
 	expect(w.wake_us, 1, 20);
 	expect(w.next_us, 1, 0.5);
@@ -73,13 +63,54 @@ Test(waits, the_host_goes_on_between_a_gate_and_what_it_launches_then)
 {
 	g_autoptr(trace) trace = trace_of_one_gpu();
 	add(trace, STREAM_COMPUTE, STAGE_GATE, 100, 1000, 5000, STAGE_NONE);
-	add(trace, STREAM_COMPUTE, STAGE_PERMUTE, 30010, 31000, 32000, 0);
+	add(trace, STREAM_COMPUTE, STAGE_PERMUTE, 200, 5000, 6000, STAGE_NONE); /* needs no counts */
+	add(trace, STREAM_UPLOAD, STAGE_UPLOAD, 30010, 31000, 32000, STAGE_NONE);
 	add(trace, STREAM_COMPUTE, STAGE_GATE, 30020, 32000, 33000, STAGE_NONE);
-	add(trace, STREAM_COMPUTE, STAGE_PERMUTE, 30030, 33000, 34000, 2); /* launched before: nobody waited */
-	struct waits w = waits_of(trace);
-	expect(w.sync_us, 1, 26);
-	expect(w.event_us, 0, 0);
-	expect(w.wake_us, 0, 0);
+	add(trace, STREAM_COMPUTE, STAGE_PERMUTE, 30030, 33000, 34000, STAGE_NONE);
+	add(trace, STREAM_COMPUTE, STAGE_EXPERT, 30040, 34000, 35000, STAGE_NONE); /* launched before: nobody waited */
+	add(trace, STREAM_COMPUTE, STAGE_GATE, 30050, 36000, 40000, STAGE_NONE);
+	add(trace, STREAM_COMPUTE, STAGE_PERMUTE, 43010, 44000, 45000, STAGE_NONE); /* of padded rows: needs them */
+	struct waits w = waits_of(trace, false);
+	expect(w.sync_us, 2, 25);
+	cr_assert_float_eq(g_array_index(w.sync_us, double, 1), 3, 1e-9);
+	expect(w.sync_adam_us, 0, 0);
+	waits_clear(&w);
+}
+
+/* The gate that ends at 5 us has an update beside it, the one that ends at 105 has none. */
+Test(waits, beside_cpu_adam_the_host_is_slower)
+{
+	g_autoptr(trace) trace = trace_of_one_gpu();
+	const stream_id optimizer = GPU_STREAMS + STREAM_OPTIMIZER;
+	add(trace, optimizer, STAGE_ADAM, 0, 4000, 50000, STAGE_NONE);
+	add(trace, STREAM_COMPUTE, STAGE_GATE, 100, 1000, 5000, STAGE_NONE);
+	add(trace, STREAM_COMPUTE, STAGE_EXPERT, 85010, 91000, 92000, STAGE_NONE);
+	add(trace, STREAM_COMPUTE, STAGE_GATE, 93010, 95000, 105000, STAGE_NONE);
+	add(trace, STREAM_COMPUTE, STAGE_EXPERT, 115010, 116000, 117000, STAGE_NONE);
+	add(trace, optimizer, STAGE_ADAM, 0, 106000, 150000, STAGE_NONE);
+	struct waits w = waits_of(trace, true);
+	expect(w.sync_us, 1, 10);
+	expect(w.sync_adam_us, 1, 80);
+	expect(w.event_us, 0, 0); /* not in company */
+	waits_clear(&w);
+}
+
+Test(waits, what_adam_costs_launches_is_the_middle_of_the_kinds_that_tell)
+{
+	g_autoptr(trace) trace = trace_of_one_gpu();
+	struct waits w;
+	waits_init(&w);
+	cr_assert_eq(waits_adam_slowdown(&w), 1);
+	const int kinds[] = {STAGE_MIXER, STAGE_EXPERT, STAGE_COMBINE}, slow[] = {2, 3, 4};
+	for (int k = 0; k < 3; k++)
+		for (int i = 0; i < 9; i++)
+			for (int beside = 0; beside < 2; beside++) {
+				double us = (k + 1) * (beside ? slow[k] : 1);
+				g_array_append_val(w.launch_us[beside][kinds[k]], us);
+			}
+	double lone = 50;
+	g_array_append_val(w.launch_us[1][STAGE_GATE], lone); /* one is too few, and none without Adam */
+	cr_assert_float_eq(waits_adam_slowdown(&w), 3, 1e-9);
 	waits_clear(&w);
 }
 
@@ -89,8 +120,9 @@ Test(waits, with_several_gpus_the_exchange_of_counts_is_what_the_host_waits_for)
 	trace->gpus = trace->gpus_per_node = 2;
 	add(trace, STREAM_COMPUTE, STAGE_GATE, 100, 1000, 5000, STAGE_NONE);
 	add(trace, STREAM_COLLECTIVE, STAGE_COUNTS, 100, 5000, 9000, 0);
-	add(trace, STREAM_COMPUTE, STAGE_PERMUTE, 30010, 49000, 52000, 1);
-	struct waits w = waits_of(trace);
+	add(trace, STREAM_COMPUTE, STAGE_PERMUTE, 200, 5000, 8000, STAGE_NONE);
+	add(trace, STREAM_COLLECTIVE, STAGE_ALL_TO_ALL, 49010, 50000, 52000, 1);
+	struct waits w = waits_of(trace, false);
 	expect(w.sync_us, 0, 0);
 	expect(w.sync_all_us, 1, 40);
 	waits_clear(&w);
