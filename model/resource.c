@@ -10,7 +10,11 @@
  *     up = (1 - 1 / slowdown) copy_up_share        down = (1 - 1 / slowdown) (1 - copy_up_share)
  *
  * A mixer, most of which is no GEMM, loses copy_mixer_share of that: it has the SMs to itself that copies hold less of. A GPU computes one thing at a
- * time, so that the SMs are never given twice. */
+ * time, so that the SMs are never given twice.
+ *
+ * A collective's kernels stay on their SMs until it ends: computation has the others meanwhile, and does not slow the collective. Copies do, through
+ * what NVLink and PCIe share inside of the GPU, and no less than a GEMM: on two H200 an exchange of 34 MB took 172 us alone, 197 beside uploads and
+ * 251 beside copies both ways, where slivers of 0.13 and 0.17 say 198 and 244 (runs m8-static-2 and m8-dram-2 of tests/h200). */
 #include "resource.h"
 
 #include <math.h>
@@ -83,7 +87,7 @@ static void fill_capacities(const struct machine *m, struct resources *r)
 	for (int gpu = 0; gpu < m->gpus; gpu++) {
 		double *c = &r->capacity[of_gpu(gpu, 0)];
 
-		c[RES_SM] = c[RES_SM_MIXER] = 1;
+		c[RES_SM] = c[RES_SM_MIXER] = c[RES_SM_COLLECTIVE] = 1;
 		c[RES_HBM] = m->hbm_gbps;
 		c[RES_PCIE_UP] = m->h2d_gbps;
 		c[RES_PCIE_DOWN] = m->d2h_gbps;
@@ -143,6 +147,12 @@ static enum gpu_resource mixer_sms(const struct machine *m)
 	return m->copy_mixer_share == 1 ? RES_SM : RES_SM_MIXER;
 }
 
+/* Without NVLink collectives share the PCIe link itself with copies. */
+static bool loses_to_copies(const struct machine *m)
+{
+	return m->nvlink_gbps > 0 && m->copy_gemm_slowdown > 1;
+}
+
 static void fill_compute(const struct machine *m, struct profile *p, enum gpu_resource sms, double hbm_share)
 {
 	ask(p, of_gpu(p->gpu, sms), 1);
@@ -161,6 +171,8 @@ static void fill_copy(const struct machine *m, struct profile *p, bool up)
 	hold(p, of_gpu(p->gpu, RES_SM), copy_sm_share(m, up));
 	if (mixer_sms(m) == RES_SM_MIXER)
 		hold(p, of_gpu(p->gpu, RES_SM_MIXER), copy_sm_share(m, up) * m->copy_mixer_share);
+	if (loses_to_copies(m))
+		hold(p, of_gpu(p->gpu, RES_SM_COLLECTIVE), copy_sm_share(m, up));
 	if (m->root_gbps > 0)
 		ask(p, of_root(m, p->gpu, up ? RES_ROOT_UP : RES_ROOT_DOWN), rate);
 	ask_dram(m, p, rate);
@@ -181,9 +193,11 @@ static void fill_collective(const struct machine *m, struct profile *p, const st
 {
 	double pcie = rate->far + (m->nvlink_gbps > 0 ? 0 : rate->near);
 
-	ask(p, of_gpu(p->gpu, RES_SM), m->nccl_sm_share);
+	hold(p, of_gpu(p->gpu, RES_SM), m->nccl_sm_share);
 	if (mixer_sms(m) == RES_SM_MIXER)
-		ask(p, of_gpu(p->gpu, RES_SM_MIXER), m->nccl_sm_share);
+		hold(p, of_gpu(p->gpu, RES_SM_MIXER), m->nccl_sm_share);
+	if (loses_to_copies(m))
+		ask(p, of_gpu(p->gpu, RES_SM_COLLECTIVE), 1);
 	ask(p, of_gpu(p->gpu, RES_HBM), 2 * (rate->near + rate->far));
 	ask_stream_cores(m, p);
 	if (m->nvlink_gbps > 0)
@@ -284,7 +298,8 @@ void resources_free(struct resources *r)
 }
 
 static const char *const gpu_names[GPU_RESOURCES] = {
-    [RES_SM] = "sms",           [RES_SM_MIXER] = "sms of mixers", [RES_HBM] = "hbm", [RES_PCIE_UP] = "pcie up", [RES_PCIE_DOWN] = "pcie down",
+    [RES_SM] = "sms",           [RES_SM_MIXER] = "sms of mixers", [RES_SM_COLLECTIVE] = "sms of collectives",
+    [RES_HBM] = "hbm",          [RES_PCIE_UP] = "pcie up",        [RES_PCIE_DOWN] = "pcie down",
     [RES_PCIE_DUPLEX] = "pcie", [RES_NVLINK] = "nvlink"};
 static const char *const root_names[ROOT_RESOURCES] = {[RES_ROOT_UP] = "root up", [RES_ROOT_DOWN] = "root down"};
 static const char *const node_names[NODE_RESOURCES] = {

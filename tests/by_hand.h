@@ -55,7 +55,14 @@ static inline void gpu_by_hand(const struct machine *m, struct resources *r, int
 	p[PROFILE_DOWN].flow_class = FLOW_DOWN;
 	p[PROFILE_UP].dram = m->h2d_gbps;
 	p[PROFILE_DOWN].dram = m->d2h_gbps;
-	double capacity[GPU_RESOURCES] = {1, 1, m->hbm_gbps, m->h2d_gbps, m->d2h_gbps, 2 * m->h2d_gbps, m->nvlink_gbps};
+	double capacity[GPU_RESOURCES] = {[RES_SM] = 1,
+	                                  [RES_SM_MIXER] = 1,
+	                                  [RES_SM_COLLECTIVE] = 1,
+	                                  [RES_HBM] = m->hbm_gbps,
+	                                  [RES_PCIE_UP] = m->h2d_gbps,
+	                                  [RES_PCIE_DOWN] = m->d2h_gbps,
+	                                  [RES_PCIE_DUPLEX] = 2 * m->h2d_gbps,
+	                                  [RES_NVLINK] = m->nvlink_gbps};
 	memcpy(&r->capacity[own], capacity, sizeof capacity);
 }
 

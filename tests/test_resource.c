@@ -147,7 +147,7 @@ Test(resource, copies_cost_each_way_and_mixers_their_share)
 		double rate;
 	} cases[] = {{PROFILE_COMPUTE, PROFILE_UP, 0.85},  {PROFILE_COMPUTE, PROFILE_DOWN, 0.95},
 	             {PROFILE_MEMORY, PROFILE_UP, 0.85},   {PROFILE_MIXER, PROFILE_UP, 0.925},
-	             {PROFILE_MIXER, PROFILE_DOWN, 0.975}, {PROFILE_MIXER, PROFILE_COLLECTIVE, 1 / (1 + m->nccl_sm_share)}};
+	             {PROFILE_MIXER, PROFILE_DOWN, 0.975}, {PROFILE_MIXER, PROFILE_COLLECTIVE, 1 - m->nccl_sm_share}};
 
 	for (size_t i = 0; i < G_N_ELEMENTS(cases); i++) {
 		const uint32_t two[] = {profile_of_gpu(0, cases[i].what), profile_of_gpu(0, cases[i].beside)};
@@ -156,6 +156,29 @@ Test(resource, copies_cost_each_way_and_mixers_their_share)
 		max_min(r, two, 2, rate);
 		cr_expect_float_eq(rate[0], cases[i].rate, NEAR, "case %zu: %g", i, rate[0]);
 	}
+}
+
+/* Computation has the SMs that a collective leaves, and slows it by nothing; copies slow it as they do a GEMM, where it goes over NVLink. */
+Test(resource, collectives_keep_their_sms_and_lose_to_copies)
+{
+	const char *const overrides[] = {"gpu.copy_gemm_slowdown=1.25", "gpu.copy_up_share=0.75", "gpu.nccl_sm_share=0.2", NULL};
+	const char *const over_pcie[] = {"gpu.copy_gemm_slowdown=1.25", "nvlink.gbps=0", NULL};
+	g_autoptr(machine) m = machine_of("h200-x2", overrides), narrow = machine_of("h200-x2", over_pcie);
+	g_autoptr(resources) r = resources_new(m, 0), n = resources_new(narrow, 0);
+	const uint32_t all[] = {profile_of_gpu(0, PROFILE_COLLECTIVE), profile_of_gpu(0, PROFILE_COMPUTE), profile_of_gpu(0, PROFILE_UP),
+	                        profile_of_gpu(0, PROFILE_DOWN)};
+	double rate[4];
+
+	max_min(r, all, 2, rate);
+	cr_expect_float_eq(rate[0], 1, NEAR, "%g", rate[0]);
+	cr_expect_float_eq(rate[1], 0.8, NEAR, "%g", rate[1]);
+	max_min(r, all, 3, rate);
+	cr_expect_float_eq(rate[0], 0.85, NEAR, "%g", rate[0]);
+	cr_expect_float_eq(rate[1], 0.65, NEAR, "%g", rate[1]);
+	max_min(r, all, 4, rate);
+	cr_expect_float_eq(rate[0], 0.8, NEAR, "%g", rate[0]);
+	for (int i = 0; i < n->profile[all[0]].n_demands; i++)
+		cr_expect_neq(n->profile[all[0]].demand[i].resource, RES_SM_COLLECTIVE);
 }
 
 Test(resource, copies_that_wait_for_memory_cost_as_much)

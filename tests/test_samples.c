@@ -2,6 +2,7 @@
 #include "exec/samples.h"
 
 #include <criterion/criterion.h>
+#include <math.h>
 
 static void add(GArray *samples, int kind, double size, double us, uint32_t step)
 {
@@ -46,6 +47,21 @@ Test(samples, equal_sizes_are_one_point_and_octaves_are_apart)
 		cr_assert_float_eq(t->median_us.v[i], t->sizes.v[i] / 2, 1e-9);
 		cr_assert_eq(t->samples.v[i], 40);
 	}
+}
+
+Test(samples, an_all_reduce_of_a_run_goes_before_those_that_were_alone)
+{
+	g_autoptr(GArray) samples = samples_new();
+	g_autoptr(measured) tables = measured_new();
+	struct measured_table *t = &tables->table[STAGE_ALL_REDUCE][PASS_FORWARD];
+	double us[] = {40, 80, 250};
+	for (int i = 0; i < 3; i++)
+		measured_add(t, 4e6 * pow(4, i), &us[i], 1);
+	add(samples, STAGE_ALL_REDUCE, 17e6, 131, 0);
+	samples_to_tables(samples, tables);
+	const double want[] = {40, 131, 250};
+	cr_assert_eq(t->sizes.n, 3);
+	cr_assert_arr_eq(t->median_us.v, want, sizeof want);
 }
 
 Test(samples, what_a_gates_token_costs_whatever_the_experts_is_found)

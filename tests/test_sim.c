@@ -370,10 +370,10 @@ Test(sim, beside_cpu_adam_the_host_takes_longer_to_go_on_and_to_launch)
 	cr_assert(backend_wait(bed.b, adam, &error));
 	stage_id after = add(&bed, on_gpu(0, STREAM_COMPUTE, 1000, STAGE_NONE, STAGE_NONE));
 	await(&bed, after);
-	spans(&bed, asked, 5000, 7000);      /* launched before Adam began */
-	spans(&bed, beside, 54000, 55000);   /* 7 + 40 + 7 */
-	spans(&bed, there, 22000, 23000);    /* 7 + 10 + 5 */
-	spans(&bed, after, 115000, 116000);  /* 100 + 10 + 5 */
+	spans(&bed, asked, 5000, 7000);     /* launched before Adam began */
+	spans(&bed, beside, 54000, 55000);  /* 7 + 40 + 7 */
+	spans(&bed, there, 22000, 23000);   /* 7 + 10 + 5 */
+	spans(&bed, after, 115000, 116000); /* 100 + 10 + 5 */
 	bed_clear(&bed);
 }
 
