@@ -219,7 +219,6 @@ static void allocate_workspace(struct room *r, struct workspace *w)
 	w->aux = take_floats(r, 2, "losses");
 	w->loss = take_floats(r, 1, "losses");
 	if (e->gpus > 1) {
-		w->all_counts = take_bytes(r, (size_t)e->gpus * (size_t)e->experts * sizeof(uint32_t), "the gate's counts");
 		w->sum_counts = take_bytes(r, (size_t)e->experts * sizeof(uint32_t), "the gate's counts");
 	}
 	if (!e->offloaded && e->microbatches > 1 && e->element == sizeof(float))
@@ -242,7 +241,8 @@ static void allocate_inputs(struct room *r, struct gpu *g)
 	size_t counts = (size_t)e->n->layers * (size_t)e->microbatches * (size_t)e->experts;
 	g->tokens = take_bytes(r, (size_t)e->N * sizeof(int32_t), "tokens");
 	g->targets = take_bytes(r, (size_t)e->N * sizeof(int32_t), "tokens");
-	g->counts = take_bytes(r, e->gpus > 1 ? counts * sizeof(uint32_t) : 0, "the gate's counts");
+	g->wanted = take_bytes(r, counts * sizeof(uint32_t), "the gate's counts");
+	g->all_counts = take_bytes(r, e->gpus > 1 ? counts * (size_t)e->gpus * sizeof(uint32_t) : 0, "the gate's counts");
 }
 
 static void allocate_arena(struct room *r, struct gpu *g)

@@ -231,5 +231,5 @@ void group_all_to_all(struct device_stream *s, struct device_group *g, int membe
  * valid. */
 void group_all_reduce(struct device_stream *s, struct device_group *g, int member, float *x, size_t n);
 void group_reduce_scatter(struct device_stream *s, struct device_group *g, int member, float *x, size_t n);
-/* Each member's `bytes` at its place `member * bytes` of everyone's pinned `all`. */
-void group_gather_host(struct device_stream *s, struct device_group *g, int member, void *all, const void *own, size_t bytes);
+/* Each member's `bytes`, which lie at its place `member * bytes` of `all`, at that place of everyone's. */
+void group_gather(struct device_stream *s, struct device_group *g, int member, void *all, size_t bytes);

@@ -283,7 +283,7 @@ static bool unpack_gathered(struct host_group *g, int first, const char *data, s
 
 static const struct host_bring bring_gathered = {pack_gathered, unpack_gathered};
 
-static void run_gather_host(struct host_stream *s, const void *args)
+static void run_gather(struct host_stream *s, const void *args)
 {
 	const struct collective *c = args;
 	struct host_group *g = c->group;
@@ -297,10 +297,11 @@ static void run_gather_host(struct host_stream *s, const void *args)
 	over(s, c);
 }
 
-static void host_gather_host(struct device_stream *s, struct device_group *g, int member, void *all, const void *own, size_t bytes)
+static void host_gather(struct device_stream *s, struct device_group *g, int member, void *all, size_t bytes)
 {
+	const void *own = (const char *)all + (size_t)member * bytes;
 	struct collective c = {.group = (struct host_group *)g, .member = member, .post = {.to = all, .from = own, .n = bytes}};
-	host_push(s, run_gather_host, &c, sizeof(c));
+	host_push(s, run_gather, &c, sizeof(c));
 }
 
 const struct device_collectives host_collectives_table = {
@@ -308,5 +309,5 @@ const struct device_collectives host_collectives_table = {
     .all_to_all = host_all_to_all,
     .all_reduce = host_all_reduce,
     .reduce_scatter = host_reduce_scatter,
-    .gather_host = host_gather_host,
+    .gather = host_gather,
 };

@@ -117,7 +117,7 @@ struct device_collectives {
 	                   const struct traffic *traffic);
 	void (*all_reduce)(struct device_stream *s, struct device_group *g, int member, float *x, size_t n);
 	void (*reduce_scatter)(struct device_stream *s, struct device_group *g, int member, float *x, size_t n);
-	void (*gather_host)(struct device_stream *s, struct device_group *g, int member, void *all, const void *own, size_t bytes);
+	void (*gather)(struct device_stream *s, struct device_group *g, int member, void *all, size_t bytes);
 };
 
 struct device_impl {

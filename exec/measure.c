@@ -261,6 +261,13 @@ static void keep_busy(const struct part *p, const struct member *x)
 		device_copy(x->up, x->landing, x->arena, p->m->blocks->pool_bytes);
 }
 
+/* As a gate's exchange does. */
+static void gather_counts(const struct part *p, const struct member *x)
+{
+	group_gather(x->up, p->m->group, p->rank, x->arena, p->bytes / (size_t)p->m->count);
+	device_download(x->up, x->pinned_up, x->arena, p->bytes);
+}
+
 static gpointer queue_part(gpointer data)
 {
 	const struct part *p = data;
@@ -272,7 +279,7 @@ static gpointer queue_part(gpointer data)
 	else if (p->kind == STAGE_REDUCE_SCATTER)
 		group_reduce_scatter(x->up, p->m->group, p->rank, (float *)(void *)x->arena, p->bytes / sizeof(float));
 	else
-		group_gather_host(x->up, p->m->group, p->rank, x->pinned_up, x->arena, p->bytes / (size_t)p->m->count);
+		gather_counts(p, x);
 	device_event_record(x->up, x->up_end[0]);
 	return NULL;
 }

@@ -25,6 +25,13 @@ void engine_loads(const struct engine *e, int layer, int microbatch, uint32_t *t
 	memcpy(tokens, loads_of(e, e->first, layer, microbatch), n * sizeof(uint32_t));
 }
 
+/* (G, E), of the stage's layer and micro-batch. They stay on the device: what comes from the host waits behind experts on their way. */
+static uint32_t *counts_of_all(const struct issue *i)
+{
+	size_t block = (size_t)i->st->layer * (size_t)i->e->microbatches + i->st->microbatch;
+	return i->g->all_counts + block * (size_t)i->e->experts * (size_t)i->e->gpus;
+}
+
 bool issue_gate(const struct issue *i)
 {
 	const struct engine *e = i->e;
@@ -35,7 +42,7 @@ bool issue_gate(const struct issue *i)
 	op_linear(i->s, a->logits, a->u, param_at(e, i->gpu, i->at->gate), NULL, e->N, e->n->d_model, E);
 	op_gate(i->s, a->prob, a->index, a->counts, i->g->w.aux, a->logits, e->N, E, i->l->top_k);
 	if (e->o.imposed) {
-		device_upload(i->s, a->counts, imposed_of(e, i->gpu, st->step_parity, st->layer, st->microbatch), bytes);
+		device_copy(i->s, a->counts, i->g->wanted + block * (size_t)e->experts, bytes);
 		op_assign(i->s, a->index, a->counts, e->N, E, i->l->top_k);
 	}
 	if (st->pass != PASS_FORWARD)
@@ -43,7 +50,7 @@ bool issue_gate(const struct issue *i)
 	device_download(i->s, i->g->losses + st->step_parity * losses_of_step(e) + 1 + 2 * block, i->g->w.aux, 2 * sizeof(float));
 	/* nothing orders the gathering of the counts before a later layer's gate */
 	if (e->gpus > 1)
-		device_copy(i->s, i->g->counts + block * (size_t)e->experts, a->counts, bytes);
+		device_copy(i->s, counts_of_all(i) + (size_t)i->gpu * (size_t)E, a->counts, bytes);
 	else
 		device_download(i->s, loads_of(e, i->gpu, st->layer, st->microbatch), a->counts, bytes);
 	return true;
@@ -52,9 +59,10 @@ bool issue_gate(const struct issue *i)
 bool issue_counts(const struct issue *i)
 {
 	const struct engine *e = i->e;
-	size_t block = (size_t)i->st->layer * (size_t)e->microbatches + i->st->microbatch;
-	group_gather_host(i->s, e->group, i->gpu, loads_of(e, i->gpu, i->st->layer, i->st->microbatch), i->g->counts + block * (size_t)e->experts,
-	                  sizeof(uint32_t) * (size_t)i->l->experts);
+	size_t bytes = sizeof(uint32_t) * (size_t)i->l->experts;
+	uint32_t *all = counts_of_all(i);
+	group_gather(i->s, e->group, i->gpu, all, bytes);
+	device_download(i->s, loads_of(e, i->gpu, i->st->layer, i->st->microbatch), all, bytes * (size_t)e->gpus);
 	/* where capacities are fixed and nothing is exchanged, no stage waits for the counts */
 	device_event_record(i->s, i->g->gathered);
 	return true;
@@ -71,8 +79,7 @@ bool issue_gate_backward(const struct issue *i)
 	/* the experts are balanced over the tokens of all GPUs: the loss does not depend on how many there are */
 	if (e->gpus > 1) {
 		device_stream_wait(i->s, i->g->gathered);
-		device_upload(i->s, w->all_counts, loads_of(e, i->gpu, i->st->layer, i->st->microbatch), sizeof(uint32_t) * (size_t)(e->gpus * E));
-		op_sum_counts(i->s, w->sum_counts, w->all_counts, e->gpus, E);
+		op_sum_counts(i->s, w->sum_counts, counts_of_all(i), e->gpus, E);
 		counts = w->sum_counts;
 	}
 	op_gate_backward(i->s, w->dlogits, w->dweight, a->prob, a->index, counts, a->logits, e->o.balance * share, e->o.z * share, e->N,

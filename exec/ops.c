@@ -162,7 +162,7 @@ void group_reduce_scatter(struct device_stream *s, struct device_group *g, int m
 	s->device->impl->collectives->reduce_scatter(s, g, member, x, n);
 }
 
-void group_gather_host(struct device_stream *s, struct device_group *g, int member, void *all, const void *own, size_t bytes)
+void group_gather(struct device_stream *s, struct device_group *g, int member, void *all, size_t bytes)
 {
-	s->device->impl->collectives->gather_host(s, g, member, all, own, bytes);
+	s->device->impl->collectives->gather(s, g, member, all, bytes);
 }

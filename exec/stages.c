@@ -40,6 +40,8 @@ static bool issue_embed(const struct issue *i)
 		device_zero(i->s, g->w.loss, sizeof(float));
 		if (e->o.grad_check)
 			device_zero(i->s, g->gradient, e->resident * sizeof(float));
+		if (e->o.imposed)
+			device_upload(i->s, g->wanted, imposed_of(e, i->gpu, i->st->step_parity, 0, 0), imposed_bytes(e));
 	}
 	device_upload(i->s, g->tokens, tokens_of_step(i, 0), (size_t)e->N * sizeof(int32_t));
 	device_upload(i->s, g->targets, tokens_of_step(i, 1), (size_t)e->N * sizeof(int32_t));

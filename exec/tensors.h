@@ -51,17 +51,17 @@ struct due {
 
 /* Buffers of the compute stream, none of which outlives a layer. */
 struct workspace {
-	elem *d, *du;                      /* (N, D) gradients of the residual stream and of u */
-	elem *d_o, *dqkv, *dn1;            /* of the mixer */
-	elem *hidden, *active;             /* (N, F or 2 F), (N, F) of an expert */
-	elem *dhidden, *dactive;           /* their gradients */
-	elem *dlogits;                     /* (N, E) */
-	float *dweight, *aux, *loss;       /* (N, k), (2), (1) */
-	uint32_t *all_counts, *sum_counts; /* (G, E), (E): of all GPUs */
-	float *gradient;                   /* (P) of one micro-batch of an expert at home */
-	elem *head_x, *head_dx, *head;     /* (N, D), (N, D), (chunk, V) */
-	float *mean, *rstd;                /* (N) */
-	elem *sent, *arrived;              /* rows with their weights: gradients on their way; in the forward, results of width D */
+	elem *d, *du;                  /* (N, D) gradients of the residual stream and of u */
+	elem *d_o, *dqkv, *dn1;        /* of the mixer */
+	elem *hidden, *active;         /* (N, F or 2 F), (N, F) of an expert */
+	elem *dhidden, *dactive;       /* their gradients */
+	elem *dlogits;                 /* (N, E) */
+	float *dweight, *aux, *loss;   /* (N, k), (2), (1) */
+	uint32_t *sum_counts;          /* (E): of all GPUs */
+	float *gradient;               /* (P) of one micro-batch of an expert at home */
+	elem *head_x, *head_dx, *head; /* (N, D), (N, D), (chunk, V) */
+	float *mean, *rstd;            /* (N) */
+	elem *sent, *arrived;          /* rows with their weights: gradients on their way; in the forward, results of width D */
 	/* as wide: messages to and from other GPUs, of the collective stream; NULL where the device packs no exchanges */
 	elem *packed_sent, *packed_arrived;
 };
@@ -100,7 +100,8 @@ struct gpu {
 	uint32_t *loads;           /* pinned: (L, M, G, E) */
 	uint32_t *imposed;         /* pinned: (2 steps, L, M, E): what a routing rule wants instead of the gate */
 	float *losses;             /* pinned: (2 steps, 1 + 2 L M): cross entropy; z and balance of each layer and micro-batch */
-	uint32_t *counts;          /* (L, M, E) as they are gathered */
+	uint32_t *all_counts;      /* (L, M, G, E) of the gates of all GPUs */
+	uint32_t *wanted;          /* (L, M, E): what is imposed on the step that runs */
 	float *staging;            /* pinned, of the side stream */
 };
 
@@ -203,6 +204,11 @@ static inline uint32_t *imposed_of(const struct engine *e, int g, int parity, in
 {
 	size_t visit = ((size_t)parity * (size_t)e->n->layers + (size_t)layer) * (size_t)e->microbatches + (size_t)microbatch;
 	return e->gpu[g].imposed + visit * (size_t)MAX(1, e->experts);
+}
+/* Those of a step. */
+static inline size_t imposed_bytes(const struct engine *e)
+{
+	return (size_t)e->n->layers * (size_t)e->microbatches * (size_t)e->experts * sizeof(uint32_t);
 }
 
 struct adam_step adam_step_of(const struct engine *e, const struct stage *st);

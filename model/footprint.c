@@ -323,11 +323,10 @@ static void take_stage(struct taker *t)
 		take(t, CLASS_BUFFERS, t->rows_sent * row * t->element);
 		take(t, CLASS_BUFFERS, t->rows_arrived / gpus * (gpus - 1) * row * t->element);
 	}
-	if (gpus > 1) { /* counts of the gates */
-		take(t, CLASS_BUFFERS, gpus * experts * 4);
+	if (gpus > 1) /* counts of a gate, of all GPUs together */
 		take(t, CLASS_BUFFERS, experts * 4);
-		take(t, CLASS_BUFFERS, layers * t->microbatches * experts * 4);
-	}
+	take(t, CLASS_BUFFERS, layers * t->microbatches * experts * 4); /* those that a rule may impose, and those of all gates of all GPUs */
+	take(t, CLASS_BUFFERS, gpus > 1 ? layers * t->microbatches * experts * gpus * 4 : 0);
 	take(t, CLASS_BUFFERS, n * 4); /* tokens and targets */
 	take(t, CLASS_BUFFERS, n * 4);
 }

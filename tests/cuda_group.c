@@ -16,7 +16,8 @@ struct member {
 	int rank;
 	struct device_stream *stream;
 	struct device_event *done;
-	char *send, *receive, *own;   /* on the device: (ROWS, WIDTH) twice, (COUNTS) */
+	char *send, *receive;         /* on the device: (ROWS, WIDTH) twice */
+	uint32_t *gathered;           /* on the device: (MOST, COUNTS) */
 	char *packed_out, *packed_in; /* the same: (ROWS, WIDTH) */
 	float *x;                     /* on the device: (FLOATS) */
 	char *pinned;                 /* what goes up and comes down */
@@ -223,8 +224,9 @@ static void gather(struct member *m)
 	uint32_t *own = (uint32_t *)(void *)m->pinned;
 	for (uint32_t i = 0; i < COUNTS; i++)
 		own[i] = 1000 * (uint32_t)m->rank + i;
-	device_upload(m->stream, m->own, own, COUNTS * sizeof(*own));
-	group_gather_host(m->stream, m->bed->group, m->rank, m->all, m->own, COUNTS * sizeof(*own));
+	device_upload(m->stream, m->gathered + m->rank * COUNTS, own, COUNTS * sizeof(*own));
+	group_gather(m->stream, m->bed->group, m->rank, m->gathered, COUNTS * sizeof(*own));
+	device_download(m->stream, m->all, m->gathered, (size_t)m->bed->gpus * COUNTS * sizeof(*own));
 }
 
 static void check_gather(struct bed *b)
@@ -255,7 +257,7 @@ static void member_open(struct bed *b, int rank)
 	m->added = g_malloc(floats);
 	if (!m->stream || !(m->send = device_alloc(d, bytes, "send", &error)) || !(m->receive = device_alloc(d, bytes, "receive", &error)) ||
 	    !(m->packed_out = device_alloc(d, bytes, "packed", &error)) || !(m->packed_in = device_alloc(d, bytes, "packed", &error)) ||
-	    !(m->own = device_alloc(d, COUNTS * 4, "counts", &error)) || !(m->x = device_alloc(d, floats, "floats", &error)) ||
+	    !(m->gathered = device_alloc(d, MOST * COUNTS * 4, "counts", &error)) || !(m->x = device_alloc(d, floats, "floats", &error)) ||
 	    !(m->pinned = pinned_alloc(d, MAX(2 * bytes, floats), &error)) || !(m->all = pinned_alloc(d, MOST * COUNTS * 4, &error)))
 		die(error);
 }

@@ -277,7 +277,7 @@ struct member {
 	struct device_stream *stream;
 	struct device_event *done;
 	float x[LENGTH], send[ROWS * WIDTH], receive[ROWS * WIDTH];
-	uint32_t own, all[TOTAL];
+	uint32_t all[TOTAL];
 };
 
 /* Member g has g + p + 1 rows for member p, which lie there in the order of the senders. */
@@ -343,10 +343,10 @@ static bool all_collectives(struct device_group *group, struct member *m, int fi
 {
 	for (int i = 0; i < n; i++) {
 		fill(&m[i], first + i);
-		m[i].own = 7u * (uint32_t)(first + i);
+		m[i].all[first + i] = 7u * (uint32_t)(first + i);
 		exchange_rows(group, &m[i], first + i);
 		group_all_reduce(m[i].stream, group, first + i, m[i].x, LENGTH);
-		group_gather_host(m[i].stream, group, first + i, m[i].all, &m[i].own, sizeof(m[i].own));
+		group_gather(m[i].stream, group, first + i, m[i].all, sizeof(*m[i].all));
 		group_meet(m[i].stream, group, first + i);
 	}
 	bool ok = sync_all(m, n, error);

@@ -42,13 +42,10 @@ struct nccl {
 #define ABORT_WAIT_S 3
 #define PAUSE_US 2000
 #define EXPLAIN_MS 2000
-#define GATHERED_BYTES ((size_t)1 << 16) /* taken in advance: most gates count less */
 
 struct member {
-	ncclComm_t comm;      /* NULL once it was aborted */
-	pthread_mutex_t lock; /* over calls with it */
-	char *gathered;       /* where counts are gathered, which other GPUs may write */
-	size_t gathered_bytes;
+	ncclComm_t comm;        /* NULL once it was aborted */
+	pthread_mutex_t lock;   /* over calls with it */
 	struct packing packing; /* of the exchange that is queued */
 	GArray *moves;          /* struct cuda_rows, of one launch of it */
 };
@@ -101,16 +98,6 @@ static bool open_nccl(struct nccl *n, GError **error)
 			return false;
 		}
 	return true;
-}
-
-static bool gather_room(struct cuda_collectives *c, int member, size_t bytes, GError **error)
-{
-	struct member *m = &c->member[member];
-	if (bytes <= m->gathered_bytes)
-		return true;
-	m->gathered = cuda_alloc(&c->group->devices[member]->base, bytes, "gathered counts", error);
-	m->gathered_bytes = m->gathered ? bytes : 0;
-	return m->gathered != NULL;
 }
 
 static bool refused(const struct cuda_collectives *c, ncclResult_t status, GError **error)
@@ -249,8 +236,6 @@ struct cuda_collectives *cuda_collectives_new(struct cuda_group *g, GError **err
 	for (int i = 0; i < g->count; i++)
 		member_init(&c->member[i], g->members.total);
 	bool ok = open_nccl(&c->nccl, error);
-	for (int i = 0; ok && i < g->count; i++)
-		ok = gather_room(c, i, GATHERED_BYTES, error);
 	if (ok && (g->members.ranks ? init_across : init_alone)(c, error))
 		return c;
 	cuda_collectives_free(c);
@@ -449,25 +434,14 @@ static void reduce_scatter(struct device_stream *stream, struct device_group *g,
 	queued(s, c, member, both(status, c->nccl.group_end()), "reduce-scatter");
 }
 
-static void gather_host(struct device_stream *stream, struct device_group *g, int member, void *all, const void *own, size_t bytes)
+static void gather(struct device_stream *stream, struct device_group *g, int member, void *all, size_t bytes)
 {
 	struct cuda_stream *s = cuda_stream_of(stream);
 	struct cuda_collectives *c = collectives_of(g);
-	const size_t gpus = (size_t)((struct cuda_group *)g)->members.total;
-	g_autoptr(GError) error = NULL;
-	if (!c) {
-		device_download(stream, all, own, bytes);
-		return;
-	}
-	const int here = member - c->group->members.first;
-	if (cuda_ready(s) && !gather_room(c, here, bytes * gpus, &error))
-		cuda_group_fail(s->device->group, error);
-	char *to = c->member[here].gathered;
-	ncclComm_t comm = take(s, c, member);
-	if (!comm)
-		return;
-	queued(s, c, member, c->nccl.all_gather(own, to, bytes, ncclUint8, comm, s->stream), "all-gather");
-	device_download(stream, all, to, bytes * gpus);
+	ncclComm_t comm = c ? take(s, c, member) : NULL;
+	const char *own = (const char *)all + (size_t)member * bytes;
+	if (comm)
+		queued(s, c, member, c->nccl.all_gather(own, all, bytes, ncclUint8, comm, s->stream), "all-gather");
 }
 
 const struct device_collectives cuda_collectives_table = {
@@ -475,5 +449,5 @@ const struct device_collectives cuda_collectives_table = {
     .all_to_all = all_to_all,
     .all_reduce = all_reduce,
     .reduce_scatter = reduce_scatter,
-    .gather_host = gather_host,
+    .gather = gather,
 };
