@@ -50,19 +50,14 @@ static uint64_t like_of(const struct span *s, int d_expert)
 	return (uint64_t)s->tokens << 32 | size << 8 | (uint64_t)s->pass << 4 | (s->kind == STAGE_MIXER);
 }
 
-/* The host was still launching it when it began. */
-static bool waited_for_launches(const struct span *s)
-{
-	return s->launch_end_ns > s->start_ns || s->end_ns <= s->start_ns;
-}
-
 static void add_points(const struct warm_run *run, const struct machine *m, GArray *points)
 {
 	const struct trace *t = run->trace;
 	g_autofree double *hot = warmth_hot(t, m), *up = beside_cover(t, STREAM_UPLOAD), *down = beside_cover(t, STREAM_DOWNLOAD);
 	for (guint i = 0; i < t->spans->len; i++) {
 		const struct span *s = trace_span(t, i);
-		if (s->stream != STREAM_COMPUTE || (s->kind != STAGE_EXPERT && s->kind != STAGE_MIXER) || waited_for_launches(s))
+		if (s->stream != STREAM_COMPUTE || (s->kind != STAGE_EXPERT && s->kind != STAGE_MIXER) || span_waited_for_launches(s) ||
+		    s->end_ns <= s->start_ns)
 			continue;
 		struct point p = {like_of(s, run->d_expert),
 		                  s->kind == STAGE_MIXER,

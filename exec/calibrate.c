@@ -164,6 +164,7 @@ static int layers_of(const struct calibration *c, const struct probe *p)
 static struct scenario *scenario_of(const struct calibration *c, const struct probe *p, GError **error)
 {
 	bool copies = p->serves & SERVES_HOST;
+	bool grouped = p->serves & SERVES_GROUPED || (c->real && p->serves & SERVES_COMPUTE); /* as experts at home run */
 	g_autoptr(GStrvBuilder) set = g_strv_builder_new();
 	g_autofree char *inner = g_strdup_printf("network.d_expert=%d", p->d_expert),
 	                *threads = g_strdup_printf("policy.adam_threads=%d", c->m->adam_threads),
@@ -171,8 +172,7 @@ static struct scenario *scenario_of(const struct calibration *c, const struct pr
 	struct scenario_options o = *c->o;
 	if (o.set)
 		g_strv_builder_addv(set, (const char **)o.set);
-	g_strv_builder_add_many(set, inner, threads, layers,
-	                        p->serves & SERVES_GROUPED ? "policy.expert_compute=grouped" : "policy.expert_compute=sequential",
+	g_strv_builder_add_many(set, inner, threads, layers, grouped ? "policy.expert_compute=grouped" : "policy.expert_compute=sequential",
 	                        "contention.rule=max-min", NULL);
 	if (copies)
 		g_strv_builder_add_many(set, "policy.expert_home=dram", p->serves & SERVES_HEAT ? "policy.pinned_share=1" : "policy.pinned_share=0",
@@ -413,6 +413,9 @@ static void fill_overheads(struct calibration *c)
 	m->sync_us = sync_us(c, w->sync_us, m->sync_us);
 	m->sync_adam_us = sync_us(c, w->sync_adam_us, 0);
 	m->sync_all_us = sync_us(c, w->sync_all_us, 0);
+	m->exchange_us = 0;
+	if (w->exchange_late_us->len && w->exchange_us->len)
+		m->exchange_us = fmax(readings_median(w->exchange_late_us, 0) - readings_median(w->exchange_us, 0), 0);
 	m->event_us = readings_median(w->event_us, m->event_us);
 	m->wake_us = readings_median(w->wake_us, m->wake_us);
 	m->next_us = readings_median(w->next_us, m->next_us);

@@ -74,8 +74,9 @@ static bool serves_kind(int serves, int kind)
 	case STAGE_ACCUMULATE:
 		return serves & SERVES_SUMS;
 	case STAGE_ALL_TO_ALL:
-	case STAGE_ALL_REDUCE:
 		return serves & SERVES_EXCHANGES;
+	case STAGE_ALL_REDUCE: /* the longer, the longer the kernels of the backward above it */
+		return serves & SERVES_SYNC;
 	case STAGE_UPLOAD:
 	case STAGE_DOWNLOAD:
 	case STAGE_COUNTS:
@@ -107,7 +108,7 @@ static void take_span(struct readings *r, const struct probe_run *run, const str
 		g_array_append_val(r->mixer_us[run->probe.gpus - 1], us);
 	if (serves & SERVES_GROUPED)
 		take_group(r, run->scenario, s, us);
-	if (!measured_unit(s->kind, s->pass) || !serves_kind(serves, s->kind))
+	if (!measured_unit(s->kind, s->pass) || !serves_kind(serves, s->kind) || (s->kind == STAGE_ALL_TO_ALL && span_waited_for_launches(s)))
 		return;
 	struct timing sample = {s->kind,
 	                        measured_pass(s->kind, s->pass),

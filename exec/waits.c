@@ -14,7 +14,8 @@ enum { LIKE_LEAST = 8 /* launches of a kind */ };
 
 static GArray **lists(struct waits *w, size_t i)
 {
-	GArray **named[] = {&w->sync_us, &w->sync_all_us, &w->sync_adam_us, &w->event_us, &w->wake_us, &w->next_us};
+	GArray **named[] = {&w->sync_us, &w->sync_all_us, &w->sync_adam_us,     &w->event_us,
+	                    &w->wake_us, &w->next_us,     &w->exchange_late_us, &w->exchange_us};
 	const size_t n = G_N_ELEMENTS(named);
 	return i < n ? named[i] : i < n + 2 * N_STAGE_KINDS ? &w->launch_us[(i - n) / N_STAGE_KINDS][(i - n) % N_STAGE_KINDS] : NULL;
 }
@@ -148,6 +149,19 @@ static void add_launches(struct waits *w, const struct trace *trace, const GPtrA
 	}
 }
 
+static void add_exchanges(struct waits *w, const struct trace *trace)
+{
+	for (guint i = 0; i < trace->spans->len; i++) {
+		const struct span *s = trace_span(trace, i);
+		if (s->rank != 0 || s->kind != STAGE_ALL_TO_ALL || s->pass != PASS_FORWARD)
+			continue;
+		if (span_waited_for_launches(s))
+			add(w->exchange_late_us, s->end_ns - s->launch_ns, 1);
+		else
+			add(w->exchange_us, s->end_ns - s->start_ns, 1);
+	}
+}
+
 double waits_adam_slowdown(const struct waits *w)
 {
 	double slowdown[N_STAGE_KINDS];
@@ -166,6 +180,7 @@ void waits_add(struct waits *w, const struct trace *trace, bool company)
 	g_autoptr(GPtrArray) updates = updates_of(trace);
 	if (trace->gpus > 1) {
 		add_syncs(trace, STAGE_COUNTS, updates, w->sync_all_us, NULL);
+		add_exchanges(w, trace);
 		return;
 	}
 	add_syncs(trace, STAGE_GATE, updates, w->sync_us, w->sync_adam_us);

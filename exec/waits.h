@@ -13,6 +13,8 @@ struct waits {
 	GArray *wake_us; /* double: from the end of a stage to the next one of its stream, which waited for nothing else, over the streams that the
 	                  * first one's end woke */
 	GArray *next_us; /* double: the same between computations, the first of which woke nobody */
+	GArray *exchange_late_us; /* double: all-to-alls of a forward pass that waited for their launches, from the launch's begin to the end */
+	GArray *exchange_us;      /* double: those that did not, what they took */
 	GArray *launch_us[2][N_STAGE_KINDS]; /* double: launches of computations of a forward pass, CPU Adam at rest and at work */
 };
 void waits_init(struct waits *w);

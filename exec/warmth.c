@@ -23,9 +23,9 @@ static bool computes(const struct span *s)
 	return s->stream == STREAM_COMPUTE;
 }
 
-static bool multiplies(const struct span *s)
+static bool follows_clock(const struct span *s)
 {
-	return s->kind == STAGE_MIXER || s->kind == STAGE_GATE || s->kind == STAGE_EXPERT || s->kind == STAGE_HEAD;
+	return s->kind == STAGE_MIXER || s->kind == STAGE_GATE || s->kind == STAGE_EXPERT;
 }
 
 /* Of the time between the first span and the last, that in which GPU 0 computed: as before the first, too. */
@@ -64,7 +64,7 @@ double *warmth_hot(const struct trace *trace, const struct machine *m)
 {
 	double *hot = cool_at(trace, m), gain = 1 - 1 / m->cool_speedup;
 	for (guint i = 0; i < trace->spans->len; i++)
-		hot[i] = multiplies(trace_span(trace, i)) ? 1 / (1 - gain * hot[i]) : 1;
+		hot[i] = follows_clock(trace_span(trace, i)) ? 1 / (1 - gain * hot[i]) : 1;
 	return hot;
 }
 

@@ -84,6 +84,7 @@ struct machine {
 	double launch_us;                    /* host time to launch one kernel */
 	double sync_us;                      /* host waits for a stream: from the end of the stage to the host going on */
 	double launch_adam_us, sync_adam_us; /* the same while CPU Adam works on the node; 0: no longer than otherwise */
+	double exchange_us;                  /* from launching an all-to-all, which takes several kernels, to its rows going out; 0: launch_us */
 	double event_us;                     /* a stream waits for another's event */
 	double sync_all_us;                  /* the same after GPUs exchanged counts; 0: sync_us */
 	double next_us;                      /* a compute stream goes on to its next stage so much later */

@@ -105,21 +105,38 @@ static void note_stage(struct sim *sim, const struct stage *stage, nsec_t launch
 	};
 }
 
+/* So long after its launcher turns to it a stage's first kernel is launched, and all of them; and it ends no earlier, where that says anything. */
+struct launching {
+	nsec_t first_ns, all_ns, end_ns;
+};
+
+static struct launching launching_of(const struct sim *sim, const struct stage *stage)
+{
+	const nsec_t kernel_ns = beside_adam(sim, stage->rank) ? sim->launch_adam_ns : sim->launch_ns;
+	struct launching l = {stage->n_kernels ? kernel_ns : 0, stage->n_kernels * kernel_ns, 0};
+	if (stage->kind == STAGE_ALL_TO_ALL && sim->exchange_ns) {
+		l.all_ns = sim->exchange_ns * kernel_ns / MAX(1, sim->launch_ns);
+		l.end_ns = l.all_ns + stage->cost_ns;
+	} else if (stage->n_kernels > 1) {
+		l.end_ns = l.all_ns + stage->cost_ns / stage->n_kernels;
+	}
+	return l;
+}
+
 static bool sim_launch(struct backend *b, const struct stage *stage, GError **error)
 {
 	struct sim *sim = sim_of(b);
 	g_assert(stage->rank < sim->m->gpus && stage->stream < sim->n_streams && stage->profile < (uint32_t)sim->r->n_profiles);
 	room_for_one_more(sim);
 	nsec_t *host_ns = &sim->host_ns[stage->rank], launch_ns = *host_ns;
-	const nsec_t kernel_ns = beside_adam(sim, stage->rank) ? sim->launch_adam_ns : sim->launch_ns;
-	nsec_t first_ns = launch_ns + (stage->n_kernels ? kernel_ns : 0);
-	*host_ns += stage->n_kernels * kernel_ns;
+	const struct launching l = launching_of(sim, stage);
+	*host_ns += l.all_ns;
 	note_stage(sim, stage, launch_ns, *host_ns);
 	struct task *task = &sim->tasks[stage->id];
 	*task = (struct task){
 	    .cost_ns = stage->cost_ns,
-	    .start_ns = first_ns,
-	    .end_ns = stage->n_kernels > 1 ? *host_ns + stage->cost_ns / stage->n_kernels : 0,
+	    .start_ns = launch_ns + l.first_ns,
+	    .end_ns = l.end_ns ? launch_ns + l.end_ns : 0,
 	    .next = STAGE_NONE,
 	    .stream = stage->stream,
 	    .profile = stage->profile,
@@ -171,6 +188,7 @@ static void host_times(struct sim *sim, const struct machine *m, const struct si
 	if (!o->no_launch) {
 		sim->launch_ns = nsec_of_us(m->launch_us);
 		sim->launch_adam_ns = m->launch_adam_us > 0 ? nsec_of_us(m->launch_adam_us) : sim->launch_ns;
+		sim->exchange_ns = nsec_of_us(m->exchange_us);
 	}
 	if (!o->no_sync) {
 		sim->sync_ns = nsec_of_us(m->sync_us);

@@ -66,11 +66,12 @@ static void set_rate(struct sim *sim, stream_id s, double rate)
 	events_put(sim->events, s, sim->now_ns + whole + ((double)whole < left));
 }
 
-/* Stages of matrix products. */
-static bool multiplies(const struct sim *sim, uint32_t profile)
+/* Stages whose time follows the clock (model/heat.h). */
+static bool follows_clock(const struct sim *sim, stage_id id)
 {
-	const uint32_t kind = profile % GPU_PROFILES;
-	return profile < (uint32_t)sim->m->gpus * GPU_PROFILES && (kind == PROFILE_COMPUTE || kind == PROFILE_MIXER);
+	const uint32_t profile = sim->tasks[id].profile, kind = profile % GPU_PROFILES;
+	return profile < (uint32_t)sim->m->gpus * GPU_PROFILES && (kind == PROFILE_COMPUTE || kind == PROFILE_MIXER) &&
+	       sim->notes[id].kind != STAGE_HEAD;
 }
 
 /* NCCL's kernels keep a GPU as warm as its own. */
@@ -90,7 +91,7 @@ static void begin(struct sim *sim, stream_id s)
 	struct stream *stream = &sim->streams[s];
 	struct task *task = &sim->tasks[stream->head];
 	task->start_ns = stream->since_ns = sim->now_ns;
-	if (sim->heat && multiplies(sim, task->profile))
+	if (sim->heat && follows_clock(sim, stream->head))
 		task->cost_ns = heat_cost_ns(sim->heat, sim->r->profile[task->profile].gpu, sim->now_ns, task->cost_ns);
 	stream->remaining = (double)task->cost_ns;
 	stream->rate = 0;

@@ -2,7 +2,8 @@
  *
  * What is modelled besides the stages' own cost, each with its switch: every GPU has a launcher thread that needs launch_us a kernel; a stage may
  * start when its first kernel is launched, and cannot end before its last one is and has run its part (cost / kernels): until then it keeps its
- * stream, though no resources. Predecessors on another stream cost event_us after their end, and their own stream wake_us for each that waited for
+ * stream, though no resources. An all-to-all, which needs several kernels, the first of which pack its rows, has its whole time before it after
+ * exchange_us. Predecessors on another stream cost event_us after their end, and their own stream wake_us for each that waited for
  * them; a compute stream goes on no earlier than next_us after a stage. wait() and loads() let every launcher go on sync_us after the end of what was
  * waited for, not before; while CPU Adam works on the node launches and these take launch_adam_us and sync_adam_us. Members of a group start when all
  * are ready and end together when the slowest is done. */

@@ -377,6 +377,34 @@ Test(sim, beside_cpu_adam_the_host_takes_longer_to_go_on_and_to_launch)
 	bed_clear(&bed);
 }
 
+/* It starts with its first kernel, after 5 us, or 7 beside Adam, and has its 30 us after 60, or 84; behind computation nothing of that shows. */
+Test(sim, an_all_to_all_has_its_time_after_its_launch)
+{
+	const nsec_t expected[3][2] = {{5000, 90000}, {105000, 135000}, {13000, 120000}};
+	struct machine m = machine_by_hand(1, 1, 0, 200);
+	m.launch_us = 5;
+	m.launch_adam_us = 7;
+	m.exchange_us = 60;
+	for (int i = 0; i < 3; i++) {
+		struct bed bed;
+		GError *error = NULL;
+		stage_id before = STAGE_NONE;
+		bed_init(&bed, m, &(struct sim_options){.no_event = true});
+		if (i == 1)
+			before = add(&bed, on_gpu(0, STREAM_COMPUTE, 100000, STAGE_NONE, STAGE_NONE));
+		if (i == 2) {
+			add(&bed, adam_on(&bed.m, 0, 0, 200000, STAGE_NONE));
+			cr_assert(backend_wait(bed.b, add(&bed, on_gpu(0, STREAM_COMPUTE, 1000, STAGE_NONE, STAGE_NONE)), &error));
+		}
+		struct stage st = on_gpu(0, STREAM_COLLECTIVE, 30000, before, STAGE_NONE);
+		st.kind = STAGE_ALL_TO_ALL;
+		stage_id exchange = add(&bed, st);
+		await(&bed, exchange);
+		spans(&bed, exchange, expected[i][0], expected[i][1]);
+		bed_clear(&bed);
+	}
+}
+
 Test(sim, an_exchange_of_counts_has_its_own_synchronisation)
 {
 	const double all_us[] = {0, 25};

@@ -59,6 +59,12 @@ static inline const struct span *trace_span(const struct trace *t, guint i)
 	return &g_array_index(t->spans, struct span, i);
 }
 
+/* The host was still launching it when it began. */
+static inline bool span_waited_for_launches(const struct span *s)
+{
+	return s->launch_end_ns > s->start_ns;
+}
+
 /* A kernel of a foreign trace has no stage kind: SPAN_OTHER. Names of stage kinds and "other". */
 enum { SPAN_OTHER = N_STAGE_KINDS, N_SPAN_KINDS };
 const char *span_kind_name(int kind);
