@@ -129,7 +129,7 @@ static void list_probes(struct calibration *c, const struct scenario *base)
 	c->expert = (size_t)activation_matrices(base->network->activation) * (size_t)base->network->d_model * (size_t)d;
 	for (int n = 1; n < s; n *= 2)
 		add_probe(c, (struct probe){SERVES_COMPUTE | (2 * n >= s ? SERVES_WHOLE : 0), 1, n, e, 1, d});
-	add_probe(c, (struct probe){SERVES_COMPUTE | SERVES_WHOLE | SERVES_CORES | (c->real ? 0 : SERVES_OVERHEADS), 1, s, e, 1, d});
+	add_probe(c, (struct probe){SERVES_COMPUTE | SERVES_WHOLE | SERVES_STEPS | (c->real ? 0 : SERVES_OVERHEADS), 1, s, e, 1, d});
 	add_probe(c, (struct probe){SERVES_COMPUTE, 1, 2 * s, e, 1, d});
 	add_probe(c, (struct probe){SERVES_COMPUTE, 1, s, MAX(e / 4, k), 1, d});
 	add_probe(c, (struct probe){SERVES_COMPUTE, 1, s, e * 4, 1, d});
@@ -146,7 +146,7 @@ static void list_probes(struct calibration *c, const struct scenario *base)
 		return;
 	for (int n = MAX(s / 16, 1); n < s; n *= 4)
 		add_probe(c, (struct probe){SERVES_EXCHANGES, 2, n, MAX(e, 2), 1, d, EVEN});
-	add_probe(c, (struct probe){SERVES_EXCHANGES | SERVES_CORES | SERVES_SYNC, 2, s, MAX(e, 2), 1, d, EVEN});
+	add_probe(c, (struct probe){SERVES_EXCHANGES | SERVES_STEPS, 2, s, MAX(e, 2), 1, d, EVEN});
 	add_probe(c, (struct probe){SERVES_EXCHANGES, 2, 2 * s, MAX(e, 2), 1, d, EVEN});
 	if (c->real)
 		add_probe(c, (struct probe){SERVES_ONE_WAY, 2, s, 2 * k, 1, d, SKEWED});

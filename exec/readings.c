@@ -76,7 +76,7 @@ static bool serves_kind(int serves, int kind)
 	case STAGE_ALL_TO_ALL:
 		return serves & SERVES_EXCHANGES;
 	case STAGE_ALL_REDUCE: /* the longer, the longer the kernels of the backward above it */
-		return serves & SERVES_SYNC;
+		return serves & SERVES_EXCHANGES && serves & SERVES_STEPS;
 	case STAGE_UPLOAD:
 	case STAGE_DOWNLOAD:
 	case STAGE_COUNTS:
@@ -104,7 +104,7 @@ static void take_group(struct readings *r, const struct scenario *sc, const stru
 static void take_span(struct readings *r, const struct probe_run *run, const struct measured *tables, const struct span *s, double us)
 {
 	const int serves = run->probe.serves;
-	if (s->kind == STAGE_MIXER && s->pass == PASS_BACKWARD && serves & SERVES_CORES)
+	if (s->kind == STAGE_MIXER && s->pass == PASS_BACKWARD && serves & SERVES_STEPS)
 		g_array_append_val(r->mixer_us[run->probe.gpus - 1], us);
 	if (serves & SERVES_GROUPED)
 		take_group(r, run->scenario, s, us);
@@ -155,7 +155,11 @@ bool readings_take(struct readings *r, const struct probe_run *run, const struct
 	r->steps += trace->step_end_ns->len;
 	if (run->probe.serves & SERVES_ONE_WAY)
 		one_way_add(trace, r->unequal);
-	if (run->probe.serves & (SERVES_OVERHEADS | SERVES_SYNC | SERVES_COPIES))
-		waits_add(&r->waits, trace, run->probe.serves & SERVES_COPIES);
+	if (run->probe.serves & SERVES_OVERHEADS)
+		waits_add_streams(&r->waits, trace);
+	if (run->probe.serves & (SERVES_OVERHEADS | SERVES_COPIES))
+		waits_add_launches(&r->waits, trace);
+	if (run->probe.serves & (SERVES_STEPS | SERVES_COPIES))
+		waits_add_syncs(&r->waits, trace);
 	return !(run->probe.serves & SERVES_OVERHEADS) || take_launches(r, run->scenario, trace, error);
 }

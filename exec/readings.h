@@ -13,16 +13,15 @@ enum serves {
 	SERVES_HOST = 2,
 	SERVES_EXCHANGES = 4,
 	SERVES_OVERHEADS = 8,
-	SERVES_CORES = 16,
+	SERVES_STEPS = 16, /* of the scenario's size and like those that will run: the host's waits, all-reduces, what streams ask of shared cores */
 	SERVES_GROUPED = 32,
 	SERVES_EXPERTS = 64,
 	SERVES_ADAM = 128,
 	SERVES_SUMS = 256,
 	SERVES_COPIES = 512,
-	SERVES_SYNC = 1024,
-	SERVES_ONE_WAY = 2048,
-	SERVES_HEAT = 4096,
-	SERVES_WHOLE = 8192 /* all layers of the network */
+	SERVES_ONE_WAY = 1024,
+	SERVES_HEAT = 2048,
+	SERVES_WHOLE = 4096 /* all layers of the network */
 };
 
 struct probe {

@@ -140,15 +140,6 @@ static void add_syncs(const struct trace *trace, int kind, const GPtrArray *upda
 	}
 }
 
-static void add_launches(struct waits *w, const struct trace *trace, const GPtrArray *updates)
-{
-	for (guint i = 0; i < trace->spans->len; i++) {
-		const struct span *s = trace_span(trace, i);
-		if (s->stream == STREAM_COMPUTE && s->pass == PASS_FORWARD && s->kind < N_STAGE_KINDS && s->launch_ns >= 0)
-			add(w->launch_us[any_at(updates, s->launch_ns)][s->kind], s->launch_end_ns - s->launch_ns, 1);
-	}
-}
-
 static void add_exchanges(struct waits *w, const struct trace *trace)
 {
 	for (guint i = 0; i < trace->spans->len; i++) {
@@ -175,19 +166,30 @@ double waits_adam_slowdown(const struct waits *w)
 	return n ? fmax(quantile_median(slowdown, n), 1) : 1;
 }
 
-void waits_add(struct waits *w, const struct trace *trace, bool company)
+void waits_add_streams(struct waits *w, const struct trace *trace)
 {
-	g_autoptr(GPtrArray) updates = updates_of(trace);
-	if (trace->gpus > 1) {
-		add_syncs(trace, STAGE_COUNTS, updates, w->sync_all_us, NULL);
-		add_exchanges(w, trace);
-		return;
-	}
-	add_syncs(trace, STAGE_GATE, updates, w->sync_us, w->sync_adam_us);
-	add_launches(w, trace, updates);
-	if (company)
-		return;
 	g_autofree uint8_t *woken = g_new0(uint8_t, trace->spans->len + 1);
 	add_events(w, trace, woken);
 	add_wakes(w, trace, woken);
+}
+
+void waits_add_launches(struct waits *w, const struct trace *trace)
+{
+	g_autoptr(GPtrArray) updates = updates_of(trace);
+	for (guint i = 0; i < trace->spans->len; i++) {
+		const struct span *s = trace_span(trace, i);
+		if (s->stream == STREAM_COMPUTE && s->pass == PASS_FORWARD && s->kind < N_STAGE_KINDS && s->launch_ns >= 0)
+			add(w->launch_us[any_at(updates, s->launch_ns)][s->kind], s->launch_end_ns - s->launch_ns, 1);
+	}
+}
+
+void waits_add_syncs(struct waits *w, const struct trace *trace)
+{
+	g_autoptr(GPtrArray) updates = updates_of(trace);
+	if (trace->gpus == 1) {
+		add_syncs(trace, STAGE_GATE, updates, w->sync_us, w->sync_adam_us);
+		return;
+	}
+	add_syncs(trace, STAGE_COUNTS, updates, w->sync_all_us, NULL);
+	add_exchanges(w, trace);
 }

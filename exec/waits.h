@@ -20,8 +20,11 @@ struct waits {
 void waits_init(struct waits *w);
 void waits_clear(struct waits *w);
 
-/* Of a run of one GPU all but sync_all_us; of one of several GPUs, which wait for each other, that alone. Beside copies and Adam of an earlier step
- * (`company`) streams wait for more than their predecessors: then launches and the host's waits alone are read. */
-void waits_add(struct waits *w, const struct trace *trace, bool company);
+/* Of a run of one GPU what streams wait for each other, and the launches. Not the former of one whose steps overlap: there streams wait for more than
+ * their predecessors. */
+void waits_add_streams(struct waits *w, const struct trace *trace);
+void waits_add_launches(struct waits *w, const struct trace *trace);
+/* What the host waits for gates, or for the counts of several GPUs, whose exchanges are told, too. */
+void waits_add_syncs(struct waits *w, const struct trace *trace);
 /* Of launches beside CPU Adam over those without: the middle over the kinds of stages that have both; 1: none has. */
 double waits_adam_slowdown(const struct waits *w);

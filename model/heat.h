@@ -3,7 +3,8 @@
  * the share follows (all three measured by exec/warmth.c).
  *
  * A head's products are so large that they meet the power limit from their first moment on: 14.9 ms on an H200 that had waited, 15.4 on a hot one,
- * where mixers took 677 and 770 us and experts alike (a calibration's runs with GPT-MoE M, 2026-11-29). They, and what is no product, keep their time. */
+ * where mixers took 677 and 770 us and experts alike (a calibration's runs with GPT-MoE M, 2026-11-29). They, and what is no product, keep their
+ * time. */
 #pragma once
 
 #include "autoptr.h"

@@ -25,11 +25,12 @@ static struct trace *trace_of_one_gpu(void)
 	return trace;
 }
 
-static struct waits waits_of(const struct trace *trace, bool company)
+static struct waits waits_of(const struct trace *trace)
 {
 	struct waits w;
 	waits_init(&w);
-	waits_add(&w, trace, company);
+	waits_add_streams(&w, trace);
+	waits_add_syncs(&w, trace);
 	return w;
 }
 
@@ -51,7 +52,7 @@ Test(waits, an_end_that_wakes_another_stream_costs_both_sides)
 	add(trace, STREAM_DOWNLOAD, STAGE_DOWNLOAD, 55000, 56000, 57000, 1);     /* launched after that end: did not sleep */
 	add(trace, STREAM_UPLOAD, STAGE_UPLOAD, 500, 63000, 64000, 4);           /* slept, 3 us, but what follows was launched late */
 	add(trace, STREAM_COMPUTE, STAGE_EXPERT, 70000, 70100, 71000, STAGE_NONE);
-	struct waits w = waits_of(trace, false);
+	struct waits w = waits_of(trace);
 	expect(w.event_us, 3, 7);
 	expect(w.wake_us, 1, 20);
 	expect(w.next_us, 1, 0.5);
@@ -70,7 +71,7 @@ Test(waits, the_host_goes_on_between_a_gate_and_what_it_launches_then)
 	add(trace, STREAM_COMPUTE, STAGE_EXPERT, 30040, 34000, 35000, STAGE_NONE); /* launched before: nobody waited */
 	add(trace, STREAM_COMPUTE, STAGE_GATE, 30050, 36000, 40000, STAGE_NONE);
 	add(trace, STREAM_COMPUTE, STAGE_PERMUTE, 43010, 44000, 45000, STAGE_NONE); /* of padded rows: needs them */
-	struct waits w = waits_of(trace, false);
+	struct waits w = waits_of(trace);
 	expect(w.sync_us, 2, 25);
 	cr_assert_float_eq(g_array_index(w.sync_us, double, 1), 3, 1e-9);
 	expect(w.sync_adam_us, 0, 0);
@@ -88,10 +89,9 @@ Test(waits, beside_cpu_adam_the_host_is_slower)
 	add(trace, STREAM_COMPUTE, STAGE_GATE, 93010, 95000, 105000, STAGE_NONE);
 	add(trace, STREAM_COMPUTE, STAGE_EXPERT, 115010, 116000, 117000, STAGE_NONE);
 	add(trace, optimizer, STAGE_ADAM, 0, 106000, 150000, STAGE_NONE);
-	struct waits w = waits_of(trace, true);
+	struct waits w = waits_of(trace);
 	expect(w.sync_us, 1, 10);
 	expect(w.sync_adam_us, 1, 80);
-	expect(w.event_us, 0, 0); /* not in company */
 	waits_clear(&w);
 }
 
@@ -101,6 +101,12 @@ Test(waits, what_adam_costs_launches_is_the_middle_of_the_kinds_that_tell)
 	struct waits w;
 	waits_init(&w);
 	cr_assert_eq(waits_adam_slowdown(&w), 1);
+	add(trace, GPU_STREAMS + STREAM_OPTIMIZER, STAGE_ADAM, 0, 1000, 2000, STAGE_NONE);
+	add(trace, STREAM_COMPUTE, STAGE_FFN, 1500, 1600, 1700, STAGE_NONE); /* begun at 1490 */
+	add(trace, STREAM_COMPUTE, STAGE_FFN, 2500, 2600, 2700, STAGE_NONE);
+	waits_add_launches(&w, trace);
+	expect(w.launch_us[1][STAGE_FFN], 1, 0.01);
+	expect(w.launch_us[0][STAGE_FFN], 1, 0.01);
 	const int kinds[] = {STAGE_MIXER, STAGE_EXPERT, STAGE_COMBINE}, slow[] = {2, 3, 4};
 	for (int k = 0; k < 3; k++)
 		for (int i = 0; i < 9; i++)
@@ -122,7 +128,7 @@ Test(waits, with_several_gpus_the_exchange_of_counts_is_what_the_host_waits_for)
 	add(trace, STREAM_COLLECTIVE, STAGE_COUNTS, 100, 5000, 9000, 0);
 	add(trace, STREAM_COMPUTE, STAGE_PERMUTE, 200, 5000, 8000, STAGE_NONE);
 	add(trace, STREAM_COLLECTIVE, STAGE_ALL_TO_ALL, 49010, 50000, 52000, 1);
-	struct waits w = waits_of(trace, false);
+	struct waits w = waits_of(trace);
 	expect(w.sync_us, 0, 0);
 	expect(w.sync_all_us, 1, 40);
 	waits_clear(&w);
@@ -137,7 +143,7 @@ Test(waits, an_exchange_that_waits_for_its_launches_is_told_from_one_that_does_n
 	add(trace, STREAM_COLLECTIVE, STAGE_ALL_TO_ALL, 120000, 400000, 570000, STAGE_NONE);
 	struct span *first = &g_array_index(trace->spans, struct span, 0);
 	first->launch_ns = 0;
-	struct waits w = waits_of(trace, false);
+	struct waits w = waits_of(trace);
 	expect(w.exchange_late_us, 1, 230);
 	expect(w.exchange_us, 1, 170);
 	waits_clear(&w);
