@@ -96,7 +96,8 @@ static bool serves_kind(int serves, int kind)
 static void take_group(struct readings *r, const struct scenario *sc, const struct span *s, double us)
 {
 	double experts = sc->network->layer[s->layer].experts;
-	struct timing sample = {MEASURED_GROUPED, s->pass, s->tokens / experts, us / experts, s->tokens, experts, r->steps + s->step};
+	struct timing sample = {MEASURED_GROUPED, s->pass, s->tokens / experts, us / experts,
+	                        s->tokens,        experts, r->steps + s->step,  span_waited_for_launches(s)};
 	if (s->kind == STAGE_EXPERT && s->expert < 0 && s->tokens)
 		g_array_append_val(r->samples, sample);
 }
@@ -108,7 +109,7 @@ static void take_span(struct readings *r, const struct probe_run *run, const str
 		g_array_append_val(r->mixer_us[run->probe.gpus - 1], us);
 	if (serves & SERVES_GROUPED)
 		take_group(r, run->scenario, s, us);
-	if (!measured_unit(s->kind, s->pass) || !serves_kind(serves, s->kind) || (s->kind == STAGE_ALL_TO_ALL && span_waited_for_launches(s)))
+	if (!measured_unit(s->kind, s->pass) || !serves_kind(serves, s->kind))
 		return;
 	struct timing sample = {s->kind,
 	                        measured_pass(s->kind, s->pass),
@@ -116,7 +117,8 @@ static void take_span(struct readings *r, const struct probe_run *run, const str
 	                        us,
 	                        s->tokens,
 	                        run->scenario->network->layer[s->layer].experts,
-	                        r->steps + s->step};
+	                        r->steps + s->step,
+	                        span_waited_for_launches(s)};
 	if (sample.size > 0)
 		g_array_append_val(r->samples, sample);
 }

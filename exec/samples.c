@@ -76,13 +76,25 @@ static int by_step(gconstpointer a, gconstpointer b)
 	return (x->step > y->step) - (x->step < y->step);
 }
 
-/* The mean of each step among the samples: us (n at most); how many steps there were. */
-static int step_means(const struct timing *s, guint n, double *us)
+static bool any_ran_through(const struct timing *s, guint n)
 {
-	g_autofree struct moment *m = g_new(struct moment, n);
-	int steps = 0;
 	for (guint i = 0; i < n; i++)
-		m[i] = (struct moment){s[i].step, s[i].us};
+		if (!s[i].waited)
+			return true;
+	return false;
+}
+
+/* The mean of each step among the samples: us (n at most); how many steps there were. What waited for its launches shows how fast those were - an
+ * expert behind a gate's counts took 154 us for 98 on an H200 -, and counts where all did. */
+static int step_means(const struct timing *s, guint n_samples, double *us)
+{
+	g_autofree struct moment *m = g_new(struct moment, n_samples);
+	const bool through = any_ran_through(s, n_samples);
+	int steps = 0;
+	guint n = 0;
+	for (guint i = 0; i < n_samples; i++)
+		if (!(through && s[i].waited))
+			m[n++] = (struct moment){s[i].step, s[i].us};
 	qsort(m, n, sizeof(*m), by_step);
 	for (guint first = 0, end; first < n; first = end) {
 		double sum = 0;

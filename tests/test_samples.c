@@ -32,6 +32,24 @@ Test(samples, a_point_is_the_median_over_steps_of_their_means)
 	cr_assert_eq(t->samples.v[0], 5);
 }
 
+Test(samples, what_waited_for_launches_counts_where_all_did)
+{
+	g_autoptr(GArray) samples = samples_new();
+	g_autoptr(measured) tables = measured_new();
+	const struct measured_table *t = &tables->table[STAGE_EXPERT][PASS_FORWARD];
+	for (uint32_t step = 0; step < 3; step++)
+		for (int i = 0; i < 4; i++) {
+			const struct timing late = {.kind = STAGE_EXPERT, .size = 100, .us = 150, .step = step, .waited = true};
+			const struct timing some = {.kind = STAGE_EXPERT, .size = 1000, .us = i ? 150 : 98, .step = step, .waited = i > 0};
+			g_array_append_val(samples, late);
+			g_array_append_val(samples, some);
+		}
+	samples_to_tables(samples, tables);
+	cr_assert_eq(t->sizes.n, 2);
+	cr_assert_float_eq(t->median_us.v[0], 150, 1e-9);
+	cr_assert_float_eq(t->median_us.v[1], 98, 1e-9);
+}
+
 Test(samples, equal_sizes_are_one_point_and_octaves_are_apart)
 {
 	g_autoptr(GArray) samples = samples_new();
