@@ -127,16 +127,39 @@ static const struct span *launched_next(const struct trace *trace, guint asked)
 	return NULL;
 }
 
-/* Of GPU 0: behind a gate, or the exchange of counts of several GPUs. */
+/* The middle of what launching stages of each kind took, outside of the backward, where launchers are far ahead; -1: nothing did. */
+static void usual_launches(const struct trace *trace, const GPtrArray *updates, bool adam, nsec_t usual[N_STAGE_KINDS])
+{
+	GArray *list[N_STAGE_KINDS];
+	for (int kind = 0; kind < N_STAGE_KINDS; kind++)
+		list[kind] = g_array_new(FALSE, FALSE, sizeof(double));
+	for (guint i = 0; i < trace->spans->len; i++) {
+		const struct span *s = trace_span(trace, i);
+		if (s->rank == 0 && s->launch_ns >= 0 && s->kind < N_STAGE_KINDS && s->pass != PASS_BACKWARD && s->pass != PASS_RECOMPUTE &&
+		    any_at(updates, s->launch_ns) == adam)
+			add(list[s->kind], s->launch_end_ns - s->launch_ns, 1e-3);
+	}
+	for (int kind = 0; kind < N_STAGE_KINDS; kind++) {
+		usual[kind] = list[kind]->len ? (nsec_t)quantile_median((double *)(void *)list[kind]->data, (int)list[kind]->len) : -1;
+		g_array_unref(list[kind]);
+	}
+}
+
+/* Of GPU 0: behind a gate, or the exchange of counts of several GPUs. The first launch after a wait takes longer than its like, while CPU Adam has
+ * the caches several times as long, and that is the wait's. An exchange's is known by its own rule. */
 static void add_syncs(const struct trace *trace, int kind, const GPtrArray *updates, GArray *alone, GArray *beside)
 {
+	nsec_t usual[2][N_STAGE_KINDS];
+	for (int adam = 0; adam < 2; adam++)
+		usual_launches(trace, updates, adam, usual[adam]);
 	for (guint i = 0; i < trace->spans->len; i++) {
 		const struct span *s = trace_span(trace, i), *next;
 		if (s->rank != 0 || s->kind != kind || s->pass != PASS_FORWARD || !(next = launched_next(trace, i)) || next->launch_ns <= s->end_ns)
 			continue;
 		GArray *list = any_at(updates, s->end_ns) ? beside : alone;
+		const nsec_t like = usual[any_at(updates, next->launch_ns)][next->kind], took = next->launch_end_ns - next->launch_ns;
 		if (list)
-			add(list, next->launch_ns - s->end_ns, 1);
+			add(list, next->launch_ns - s->end_ns + (next->kind == STAGE_ALL_TO_ALL || like < 0 ? 0 : took - like), 1);
 	}
 }
 
