@@ -3,7 +3,7 @@
  *
  *     log us - log (1 - gain cool)        over the mixers of one pass
  *
- * is taken. */
+ * is taken; then, under that law, what heads gain. */
 #include "warmth.h"
 
 #include "beside.h"
@@ -23,9 +23,11 @@ static bool computes(const struct span *s)
 	return s->stream == STREAM_COMPUTE;
 }
 
-static bool follows_clock(const struct span *s)
+/* The share of what a cool GPU gains. */
+static double gain_share(const struct span *s, const struct machine *m)
 {
-	return s->kind == STAGE_MIXER || s->kind == STAGE_GATE || s->kind == STAGE_EXPERT;
+	const bool products = s->kind == STAGE_MIXER || s->kind == STAGE_GATE || s->kind == STAGE_EXPERT;
+	return s->kind == STAGE_HEAD ? m->cool_head_share : products;
 }
 
 /* Of the time between the first span and the last, that in which GPU 0 computed: as before the first, too. */
@@ -64,20 +66,20 @@ double *warmth_hot(const struct trace *trace, const struct machine *m)
 {
 	double *hot = cool_at(trace, m), gain = 1 - 1 / m->cool_speedup;
 	for (guint i = 0; i < trace->spans->len; i++)
-		hot[i] = follows_clock(trace_span(trace, i)) ? 1 / (1 - gain * hot[i]) : 1;
+		hot[i] = 1 / (1 - gain * gain_share(trace_span(trace, i), m) * hot[i]);
 	return hot;
 }
 
 /* ---- the law ---- */
 
-/* A mixer alone. */
+/* A mixer or head alone. */
 struct point {
 	int run, pass;
 	guint span;
 	double log_us;
 };
 
-static GArray *points_of(const struct warm_run *runs, int n, uint32_t tokens)
+static GArray *points_of(const struct warm_run *runs, int n, int kind, uint32_t tokens)
 {
 	GArray *points = g_array_new(FALSE, FALSE, sizeof(struct point));
 	for (int run = 0; run < n; run++) {
@@ -85,8 +87,7 @@ static GArray *points_of(const struct warm_run *runs, int n, uint32_t tokens)
 		g_autofree double *up = beside_cover(t, STREAM_UPLOAD), *down = beside_cover(t, STREAM_DOWNLOAD);
 		for (guint i = 0; i < t->spans->len; i++) {
 			const struct span *s = trace_span(t, i);
-			if (s->kind != STAGE_MIXER || s->tokens != tokens || s->step < WARM_STEP || up[i] + down[i] > ALONE ||
-			    s->end_ns <= s->start_ns)
+			if (s->kind != kind || s->tokens != tokens || s->step < WARM_STEP || up[i] + down[i] > ALONE || s->end_ns <= s->start_ns)
 				continue;
 			struct point p = {run, s->pass, i, log((double)(s->end_ns - s->start_ns))};
 			g_array_append_val(points, p);
@@ -140,9 +141,20 @@ static bool any_waits(const struct warm_run *runs, int n)
 	return false;
 }
 
+/* Under the law that was found. */
+static double head_share(const struct warm_run *runs, int n, uint32_t tokens, const struct machine *m)
+{
+	g_autoptr(GArray) heads = points_of(runs, n, STAGE_HEAD, tokens);
+	double gain = 0;
+	if (m->cool_speedup <= 1 || !heads->len)
+		return 0;
+	try_law(runs, n, heads, m, &gain);
+	return fmin(gain / (1 - 1 / m->cool_speedup), 1);
+}
+
 void warmth_fit(const struct warm_run *runs, int n, uint32_t tokens, struct machine *m)
 {
-	g_autoptr(GArray) points = points_of(runs, n, tokens);
+	g_autoptr(GArray) points = points_of(runs, n, STAGE_MIXER, tokens);
 	double best = G_MAXDOUBLE;
 	m->cool_speedup = 1;
 	for (size_t i = 0; any_waits(runs, n) && i < G_N_ELEMENTS(shares) * G_N_ELEMENTS(constants_ms); i++) {
@@ -158,4 +170,5 @@ void warmth_fit(const struct warm_run *runs, int n, uint32_t tokens, struct mach
 		m->cool_share = law.cool_share;
 		m->heat_ms = law.heat_ms;
 	}
+	m->cool_head_share = head_share(runs, n, tokens, m);
 }

@@ -11,6 +11,7 @@
 
 struct heat {
 	double gain; /* of a cool GPU, of the time */
+	double head_share;
 	double cool_share, tau_ns;
 	struct {
 		double share;
@@ -24,6 +25,7 @@ struct heat *heat_new(const struct machine *m)
 		return NULL;
 	struct heat *h = g_malloc0(sizeof(*h) + sizeof(h->gpu[0]) * (size_t)m->gpus);
 	h->gain = 1 - 1 / m->cool_speedup;
+	h->head_share = m->cool_head_share;
 	h->cool_share = fmin(m->cool_share, 1 / m->cool_speedup);
 	h->tau_ns = m->heat_ms * (double)NSEC_PER_MSEC;
 	for (int i = 0; i < m->gpus; i++)
@@ -53,9 +55,10 @@ double heat_cool(struct heat *h, int gpu, nsec_t now_ns, nsec_t for_ns)
 	return fmin((1 - h->gpu[gpu].share) * (for_ns > 0 ? -expm1(-x) / x : 1) / (1 - h->cool_share), 1);
 }
 
-nsec_t heat_cost_ns(struct heat *h, int gpu, nsec_t now_ns, nsec_t cost_ns)
+nsec_t heat_cost_ns(struct heat *h, int gpu, nsec_t now_ns, nsec_t cost_ns, bool head)
 {
-	return (nsec_t)ceil((double)cost_ns * (1 - h->gain * heat_cool(h, gpu, now_ns, cost_ns)));
+	const double gain = head ? h->head_share * h->gain : h->gain;
+	return (nsec_t)ceil((double)cost_ns * (1 - gain * heat_cool(h, gpu, now_ns, cost_ns)));
 }
 
 void heat_ran(struct heat *h, int gpu, nsec_t start_ns, nsec_t end_ns)

@@ -58,6 +58,7 @@ static const struct ini_key keys[] = {
     NUMBER("gpu", "nccl_sm_share", nccl_sm_share, "0.12", 0, 1, "share of the SMs a running collective takes"),
     NUMBER("gpu", "cool_speedup", cool_speedup, "1", 1, 2, "speed of matrix products on a GPU that mostly waits over that on a busy one"),
     NUMBER("gpu", "cool_share", cool_share, "0.5", 0, 0.99, "share of the time it may work and runs at that speed"),
+    NUMBER("gpu", "cool_head_share", cool_head_share, "0", 0, 1, "what a head, whose products are the largest, gains of that"),
     NUMBER("gpu", "heat_ms", heat_ms, "200", 0.1, 1e5, "within which its speed follows that share, ms"),
     NUMBER("gpu", "copy_gemm_slowdown", copy_gemm_slowdown, "1.03", 1, 2, "time of a GEMM under copies both ways over its time alone"),
     NUMBER("gpu", "copy_up_share", copy_up_share, "0.5", 0, 1, "of it caused by uploads, the rest by downloads"),

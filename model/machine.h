@@ -39,6 +39,7 @@ struct machine {
 	double nccl_sm_share;      /* share of the SMs a running collective takes */
 	double cool_speedup;       /* matrix products on a GPU that mostly waits over a busy one, whose clock its power limit lowers; 1: none */
 	double cool_share;         /* share of its time that a GPU may work and is still that cool */
+	double cool_head_share;    /* of what a cool GPU gains, what a head gains */
 	double heat_ms;            /* time constant with which it follows that share */
 	double copy_gemm_slowdown; /* a GEMM's time under copies in both directions over its time alone; 1: none */
 	double copy_up_share;      /* what uploads have of that, downloads have the rest */

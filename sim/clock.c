@@ -67,11 +67,10 @@ static void set_rate(struct sim *sim, stream_id s, double rate)
 }
 
 /* Stages whose time follows the clock (model/heat.h). */
-static bool follows_clock(const struct sim *sim, stage_id id)
+static bool follows_clock(const struct sim *sim, uint32_t profile)
 {
-	const uint32_t profile = sim->tasks[id].profile, kind = profile % GPU_PROFILES;
-	return profile < (uint32_t)sim->m->gpus * GPU_PROFILES && (kind == PROFILE_COMPUTE || kind == PROFILE_MIXER) &&
-	       sim->notes[id].kind != STAGE_HEAD;
+	const uint32_t kind = profile % GPU_PROFILES;
+	return profile < (uint32_t)sim->m->gpus * GPU_PROFILES && (kind == PROFILE_COMPUTE || kind == PROFILE_MIXER);
 }
 
 /* NCCL's kernels keep a GPU as warm as its own. */
@@ -91,8 +90,9 @@ static void begin(struct sim *sim, stream_id s)
 	struct stream *stream = &sim->streams[s];
 	struct task *task = &sim->tasks[stream->head];
 	task->start_ns = stream->since_ns = sim->now_ns;
-	if (sim->heat && follows_clock(sim, stream->head))
-		task->cost_ns = heat_cost_ns(sim->heat, sim->r->profile[task->profile].gpu, sim->now_ns, task->cost_ns);
+	if (sim->heat && follows_clock(sim, task->profile))
+		task->cost_ns = heat_cost_ns(sim->heat, sim->r->profile[task->profile].gpu, sim->now_ns, task->cost_ns,
+		                             sim->notes[stream->head].kind == STAGE_HEAD);
 	stream->remaining = (double)task->cost_ns;
 	stream->rate = 0;
 	if (task->next != STAGE_NONE) /* it comes to the cache while this one runs */

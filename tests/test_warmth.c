@@ -17,7 +17,12 @@ static nsec_t add(struct trace *t, int kind, int pass, int step, stream_id strea
 	return start + ns;
 }
 
-/* Forward and backward of a GPU that rests `rest_ns` after each step, and `gap_ns` after each layer. */
+static nsec_t base_of(int kind, int pass)
+{
+	return kind == STAGE_HEAD ? 15000000 : pass == PASS_FORWARD ? 2000000 : 5000000;
+}
+
+/* Forward, head and backward of a GPU that rests `rest_ns` after each step, and `gap_ns` after each layer. */
 static struct trace *made(const struct machine *m, nsec_t gap_ns, nsec_t rest_ns, double noise)
 {
 	struct trace *t = trace_new();
@@ -25,12 +30,12 @@ static struct trace *made(const struct machine *m, nsec_t gap_ns, nsec_t rest_ns
 	g_autoptr(GRand) random = g_rand_new_with_seed(7);
 	nsec_t now = 0;
 	for (int step = -20; step < STEPS; step++) {
-		for (int i = 0; i < 2 * LAYERS; i++) {
-			int pass = i < LAYERS ? PASS_FORWARD : PASS_BACKWARD;
-			nsec_t base = pass == PASS_FORWARD ? 2000000 : 5000000;
-			nsec_t ns = (nsec_t)((double)heat_cost_ns(h, 0, now, base) * (1 + noise * g_rand_double_range(random, -1, 1)));
+		for (int i = 0; i <= 2 * LAYERS; i++) {
+			const int pass = i <= LAYERS ? PASS_FORWARD : PASS_BACKWARD, kind = i == LAYERS ? STAGE_HEAD : STAGE_MIXER;
+			const nsec_t hot = base_of(kind, pass), cool = heat_cost_ns(h, 0, now, hot, kind == STAGE_HEAD);
+			nsec_t ns = (nsec_t)((double)cool * (1 + noise * g_rand_double_range(random, -1, 1)));
 			if (step >= 0)
-				add(t, STAGE_MIXER, pass, step, STREAM_COMPUTE, now, ns);
+				add(t, kind, pass, step, STREAM_COMPUTE, now, ns);
 			heat_ran(h, 0, now, now + ns);
 			now += ns + gap_ns;
 		}
@@ -41,8 +46,8 @@ static struct trace *made(const struct machine *m, nsec_t gap_ns, nsec_t rest_ns
 
 static void check_law(double share, double ms, double noise)
 {
-	const struct machine truth = {.gpus = 1, .cool_speedup = 1.15, .cool_share = share, .heat_ms = ms};
-	struct machine m = {.cool_speedup = 1, .cool_share = 0.123, .heat_ms = 123};
+	const struct machine truth = {.gpus = 1, .cool_speedup = 1.15, .cool_share = share, .cool_head_share = 0.4, .heat_ms = ms};
+	struct machine m = {.gpus = 1, .cool_speedup = 1, .cool_share = 0.123, .heat_ms = 123};
 	g_autoptr(trace) busy = made(&truth, 0, 0, noise);
 	g_autoptr(trace) waits = made(&truth, 500000, 300000000, noise);
 	g_autoptr(trace) partly = made(&truth, 200000, 60000000, noise);
@@ -52,10 +57,11 @@ static void check_law(double share, double ms, double noise)
 	cr_expect_float_eq(m.cool_share, share, noise > 0 ? 0.11 : 1e-9, "share %g, %g ms: share %g", share, ms, m.cool_share);
 	cr_expect(m.heat_ms >= ms / (noise > 0 ? 1.8 : 1.001) && m.heat_ms <= ms * (noise > 0 ? 1.8 : 1.001), "share %g, %g ms: %g ms", share, ms,
 	          m.heat_ms);
+	cr_expect_float_eq(m.cool_head_share, 0.4, noise > 0 ? 0.15 : 0.01, "share %g, %g ms: heads %g", share, ms, m.cool_head_share);
 	g_autofree double *hot = warmth_hot(waits, &truth);
-	for (guint i = 2 * LAYERS; noise == 0 && i < waits->spans->len; i++) {
+	for (guint i = 2 * LAYERS + 1; noise == 0 && i < waits->spans->len; i++) {
 		const struct span *s = &g_array_index(waits->spans, struct span, i);
-		double base = s->pass == PASS_FORWARD ? 2e6 : 5e6;
+		double base = (double)base_of(s->kind, s->pass);
 		cr_expect_float_eq((double)(s->end_ns - s->start_ns) * hot[i] / base, 1, 0.01, "span %u", i);
 	}
 }
@@ -76,7 +82,7 @@ Test(warmth, also_from_times_that_vary)
 Test(warmth, without_a_run_that_waits_nothing_is_known)
 {
 	const struct machine truth = {.gpus = 1, .cool_speedup = 1.15, .cool_share = 0.5, .heat_ms = 60};
-	struct machine m = {.cool_speedup = 1.3};
+	struct machine m = {.gpus = 1, .cool_speedup = 1.3};
 	g_autoptr(trace) busy = made(&truth, 0, 0, 0);
 	const struct warm_run run = {busy, false};
 	warmth_fit(&run, 1, TOKENS, &m);
