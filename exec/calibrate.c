@@ -412,6 +412,8 @@ static void fill_overheads(struct calibration *c)
 	m->launch_adam_us = m->launch_us * waits_adam_slowdown(w);
 	m->sync_us = sync_us(c, w->sync_us, m->sync_us);
 	m->sync_adam_us = sync_us(c, w->sync_adam_us, 0);
+	m->first_us = fmax(sync_us(c, w->first_us, 0), 0);
+	m->first_adam_us = fmax(sync_us(c, w->first_adam_us, 0), 0);
 	m->sync_all_us = sync_us(c, w->sync_all_us, 0);
 	m->exchange_us = 0;
 	if (w->exchange_late_us->len && w->exchange_us->len)

@@ -14,8 +14,8 @@ enum { LIKE_LEAST = 8 /* launches of a kind */ };
 
 static GArray **lists(struct waits *w, size_t i)
 {
-	GArray **named[] = {&w->sync_us, &w->sync_all_us, &w->sync_adam_us,     &w->event_us,
-	                    &w->wake_us, &w->next_us,     &w->exchange_late_us, &w->exchange_us};
+	GArray **named[] = {&w->sync_us,  &w->sync_all_us, &w->sync_adam_us, &w->first_us,         &w->first_adam_us,
+	                    &w->event_us, &w->wake_us,     &w->next_us,      &w->exchange_late_us, &w->exchange_us};
 	const size_t n = G_N_ELEMENTS(named);
 	return i < n ? named[i] : i < n + 2 * N_STAGE_KINDS ? &w->launch_us[(i - n) / N_STAGE_KINDS][(i - n) % N_STAGE_KINDS] : NULL;
 }
@@ -145,10 +145,11 @@ static void usual_launches(const struct trace *trace, const GPtrArray *updates, 
 	}
 }
 
-/* Of GPU 0: behind a gate, or the exchange of counts of several GPUs. The first launch after a wait takes longer than its like, while CPU Adam has
- * the caches several times as long, and that is the wait's. An exchange's is known by its own rule. */
-static void add_syncs(const struct trace *trace, int kind, const GPtrArray *updates, GArray *alone, GArray *beside)
+/* Of GPU 0: behind a gate, or the exchange of counts of several GPUs, whose launch an exchange is, with a rule of its own. */
+static void add_syncs(struct waits *w, const struct trace *trace)
 {
+	const int kind = trace->gpus > 1 ? STAGE_COUNTS : STAGE_GATE;
+	g_autoptr(GPtrArray) updates = updates_of(trace);
 	nsec_t usual[2][N_STAGE_KINDS];
 	for (int adam = 0; adam < 2; adam++)
 		usual_launches(trace, updates, adam, usual[adam]);
@@ -156,10 +157,14 @@ static void add_syncs(const struct trace *trace, int kind, const GPtrArray *upda
 		const struct span *s = trace_span(trace, i), *next;
 		if (s->rank != 0 || s->kind != kind || s->pass != PASS_FORWARD || !(next = launched_next(trace, i)) || next->launch_ns <= s->end_ns)
 			continue;
-		GArray *list = any_at(updates, s->end_ns) ? beside : alone;
-		const nsec_t like = usual[any_at(updates, next->launch_ns)][next->kind], took = next->launch_end_ns - next->launch_ns;
-		if (list)
-			add(list, next->launch_ns - s->end_ns + (next->kind == STAGE_ALL_TO_ALL || like < 0 ? 0 : took - like), 1);
+		const bool adam = any_at(updates, s->end_ns);
+		if (trace->gpus == 1) {
+			const nsec_t like = usual[any_at(updates, next->launch_ns)][next->kind];
+			add(adam ? w->sync_adam_us : w->sync_us, next->launch_ns - s->end_ns, 1);
+			add(adam ? w->first_adam_us : w->first_us, next->launch_end_ns - next->launch_ns - MAX(0, like), 1);
+		} else if (!adam) {
+			add(w->sync_all_us, next->launch_ns - s->end_ns, 1);
+		}
 	}
 }
 
@@ -208,11 +213,7 @@ void waits_add_launches(struct waits *w, const struct trace *trace)
 
 void waits_add_syncs(struct waits *w, const struct trace *trace)
 {
-	g_autoptr(GPtrArray) updates = updates_of(trace);
-	if (trace->gpus == 1) {
-		add_syncs(trace, STAGE_GATE, updates, w->sync_us, w->sync_adam_us);
-		return;
-	}
-	add_syncs(trace, STAGE_COUNTS, updates, w->sync_all_us, NULL);
-	add_exchanges(w, trace);
+	add_syncs(w, trace);
+	if (trace->gpus > 1)
+		add_exchanges(w, trace);
 }

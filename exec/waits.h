@@ -6,10 +6,11 @@
 #include <stdbool.h>
 
 struct waits {
-	GArray *sync_us;      /* double: from a gate's end to the host launching what it launches with its counts, CPU Adam at rest */
-	GArray *sync_all_us;  /* double: the same after the exchange of counts of several GPUs */
-	GArray *sync_adam_us; /* double: after a gate, while CPU Adam works */
-	GArray *event_us;     /* double: from a predecessor's end on another stream to the start of what waited for it alone */
+	GArray *sync_us;                      /* double: from a gate's end to the host launching what it launches with its counts, CPU Adam at rest */
+	GArray *sync_all_us;                  /* double: the same after the exchange of counts of several GPUs */
+	GArray *first_us;                     /* double: so much longer than its like took that launch after a gate */
+	GArray *sync_adam_us, *first_adam_us; /* double: while CPU Adam works */
+	GArray *event_us;                     /* double: from a predecessor's end on another stream to the start of what waited for it alone */
 	GArray *wake_us; /* double: from the end of a stage to the next one of its stream, which waited for nothing else, over the streams that the
 	                  * first one's end woke */
 	GArray *next_us; /* double: the same between computations, the first of which woke nobody */

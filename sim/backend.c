@@ -25,6 +25,15 @@ static bool beside_adam(const struct sim *sim, int gpu)
 	return phase == PHASE_FLOWING || phase == PHASE_ALONE;
 }
 
+/* A launcher that is later anyway did not wait. */
+static void go_on(struct sim *sim, int gpu, nsec_t ns)
+{
+	if (ns <= sim->host_ns[gpu])
+		return;
+	sim->host_ns[gpu] = ns;
+	sim->waited[gpu] = true;
+}
+
 static bool wait_and_sync(struct backend *b, stage_id id, nsec_t sync_ns, nsec_t sync_adam_ns, GError **error)
 {
 	struct sim *sim = sim_of(b);
@@ -34,7 +43,7 @@ static bool wait_and_sync(struct backend *b, stage_id id, nsec_t sync_ns, nsec_t
 		sim_instant(sim);
 	}
 	for (int gpu = 0; gpu < sim->m->gpus; gpu++)
-		sim->host_ns[gpu] = MAX(sim->host_ns[gpu], sim->tasks[id].end_ns + (beside_adam(sim, gpu) ? sync_adam_ns : sync_ns));
+		go_on(sim, gpu, sim->tasks[id].end_ns + (beside_adam(sim, gpu) ? sync_adam_ns : sync_ns));
 	return true;
 }
 
@@ -110,16 +119,21 @@ struct launching {
 	nsec_t first_ns, all_ns, end_ns;
 };
 
-static struct launching launching_of(const struct sim *sim, const struct stage *stage)
+/* The first launch after a wait begins as fast as any, and takes longer. */
+static struct launching launching_of(struct sim *sim, const struct stage *stage)
 {
-	const nsec_t kernel_ns = beside_adam(sim, stage->rank) ? sim->launch_adam_ns : sim->launch_ns;
+	const bool beside = beside_adam(sim, stage->rank);
+	const nsec_t kernel_ns = beside ? sim->launch_adam_ns : sim->launch_ns;
 	struct launching l = {stage->n_kernels ? kernel_ns : 0, stage->n_kernels * kernel_ns, 0};
 	if (stage->kind == STAGE_ALL_TO_ALL && sim->exchange_ns) {
 		l.all_ns = sim->exchange_ns * kernel_ns / MAX(1, sim->launch_ns);
 		l.end_ns = l.all_ns + stage->cost_ns;
-	} else if (stage->n_kernels > 1) {
-		l.end_ns = l.all_ns + stage->cost_ns / stage->n_kernels;
+	} else if (stage->n_kernels) {
+		l.all_ns += !sim->waited[stage->rank] ? 0 : beside ? sim->first_adam_ns : sim->first_ns;
+		l.first_ns = stage->n_kernels > 1 ? l.first_ns : l.all_ns;
+		l.end_ns = stage->n_kernels > 1 ? l.all_ns + stage->cost_ns / stage->n_kernels : 0;
 	}
+	sim->waited[stage->rank] = sim->waited[stage->rank] && !stage->n_kernels;
 	return l;
 }
 
@@ -161,6 +175,7 @@ static void sim_free(struct backend *b)
 {
 	struct sim *sim = sim_of(b);
 	g_free(sim->host_ns);
+	g_free(sim->waited);
 	g_free(sim->tasks);
 	g_free(sim->notes);
 	g_free(sim->streams);
@@ -188,6 +203,8 @@ static void host_times(struct sim *sim, const struct machine *m, const struct si
 	if (!o->no_launch) {
 		sim->launch_ns = nsec_of_us(m->launch_us);
 		sim->launch_adam_ns = m->launch_adam_us > 0 ? nsec_of_us(m->launch_adam_us) : sim->launch_ns;
+		sim->first_ns = nsec_of_us(m->first_us);
+		sim->first_adam_ns = m->first_adam_us > 0 ? nsec_of_us(m->first_adam_us) : sim->first_ns;
 		sim->exchange_ns = nsec_of_us(m->exchange_us);
 	}
 	if (!o->no_sync) {
@@ -211,6 +228,7 @@ struct backend *sim_new(const struct machine *m, const struct resources *r, cons
 	sim->next_ns = o->no_event ? 0 : nsec_of_us(m->next_us);
 	sim->wake_ns = o->no_event ? 0 : nsec_of_us(m->wake_us);
 	sim->host_ns = g_new0(nsec_t, m->gpus);
+	sim->waited = g_new0(bool, m->gpus);
 	sim->n_streams = (uint32_t)stream_count(m);
 	sim->streams = g_new0(struct stream, sim->n_streams);
 	for (uint32_t s = 0; s < sim->n_streams; s++)

@@ -5,8 +5,8 @@
  * stream, though no resources. An all-to-all, which needs several kernels, the first of which pack its rows, has its whole time before it after
  * exchange_us. Predecessors on another stream cost event_us after their end, and their own stream wake_us for each that waited for
  * them; a compute stream goes on no earlier than next_us after a stage. wait() and loads() let every launcher go on sync_us after the end of what was
- * waited for, not before; while CPU Adam works on the node launches and these take launch_adam_us and sync_adam_us. Members of a group start when all
- * are ready and end together when the slowest is done. */
+ * waited for, not before; the first launch after that takes first_us longer; while CPU Adam works on the node these take launch_adam_us, sync_adam_us
+ * and first_adam_us. Members of a group start when all are ready and end together when the slowest is done. */
 #pragma once
 
 #include "model/backend.h"

@@ -405,6 +405,34 @@ Test(sim, an_all_to_all_has_its_time_after_its_launch)
 	}
 }
 
+/* After a wait a single kernel is launched 20 us late; of two the second is, and ends with its half; what follows is not. */
+Test(sim, the_first_launch_after_a_wait_takes_longer)
+{
+	for (uint32_t kernels = 1; kernels <= 2; kernels++) {
+		struct bed bed;
+		GError *error = NULL;
+		struct machine m = machine_by_hand(1, 1, 0, 200);
+		m.launch_us = 5;
+		m.sync_us = 10;
+		m.first_us = 20;
+		bed_init(&bed, m, &(struct sim_options){.no_event = true});
+		stage_id asked = add(&bed, on_gpu(0, STREAM_COMPUTE, 2000, STAGE_NONE, STAGE_NONE));
+		cr_assert(backend_wait(bed.b, asked, &error));
+		struct stage st = on_gpu(0, STREAM_COMPUTE, 4000, STAGE_NONE, STAGE_NONE);
+		st.n_kernels = kernels;
+		stage_id first = add(&bed, st), next = add(&bed, on_gpu(0, STREAM_UPLOAD, 1000, STAGE_NONE, STAGE_NONE));
+		await(&bed, first);
+		await(&bed, next);
+		spans(&bed, asked, 5000, 7000);
+		if (kernels == 1)
+			spans(&bed, first, 42000, 46000); /* 7 + 10 + 5 + 20 */
+		else
+			spans(&bed, first, 22000, 49000); /* 7 + 10 + 5; 7 + 10 + 2 * 5 + 20, and 2 */
+		spans(&bed, next, kernels == 1 ? 47000 : 52000, kernels == 1 ? 48000 : 53000);
+		bed_clear(&bed);
+	}
+}
+
 Test(sim, an_exchange_of_counts_has_its_own_synchronisation)
 {
 	const double all_us[] = {0, 25};

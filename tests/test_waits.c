@@ -92,6 +92,23 @@ Test(waits, beside_cpu_adam_the_host_is_slower)
 	struct waits w = waits_of(trace);
 	expect(w.sync_us, 1, 10);
 	expect(w.sync_adam_us, 1, 80);
+	expect(w.first_us, 1, 0); /* as long as its like without Adam */
+	expect(w.first_adam_us, 1, 0);
+	waits_clear(&w);
+}
+
+/* Four uploads of 10 ns each, the fourth after a wait with 40. */
+Test(waits, the_first_launch_after_a_wait_is_compared_with_its_like)
+{
+	g_autoptr(trace) trace = trace_of_one_gpu();
+	for (int i = 0; i < 3; i++)
+		add(trace, STREAM_UPLOAD, STAGE_UPLOAD, 100, 200, 300, STAGE_NONE);
+	add(trace, STREAM_COMPUTE, STAGE_GATE, 100, 1000, 5000, STAGE_NONE);
+	add(trace, STREAM_UPLOAD, STAGE_UPLOAD, 6040, 7000, 8000, STAGE_NONE);
+	g_array_index(trace->spans, struct span, 4).launch_ns = 6000;
+	struct waits w = waits_of(trace);
+	expect(w.sync_us, 1, 1);
+	expect(w.first_us, 1, 0.03);
 	waits_clear(&w);
 }
 
