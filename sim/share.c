@@ -9,10 +9,10 @@
  *        |  / _______ a, b (r1 full)
  *        |_/_/____________ water level
  *
- * What a flow holds is taken before the water rises, and does not stop it. Loads are kept as integers (ROOM is the whole resource), so that adding
- * and removing leaves no dust and the order of events cannot matter. Under the measured rule a user of host DRAM has a cap below 1 that depends on
- * who else uses that DRAM (contention.h); it stands in for the capacity of the DRAM. A flow that stops and starts again at one instant, as in a queue
- * of uploads, changes nothing for anybody and costs nothing. */
+ * What a flow holds is taken before the water rises, and does not stop it; who asks for what is held entirely waits. Loads are kept as integers (ROOM
+ * is the whole resource), so that adding and removing leaves no dust and the order of events cannot matter. Under the measured rule a user of host
+ * DRAM has a cap below 1 that depends on who else uses that DRAM (contention.h); it stands in for the capacity of the DRAM. A flow that stops and
+ * starts again at one instant, as in a queue of uploads, changes nothing for anybody and costs nothing. */
 #include "share.h"
 #include "contention.h"
 
@@ -20,7 +20,7 @@
 
 #define ROOM (INT64_C(1) << 40)
 #define FULL (ROOM + ROOM / 1000000000) /* rounding of demands must not crowd a resource */
-#define LEAST_RATE 1e-6                 /* a table that says 0 must not stop time */
+#define LEAST_RATE 1e-6                 /* a table that says 0, and what is held entirely, must not stop time */
 
 /* A profile's demands as shares of the capacities. */
 struct ask {
@@ -431,7 +431,7 @@ static double least_cap(const struct share *share)
 /* Raises the rates of the gathered part until each flow meets its cap or a full pool. Each round settles at least one pool or cap. */
 static void fill(struct share *share)
 {
-	double level = 0, full;
+	double level = LEAST_RATE, full;
 	for (uint32_t i = 0; i < share->n_basins; i++)
 		share->full_at[i] = full_level(&share->basins[i]);
 	for (share->n_rising = share->n_risers; share->n_rising;) {

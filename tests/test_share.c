@@ -369,6 +369,28 @@ Test(share, a_newcomer_on_one_resource_slows_everyone_or_nobody)
 	resources_by_hand_free(r);
 }
 
+/* Who asks for what another holds waits for it, and has it then. */
+Test(share, what_is_held_entirely_does_not_stop_time)
+{
+	struct machine m = machine_by_hand(1, 1, 0, 200);
+	struct resources *r = resources_by_hand(&m, 32, 100);
+	struct profile *holder = &r->profile[profile_of_gpu(0, PROFILE_COLLECTIVE)];
+	ask_for(holder, RES_SM, 1.2);
+	holder->demand[holder->n_demands - 1].held = true;
+	struct share *share = share_new(&m, r);
+	uint32_t n;
+	share_start(share, 0, profile_of_gpu(0, PROFILE_COMPUTE));
+	share_start(share, 1, profile_of_gpu(0, PROFILE_COLLECTIVE));
+	share_settle(share, &n);
+	cr_assert_eq(share_rate(share, 1), 1);
+	cr_assert(share_rate(share, 0) > 0 && share_rate(share, 0) < 1e-5, "%g", share_rate(share, 0));
+	share_stop(share, 1);
+	share_settle(share, &n);
+	cr_assert_eq(share_rate(share, 0), 1);
+	share_free(share);
+	resources_by_hand_free(r);
+}
+
 Test(share, freed_capacity_goes_to_those_who_stay)
 {
 	struct machine m = machine_by_hand(2, 2, 25, 1000);
