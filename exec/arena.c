@@ -218,9 +218,8 @@ static void allocate_workspace(struct room *r, struct workspace *w)
 	w->dweight = take_floats(r, rows * (size_t)widest.top_k, "gradients of the gate");
 	w->aux = take_floats(r, 2, "losses");
 	w->loss = take_floats(r, 1, "losses");
-	if (e->gpus > 1) {
+	if (e->gpus > 1)
 		w->sum_counts = take_bytes(r, (size_t)e->experts * sizeof(uint32_t), "the gate's counts");
-	}
 	if (!e->offloaded && e->microbatches > 1 && e->element == sizeof(float))
 		w->gradient = take_floats(r, e->widest, "an expert's gradient");
 	if (!widest.experts)

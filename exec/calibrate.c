@@ -399,7 +399,7 @@ static int few_layers(const struct network *n, int least)
 
 /* Beside a GPU's launcher the host that waits for counts is late now and then, and a step has all of that; where streams share the cores, lateness is
  * theirs and told by what they ask for. */
-static double sync_us(const struct calibration *c, GArray *waits, double otherwise)
+static double lateness(const struct calibration *c, GArray *waits, double otherwise)
 {
 	return c->real ? readings_mean(waits, otherwise) : readings_median(waits, otherwise);
 }
@@ -410,11 +410,11 @@ static void fill_overheads(struct calibration *c)
 	struct machine *m = c->m;
 	m->launch_us = readings_median(c->readings.launch_us, m->launch_us);
 	m->launch_adam_us = m->launch_us * waits_adam_slowdown(w);
-	m->sync_us = sync_us(c, w->sync_us, m->sync_us);
-	m->sync_adam_us = sync_us(c, w->sync_adam_us, 0);
-	m->first_us = fmax(sync_us(c, w->first_us, 0), 0);
-	m->first_adam_us = fmax(sync_us(c, w->first_adam_us, 0), 0);
-	m->sync_all_us = sync_us(c, w->sync_all_us, 0);
+	m->sync_us = lateness(c, w->sync_us, m->sync_us);
+	m->sync_adam_us = lateness(c, w->sync_adam_us, 0);
+	m->first_us = fmax(lateness(c, w->first_us, 0), 0);
+	m->first_adam_us = fmax(lateness(c, w->first_adam_us, 0), 0);
+	m->sync_all_us = lateness(c, w->sync_all_us, 0);
 	m->exchange_us = 0;
 	if (w->exchange_late_us->len && w->exchange_us->len)
 		m->exchange_us = fmax(readings_median(w->exchange_late_us, 0) - readings_median(w->exchange_us, 0), 0);

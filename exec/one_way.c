@@ -20,9 +20,10 @@ void one_way_add(const struct trace *trace, GArray *exchanges)
 		const struct span *a = trace_span(trace, i), *b = trace_span(trace, i + 1);
 		if (a->kind != STAGE_ALL_TO_ALL || !same_exchange(a, b))
 			continue;
-		nsec_t ns = MAX(a->end_ns - a->start_ns, b->end_ns - b->start_ns);
+		nsec_t ns = MIN(a->end_ns - a->start_ns, b->end_ns - b->start_ns); /* who began first waited for the other */
 		struct unequal u = {(double)ns / 1e3, (double)MAX(a->bytes, b->bytes), (double)MIN(a->bytes, b->bytes)};
-		g_array_append_val(exchanges, u);
+		if (!span_waited_for_launches(a) && !span_waited_for_launches(b))
+			g_array_append_val(exchanges, u);
 		i++;
 	}
 }

@@ -4,8 +4,8 @@
  * taken back makes every twentieth update three times as long, and a median would never see it. Over the steps it is the median, as the step that is
  * compared with a prediction is.
  *
- * All-reduces are measured alone, too, over more sizes than runs have. In a run one takes longer - 17 MB on two H200 131 us behind a layer's
- * backward, 79 one after another (runs and machine of h200-x2 in tests/h200) -, so that what runs say goes first. */
+ * All-reduces are measured alone, too, over more sizes than runs have. In a run one takes longer - 17 MB on two H200 79 us one after
+ * another, 134 under a layer's backward (calibrations of 2026-11-29) -, so that what runs say goes first. */
 #include "samples.h"
 
 #include <math.h>
@@ -84,8 +84,8 @@ static bool any_ran_through(const struct timing *s, guint n)
 	return false;
 }
 
-/* The mean of each step among the samples: us (n at most); how many steps there were. What waited for its launches shows how fast those were - an
- * expert behind a gate's counts took 154 us for 98 on an H200 -, and counts where all did. */
+/* The mean of each step among the samples: us (n at most); how many steps there were. What waited for its launches shows how fast those were - 2700
+ * tokens of an expert, some behind a gate's counts, 154 us for 102 on an H200 -, and counts where all did. */
 static int step_means(const struct timing *s, guint n_samples, double *us)
 {
 	g_autofree struct moment *m = g_new(struct moment, n_samples);
@@ -116,7 +116,10 @@ void samples_to_tables(GArray *samples, struct measured *tables)
 		end = end_of_point(all, first, samples->len);
 		g_autofree double *us = g_new(double, end - first);
 		int steps = step_means(s, end - first, us);
-		(s->kind == STAGE_ALL_REDUCE ? measured_replace : measured_add)(&tables->table[s->kind][s->pass], all[(first + end - 1) / 2].size, us,
-		                                                                steps);
+		struct measured_table *t = &tables->table[s->kind][s->pass];
+		if (s->kind == STAGE_ALL_REDUCE)
+			measured_replace(t, all[(first + end - 1) / 2].size, us, steps);
+		else
+			measured_add(t, all[(first + end - 1) / 2].size, us, steps);
 	}
 }

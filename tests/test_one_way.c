@@ -31,8 +31,11 @@ static double share_of(double truth, uint64_t most, uint64_t least)
 	for (int layer = 0; layer < 5; layer++) {
 		double us = ((double)least + truth * (double)(most - least)) / 1e3;
 		add(t, 0, layer, layer % 2 ? most : least, us);
-		add(t, 1, layer, layer % 2 ? least : most, us * 0.9); /* the longer one counts */
+		add(t, 1, layer, layer % 2 ? least : most, us * 1.1); /* the shorter one counts */
 	}
+	add(t, 0, 5, most, 1e6);
+	add(t, 1, 5, least, 1e6);
+	g_array_index(t->spans, struct span, 11).launch_end_ns = G_MAXINT64; /* waited for its launches */
 	one_way_add(t, all);
 	cr_assert_eq(all->len, 5);
 	double share = one_way_share(all, &table, 0.9);
