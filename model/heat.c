@@ -55,9 +55,9 @@ double heat_cool(struct heat *h, int gpu, nsec_t now_ns, nsec_t for_ns)
 	return fmin((1 - h->gpu[gpu].share) * (for_ns > 0 ? -expm1(-x) / x : 1) / (1 - h->cool_share), 1);
 }
 
-nsec_t heat_cost_ns(struct heat *h, int gpu, nsec_t now_ns, nsec_t cost_ns, bool head)
+nsec_t heat_cost_ns(struct heat *h, int gpu, nsec_t now_ns, nsec_t cost_ns, int kind)
 {
-	const double gain = head ? h->head_share * h->gain : h->gain;
+	const double gain = kind == STAGE_HEAD ? h->head_share * h->gain : h->gain;
 	return (nsec_t)ceil((double)cost_ns * (1 - gain * heat_cool(h, gpu, now_ns, cost_ns)));
 }
 

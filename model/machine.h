@@ -82,11 +82,10 @@ struct machine {
 	double ssd_latency_us;
 	double ssd_cores; /* that a running read or write keeps busy */
 	/* [software] */
-	double launch_us;                    /* host time to launch one kernel */
-	double sync_us;                      /* host waits for a stream: from the end of the stage to the host going on */
-	double first_us;                     /* so much longer takes the first launch after a wait than its like */
-	double launch_adam_us, sync_adam_us; /* the same while CPU Adam works on the node; 0: no longer than otherwise */
-	double first_adam_us;
+	double launch_us;                                   /* host time to launch one kernel */
+	double sync_us;                                     /* host waits for a stream: from the end of the stage to the host going on */
+	double first_us;                                    /* the first launch after a wait takes so much longer than its like */
+	double launch_adam_us, sync_adam_us, first_adam_us; /* the three while CPU Adam works on the node; 0: as otherwise */
 	double exchange_us;  /* from launching an all-to-all, which takes several kernels, to its rows going out; 0: launch_us */
 	double event_us;     /* a stream waits for another's event */
 	double sync_all_us;  /* the same after GPUs exchanged counts; 0: sync_us */

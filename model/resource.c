@@ -13,8 +13,9 @@
  * time, so that the SMs are never given twice.
  *
  * A collective's kernels stay on their SMs until it ends: computation has the others meanwhile, and does not slow the collective. Copies do, through
- * what NVLink and PCIe share inside of the GPU, and no less than a GEMM: on two H200 an exchange of 34 MB took 172 us alone, 197 beside uploads and
- * 251 beside copies both ways, where slivers of 0.13 and 0.17 say 198 and 244 (runs m8-static-2 and m8-dram-2 of tests/h200). */
+ * what NVLink and PCIe share inside of the GPU, about as much as a GEMM: exchanges of 34 MB on two H200 lost 15 % of their time beside uploads (169
+ * us alone, 199) and 26 % beside copies both ways (183 and 248), where the slivers of their machine are 18 and 21 % (medians over the traces of
+ * x2a-m8-static-2 and x2a-m8-dram-2 in tests/h200). */
 #include "resource.h"
 
 #include <math.h>

@@ -91,8 +91,8 @@ static void begin(struct sim *sim, stream_id s)
 	struct task *task = &sim->tasks[stream->head];
 	task->start_ns = stream->since_ns = sim->now_ns;
 	if (sim->heat && follows_clock(sim, task->profile))
-		task->cost_ns = heat_cost_ns(sim->heat, sim->r->profile[task->profile].gpu, sim->now_ns, task->cost_ns,
-		                             sim->notes[stream->head].kind == STAGE_HEAD);
+		task->cost_ns =
+		    heat_cost_ns(sim->heat, sim->r->profile[task->profile].gpu, sim->now_ns, task->cost_ns, sim->notes[stream->head].kind);
 	stream->remaining = (double)task->cost_ns;
 	stream->rate = 0;
 	if (task->next != STAGE_NONE) /* it comes to the cache while this one runs */

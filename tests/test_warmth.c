@@ -32,7 +32,7 @@ static struct trace *made(const struct machine *m, nsec_t gap_ns, nsec_t rest_ns
 	for (int step = -20; step < STEPS; step++) {
 		for (int i = 0; i <= 2 * LAYERS; i++) {
 			const int pass = i <= LAYERS ? PASS_FORWARD : PASS_BACKWARD, kind = i == LAYERS ? STAGE_HEAD : STAGE_MIXER;
-			const nsec_t hot = base_of(kind, pass), cool = heat_cost_ns(h, 0, now, hot, kind == STAGE_HEAD);
+			const nsec_t hot = base_of(kind, pass), cool = heat_cost_ns(h, 0, now, hot, kind);
 			nsec_t ns = (nsec_t)((double)cool * (1 + noise * g_rand_double_range(random, -1, 1)));
 			if (step >= 0)
 				add(t, kind, pass, step, STREAM_COMPUTE, now, ns);
