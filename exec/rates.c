@@ -160,6 +160,23 @@ static double most_traffic(const struct contention_table *t)
 	return most;
 }
 
+/* How fast CPU Adam was in a round over what all of them say: on all threads, alone and beside every mix of copies. */
+static double pace(const struct rate_rounds *rounds, int round, struct machine *m)
+{
+	struct column columns[COLUMNS];
+	const int rows = contention_rows(m), row = rows - 1;
+	double sum = 0;
+	int n = 0;
+	columns_of(&m->table, columns);
+	for (int i = 0; i < COLUMNS; i++)
+		if (row < columns[i].adam->n) {
+			const struct rates *rates = &g_array_index(rounds->rates, struct rates, (round * rows + row) * COLUMNS + i);
+			sum += rates->adam_gparams * m->adam_bytes_per_param / columns[i].adam->v[row];
+			n++;
+		}
+	return sum / n;
+}
+
 void rate_rounds_fill(const struct rate_rounds *rounds, struct machine *m)
 {
 	const struct contention_table *t = &m->table;
@@ -171,6 +188,11 @@ void rate_rounds_fill(const struct rate_rounds *rounds, struct machine *m)
 	m->d2h_gbps = t->d_d.v[0];
 	m->duplex_gbps = fmin(fmax(t->u_ud.v[0] + t->d_ud.v[0], fmax(m->h2d_gbps, m->d2h_gbps)), m->h2d_gbps + m->d2h_gbps);
 	m->dram_gbps = most_traffic(t);
+	m->adam_slowest = m->adam_fastest = 1;
+	for (int i = 0; i < rounds->n; i++) {
+		m->adam_slowest = fmin(m->adam_slowest, pace(rounds, i, m));
+		m->adam_fastest = fmax(m->adam_fastest, pace(rounds, i, m));
+	}
 }
 
 static bool fill_ssd(const struct machine_rates *r, GError **error)

@@ -90,6 +90,8 @@ static const struct ini_key keys[] = {
     NUMBER("host", "adam_gparams_per_s", adam_gparams_per_s, NULL, 1e-6, 1e5, "CPU Adam of one node with adam_threads, billion parameters/s"),
     WHOLE("host", "adam_threads", adam_threads, NULL, 1, 65536, "CPU threads of the optimizer of one node"),
     NUMBER("host", "adam_share", adam_share, "1", 0.05, 20, "speed of CPU Adam on the memory there is over that of these rates and tables"),
+    NUMBER("host", "adam_slowest", adam_slowest, "1", 0.01, 1, "the same in the slowest of calibration's rounds over the usual one"),
+    NUMBER("host", "adam_fastest", adam_fastest, "1", 1, 100, "and in the fastest"),
     NUMBER("host", "adam_bytes_per_param", adam_bytes_per_param, "30", 1, 1000, "memory traffic of one parameter's update, bytes"),
     NUMBER("host", "stream_cores", stream_cores, "0", 0, 64, "CPU cores a running stream of a virtual GPU keeps busy; 0: the GPUs are real"),
     NUMBER("ssd", "gb", ssd_gb, "0", 0, 1e9, "capacity of one node's SSDs, GB; 0: none"),

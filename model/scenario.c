@@ -172,6 +172,15 @@ static struct scenario *assemble(const char *text, const struct scenario_options
 	return g_steal_pointer(&s);
 }
 
+struct scenario scenario_with_adam(const struct scenario *s, double speed, struct machine *machine)
+{
+	struct scenario with = *s;
+	*machine = *s->machine;
+	machine->adam_share *= speed;
+	with.machine = machine;
+	return with;
+}
+
 struct scenario *scenario_new(const struct scenario_options *o, GError **error)
 {
 	g_autoptr(GPtrArray) overrides = g_ptr_array_new_with_free_func(g_free);

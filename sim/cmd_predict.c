@@ -102,13 +102,42 @@ static void append_costs(GString *out, const struct machine *m, const struct pre
 	append_kinds(out, p, COST_ROOFLINE, "by roofline");
 }
 
-static void append_training(GString *out, const struct scenario *s, const struct row *row)
+/* A step with CPU Adam as in the slowest and the fastest of calibration's rounds; the same twice where they are not known, or where it has no part.
+ */
+struct range {
+	double slowest_ms, fastest_ms;
+};
+
+static bool predict_range(const struct scenario *s, const struct how *how, struct range *out, GError **error)
+{
+	const double speed[] = {s->machine->adam_slowest, s->machine->adam_fastest};
+	double *to[] = {&out->slowest_ms, &out->fastest_ms};
+	for (int i = 0; i < 2; i++) {
+		struct machine machine;
+		const struct scenario with = scenario_with_adam(s, speed[i], &machine);
+		autoclear(row) row = {0};
+		if (!row_predict(&row, &with, how, NULL, error))
+			return false;
+		*to[i] = row.prediction.step_ms;
+	}
+	return true;
+}
+
+static void append_range(GString *out, const struct range *r, double ms)
+{
+	if (r->slowest_ms != ms || r->fastest_ms != ms)
+		g_string_append_printf(out, "%-17s %.2f to %.2f ms, as calibration saw host memory vary\n", "", r->fastest_ms,
+		                       r->slowest_ms);
+}
+
+static void append_training(GString *out, const struct scenario *s, const struct row *row, const struct range *range)
 {
 	const struct prediction *p = &row->prediction;
 	g_string_append_printf(out, "%s trains %s on %s\n", row->policy, row->model, row->machine);
 	g_string_append_printf(out, "%d GPUs, %d experts a layer, %d sequences of %d tokens a GPU, routing %s\n\n", row->gpus, row->experts,
 	                       s->sequences, s->seq_len, s->routing_spec);
 	g_string_append_printf(out, "%-17s %.0f tokens/s, %.2f ms a step\n", "speed", p->tokens_per_s, p->step_ms);
+	append_range(out, range, p->step_ms);
 	g_string_append_printf(out, "%-17s %.2f ms a step: %.0f %% of it reached\n", "speed of light", p->speed_of_light_ms,
 	                       100 * p->speed_of_light_ms / p->step_ms);
 	g_string_append_printf(out, "%-17s %s\n", "bound by", p->bound_by);
@@ -152,12 +181,15 @@ static void append_choices(GString *out, const struct scenario *s, const struct 
 		g_string_append_printf(out, "%-17s %.1f of a layer's\n", "experts shadowed", (double)c->shadows / c->layers);
 }
 
-static void append_table(GString *out, const struct scenario *s, const struct row *row)
+static void append_table(GString *out, const struct scenario *s, const struct row *row, const struct range *range)
 {
 	static const char *const homes[] = {"GPU memory", "host DRAM", "SSD, with host DRAM as its cache"};
 	const struct prediction *p = &row->prediction;
 	bool inference = s->workload == WORKLOAD_INFERENCE;
-	(inference ? append_inference : append_training)(out, s, row);
+	if (inference)
+		append_inference(out, s, row);
+	else
+		append_training(out, s, row, range);
 	g_string_append_printf(out, "%-17s %s\n", "idle experts in", homes[p->expert_home]);
 	g_string_append_printf(out, "%-17s %d %s\n", "micro-batches", p->microbatches, inference ? "in the prefill" : "a step");
 	g_string_append_printf(out, "%-17s %.2f %%\n", "dropped tokens", 100 * p->dropped_share);
@@ -181,12 +213,12 @@ static bool write_files(const struct options *o, const struct row *row, const st
 	       (!o->plot || figure_timeline(trace, o->plot, error));
 }
 
-static void print(enum format format, const struct scenario *s, const struct row *row)
+static void print(enum format format, const struct scenario *s, const struct row *row, const struct range *range)
 {
 	g_autoptr(GString) out = g_string_new(NULL);
 	switch (format) {
 	case FORMAT_TABLE:
-		append_table(out, s, row);
+		append_table(out, s, row, range);
 		break;
 	case FORMAT_CSV:
 		g_string_append(out, report_csv_header());
@@ -236,6 +268,10 @@ bool cmd_predict(int argc, char **argv, GError **error)
 	row.experts = network_experts(s->network);
 	if (!row_predict(&row, s, &o.how, trace, error) || !write_files(&o, &row, trace, error))
 		return false;
-	print(format, s, &row);
+	struct range range = {row.prediction.step_ms, row.prediction.step_ms};
+	const bool varies = s->workload == WORKLOAD_TRAINING && s->machine->adam_slowest < s->machine->adam_fastest;
+	if (format == FORMAT_TABLE && varies && !predict_range(s, &o.how, &range, error))
+		return false;
+	print(format, s, &row, &range);
 	return true;
 }

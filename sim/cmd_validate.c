@@ -56,8 +56,12 @@ static nsec_t ns_of(double ms)
 	return (nsec_t)llround(ms * 1e6);
 }
 
-static void add_rows(struct table *table, const char *run, const GArray *rows)
+/* Three simulations of a run: with CPU Adam as calibrated, and as in the slowest and fastest of its rounds, NULL where those are not known. */
+enum { USUAL, SLOWEST, FASTEST, N_PACES };
+
+static void add_rows(struct table *table, const char *run, GArray *const paces[N_PACES])
 {
+	const GArray *rows = paces[USUAL];
 	static const char *const words[] = {[ACCURACY_STEP] = "step", [ACCURACY_STREAM] = "stream", [ACCURACY_STAGE] = "stage"};
 	for (guint i = 0; i < rows->len; i++) {
 		const struct accuracy *a = &g_array_index(rows, struct accuracy, i);
@@ -73,6 +77,11 @@ static void add_rows(struct table *table, const char *run, const GArray *rows)
 			table_nothing(table);
 		table_nothing(table);
 		table_nothing(table);
+		for (int pace = SLOWEST; pace <= FASTEST; pace++)
+			if (paces[pace])
+				table_ms(table, ns_of(g_array_index(paces[pace], struct accuracy, i).predicted_ms));
+			else
+				table_nothing(table);
 	}
 }
 
@@ -91,7 +100,32 @@ static void add_memory(struct table *table, const char *run, const GArray *rows)
 			table_nothing(table);
 		table_count(table, u->measured_bytes);
 		table_count(table, u->predicted_bytes);
+		table_nothing(table);
+		table_nothing(table);
 	}
+}
+
+static void paces_clear(GArray *paces[N_PACES])
+{
+	for (int i = 0; i < N_PACES; i++)
+		if (paces[i])
+			g_array_unref(paces[i]);
+}
+
+/* Adds those beside the usual one; the streams and kinds of stages are the same, since the schedule is. */
+static bool add_paces(const struct recorded *r, GArray *paces[N_PACES], GError **error)
+{
+	const struct machine *m = r->scenario->machine;
+	const double speed[N_PACES] = {1, m->adam_slowest, m->adam_fastest};
+	if (speed[SLOWEST] == 1 && speed[FASTEST] == 1)
+		return true;
+	for (int pace = SLOWEST; pace <= FASTEST; pace++) {
+		g_autoptr(trace) predicted = recorded_simulate(r, speed[pace], error);
+		if (!predicted)
+			return false;
+		paces[pace] = accuracy_of_traces(r->trace, predicted);
+	}
+	return true;
 }
 
 /* The step's error of one run, with its rows in the table. */
@@ -101,19 +135,20 @@ static bool validate(const struct options *o, const char *folder, struct table *
 	if (!recorded_read(folder, &r, error))
 		return false;
 	g_autofree char *name = g_path_get_basename(folder);
-	g_autoptr(trace) predicted = recorded_simulate(&r, error);
+	g_autoptr(trace) predicted = recorded_simulate(&r, 1, error);
 	g_autoptr(GArray) memory = predicted ? recorded_memory(folder, &r, error) : NULL;
-	bool ok = memory && (!o->trace || kineto_write(predicted, o->trace, false, error));
+	GArray *paces[N_PACES] = {memory ? accuracy_of_traces(r.trace, predicted) : NULL};
+	bool ok = memory && (!o->trace || kineto_write(predicted, o->trace, false, error)) && add_paces(&r, paces, error);
 	if (ok) {
-		g_autoptr(GArray) rows = accuracy_of_traces(r.trace, predicted);
-		*step_error = accuracy_error(&g_array_index(rows, struct accuracy, 0));
-		add_rows(table, name, rows);
+		*step_error = accuracy_error(&g_array_index(paces[USUAL], struct accuracy, 0));
+		add_rows(table, name, paces);
 		add_memory(table, name, memory);
 		if (!r.scenario->machine->measured)
 			fprintf(stderr, "%s: its machine was not calibrated, so costs are the roofline's\n", folder);
 	} else {
 		g_prefix_error(error, "%s: ", folder);
 	}
+	paces_clear(paces);
 	recorded_clear(&r);
 	return ok;
 }
@@ -137,8 +172,18 @@ static bool gate(const struct options *o, const double *errors, int n, GError **
 
 bool cmd_validate(int argc, char **argv, GError **error)
 {
-	static const char *const columns[] = {
-	    "run", "of", "name", "measured_ms", "spread_percent", "predicted_ms", "error_percent", "measured_bytes", "predicted_bytes", NULL};
+	static const char *const columns[] = {"run",
+	                                      "of",
+	                                      "name",
+	                                      "measured_ms",
+	                                      "spread_percent",
+	                                      "predicted_ms",
+	                                      "error_percent",
+	                                      "measured_bytes",
+	                                      "predicted_bytes",
+	                                      ".slowest_ms",
+	                                      ".fastest_ms",
+	                                      NULL};
 	autoclear(options) o = {.max_error = NAN};
 	enum table_form form = TABLE_TEXT;
 	if (!parse(&o, &form, argc, argv, error))

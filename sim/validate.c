@@ -161,9 +161,10 @@ static void cut_warmup(struct trace *trace, int warmup)
 	}
 }
 
-struct trace *recorded_simulate(const struct recorded *r, GError **error)
+struct trace *recorded_simulate(const struct recorded *r, double adam_speed, GError **error)
 {
-	const struct scenario *s = r->scenario;
+	struct machine machine;
+	const struct scenario with = scenario_with_adam(r->scenario, adam_speed, &machine), *s = &with;
 	g_autoptr(schedule) schedule = schedule_new(s, NULL, error);
 	if (!schedule)
 		return NULL;

@@ -37,5 +37,5 @@ void recorded_clear(struct recorded *r);
  */
 GArray *recorded_memory(const char *folder, const struct recorded *r, GError **error) G_GNUC_WARN_UNUSED_RESULT;
 
-/* The recorded steps in virtual time. NULL on error. Owned by the caller. */
-struct trace *recorded_simulate(const struct recorded *r, GError **error) G_GNUC_WARN_UNUSED_RESULT;
+/* The recorded steps in virtual time, with so many times the calibrated speed of CPU Adam. NULL on error. Owned by the caller. */
+struct trace *recorded_simulate(const struct recorded *r, double adam_speed, GError **error) G_GNUC_WARN_UNUSED_RESULT;

@@ -70,6 +70,9 @@ check "an edited copy that is not edited predicts the same" cmp mine theirs
 expect 0 predict $small -p es-moe
 prints 'tokens/s' 'speed of light' 'bound by' 'memory GiB' 'roofline'
 check "the table fits 80 columns" awk 'length($0) > 80 { exit 1 }' .out
+expect 0 predict $small -p es-moe --set policy.expert_home=dram --set host.adam_slowest=0.8 --set host.adam_fastest=1.1
+prints '^ +[0-9.]+ to [0-9.]+ ms, as calibration saw host memory vary'
+check "with a range, too" awk 'length($0) > 80 { exit 1 }' .out
 expect 0 predict $small -p tutel
 prints '^pipeline degree +[1248] in [0-9]+' '^all-to-all +hierarchical in 0 of '
 expect 0 predict $small -p tutel --experts 2 --sequences 1 --seq-len 64 --gpus 8
