@@ -19,7 +19,7 @@ record() { # NAME MACHINE NETWORK ARGUMENT...
 	"$esmoe" run -m "$network" -M "$out/$machine-$on.ini" --device cuda --synthetic --steps "$steps" --trace-steps "$last" --trace "$out/runs/$name" "$@" |
 		tail -n 1
 }
-static=(-p static) offloaded=(-p es-moe --set policy.expert_home=dram) ahead=(--set policy.update_order=next-forward)
+static=(-p static) offloaded=(-p es-moe --set policy.expert_home=dram --set policy.upload_ahead=2) ahead=(--set policy.update_order=next-forward)
 kept=(--set policy.pinned_share=1) # parameters stay in HBM, whose room nobody else needs; state is in DRAM all the same
 gated=(--set network.activation=swiglu --set network.layers=12)
 

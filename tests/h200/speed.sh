@@ -12,7 +12,7 @@ ours() {
 	tail -n 4 <<<"$out" | awk '{ print $4 }' | sort -n |
 		awk -v name="$name" '{ a[NR] = $1 } END { ms = (a[2] + a[3]) / 2; printf "esmoe %s: %.1f ms %.0f tok/s\n", name, ms, 32768 / ms * 1e3 }'
 }
-dram=(--set policy.expert_home=dram --set policy.update_order=next-forward)
+dram=(--set policy.expert_home=dram --set policy.upload_ahead=2 --set policy.update_order=next-forward)
 torch static 1024 24 16 8 1 32 8
 ours "M/8 static" -m gpt-moe-m -p static --experts 8 --steps 8
 torch static 1536 24 16 8 1 32 6
