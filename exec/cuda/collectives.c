@@ -42,6 +42,7 @@ struct nccl {
 #define ABORT_WAIT_S 3
 #define PAUSE_US 2000
 #define EXPLAIN_MS 2000
+#define AWAKE_NS 100000 /* a virtual core that slept comes back as late as an exchange of ten million bytes takes */
 
 struct member {
 	ncclComm_t comm;        /* NULL once it was aborted */
@@ -59,7 +60,7 @@ struct cuda_collectives {
 	pthread_mutex_t lock; /* over the meeting */
 	pthread_cond_t met;
 	int waiting;
-	uint64_t turn;
+	atomic_uint_least64_t turn;
 };
 
 /* ---- life ---- */
@@ -302,17 +303,28 @@ static struct cuda_collectives *collectives_of(struct device_group *g)
 	return ((struct cuda_group *)g)->collectives;
 }
 
-/* Until all members of this process have got here, or the group has failed. */
+static bool have_met(struct cuda_collectives *c, uint64_t turn)
+{
+	return atomic_load(&c->turn) != turn || atomic_load(&c->failed);
+}
+
+/* Until all members of this process have got here, or the group has failed. They mostly come within microseconds. */
 static void meet(struct cuda_collectives *c)
 {
 	pthread_mutex_lock(&c->lock);
-	uint64_t turn = c->turn;
+	const uint64_t turn = atomic_load(&c->turn);
 	if (++c->waiting == c->group->count) {
 		c->waiting = 0;
-		c->turn++;
+		atomic_store(&c->turn, turn + 1);
 		pthread_cond_broadcast(&c->met);
 	}
-	while (c->turn == turn && !atomic_load(&c->failed))
+	pthread_mutex_unlock(&c->lock);
+	for (const nsec_t until_ns = exec_now_ns() + AWAKE_NS; !have_met(c, turn) && exec_now_ns() < until_ns;)
+		continue;
+	if (have_met(c, turn))
+		return;
+	pthread_mutex_lock(&c->lock);
+	while (!have_met(c, turn))
 		pthread_cond_wait(&c->met, &c->lock);
 	pthread_mutex_unlock(&c->lock);
 }
