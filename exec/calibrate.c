@@ -26,6 +26,7 @@
 #include "readings.h"
 #include "run.h"
 #include "samples.h"
+#include "streamed.h"
 #include "traces/kineto.h"
 #include "traces/temporary.h"
 #include "warmth.h"
@@ -458,6 +459,7 @@ bool calibrate(const struct scenario_options *o, const struct calibrate_options 
 	if (!measure_all(&c, error))
 		return false;
 	samples_to_tables(c.readings.samples, c.tables);
+	m->nvlink_stream_share = streamed_share(c.readings.streamed);
 	m->nvlink_one_way = one_way_share(c.readings.unequal, &c.tables->table[STAGE_ALL_TO_ALL][PASS_FORWARD], m->nvlink_one_way);
 	fill_cores(&c);
 	fill_identity(&c, base);

@@ -5,6 +5,7 @@
 #include "model/schedule.h"
 #include "one_way.h"
 #include "samples.h"
+#include "streamed.h"
 #include "warmth.h"
 
 void probe_run_clear(struct probe_run *r)
@@ -23,13 +24,14 @@ void readings_init(struct readings *r)
 	*r = (struct readings){.samples = g_array_new(FALSE, FALSE, sizeof(struct timing)),
 	                       .launch_us = doubles(),
 	                       .mixer_us = {doubles(), doubles()},
-	                       .unequal = g_array_new(FALSE, FALSE, sizeof(struct unequal))};
+	                       .unequal = g_array_new(FALSE, FALSE, sizeof(struct unequal)),
+	                       .streamed = g_array_new(FALSE, FALSE, sizeof(struct streamed))};
 	waits_init(&r->waits);
 }
 
 void readings_clear(struct readings *r)
 {
-	GArray *arrays[] = {r->samples, r->launch_us, r->mixer_us[0], r->mixer_us[1], r->unequal};
+	GArray *arrays[] = {r->samples, r->launch_us, r->mixer_us[0], r->mixer_us[1], r->unequal, r->streamed};
 	for (size_t i = 0; i < G_N_ELEMENTS(arrays); i++)
 		g_array_unref(arrays[i]);
 	waits_clear(&r->waits);
@@ -149,14 +151,17 @@ static bool take_launches(struct readings *r, struct scenario *sc, const struct 
 bool readings_take(struct readings *r, const struct probe_run *run, const struct measured *tables, const struct machine *m, GError **error)
 {
 	const struct trace *trace = run->trace;
-	g_autofree double *hot = run->probe.gpus == 1 ? warmth_hot(trace, m) : NULL;
+	g_autofree double *hot = run->probe.gpus == 1 ? warmth_hot(trace, m) : NULL, *cover = streamed_cover(trace);
 	for (guint i = 0; i < trace->spans->len; i++) {
 		const struct span *s = trace_span(trace, i);
-		take_span(r, run, tables, s, (double)(s->end_ns - s->start_ns) / 1e3 * (hot ? hot[i] : 1));
+		if (streamed_alone(cover[i]))
+			take_span(r, run, tables, s, (double)(s->end_ns - s->start_ns) / 1e3 * (hot ? hot[i] : 1));
 	}
 	r->steps += trace->step_end_ns->len;
 	if (run->probe.serves & SERVES_ONE_WAY)
 		one_way_add(trace, r->unequal);
+	if (run->probe.serves & SERVES_EXCHANGES)
+		streamed_add(trace, cover, r->streamed);
 	if (run->probe.serves & SERVES_OVERHEADS)
 		waits_add_streams(&r->waits, trace);
 	if (run->probe.serves & (SERVES_OVERHEADS | SERVES_COPIES))

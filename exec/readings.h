@@ -44,6 +44,7 @@ struct readings {
 	struct waits waits;
 	GArray *mixer_us[2]; /* double: backward of one GPU alone, and beside another */
 	GArray *unequal;     /* struct unequal: exchanges with unequal loads */
+	GArray *streamed;    /* struct streamed: and with equal ones */
 	uint32_t steps;      /* read so far */
 };
 void readings_init(struct readings *r);

@@ -73,6 +73,7 @@ static const struct ini_key keys[] = {
     NUMBER("nvlink", "gbps", nvlink_gbps, "0", 0, 1e5, "one direction of one GPU, GB/s; 0: none, PCIe carries the collectives"),
     NUMBER("nvlink", "efficiency", nvlink_efficiency, "0.8", 0.001, 1, "share of it NCCL reaches"),
     NUMBER("nvlink", "one_way", nvlink_one_way, "1", 0.5, 1, "bytes sent or received alone count as so many both ways at once"),
+    NUMBER("nvlink", "stream_share", nvlink_stream_share, "0", 0, 0.95, "of its speed that a collective loses to kernels which stream through HBM"),
     NUMBER("nvlink", "latency_us", nvlink_latency_us, "20", 0, 1e6, "of one collective inside a node, us"),
     NUMBER("nvlink", "hop_us", nvlink_hop_us, "0", 0, 1e6, "of each message of it that waits for another, us"),
     FLAG("nvlink", "mesh", nvlink_mesh, "false", "a link to each other GPU of the node, gbps together; otherwise a switch"),

@@ -51,14 +51,14 @@ struct machine {
 	int gpus_per_root;
 	double pcie_latency_us;
 	/* [nvlink] */
-	double nvlink_gbps;       /* one direction of one GPU; 0: none, PCIe carries the collectives */
-	double nvlink_efficiency; /* reached by NCCL */
-	double
-	    nvlink_one_way; /* bytes that a GPU only sends, or only receives, count as so many that go both ways at once; 1: links are full duplex */
-	double nvlink_latency_us; /* of one collective inside a node */
-	double nvlink_hop_us;     /* and of each message of it that waits for another */
-	bool nvlink_mesh;         /* a link to each other GPU of the node, nvlink_gbps all together; otherwise a switch */
-	bool pcie_peer;           /* without NVLink GPUs reach each other over PCIe; otherwise through host memory */
+	double nvlink_gbps;         /* one direction of one GPU; 0: none, PCIe carries the collectives */
+	double nvlink_efficiency;   /* reached by NCCL */
+	double nvlink_stream_share; /* what a collective loses of its speed while its GPU streams rows through HBM */
+	double nvlink_one_way;      /* bytes only sent, or only received, count as so many both ways at once; 1: links are full duplex */
+	double nvlink_latency_us;   /* of one collective inside a node */
+	double nvlink_hop_us;       /* and of each message of it that waits for another */
+	bool nvlink_mesh;           /* a link to each other GPU of the node, nvlink_gbps all together; otherwise a switch */
+	bool pcie_peer;             /* without NVLink GPUs reach each other over PCIe; otherwise through host memory */
 	/* [nic] */
 	double nic_gbps;       /* one direction of one node, all its adapters */
 	double nic_latency_us; /* of a message between nodes */

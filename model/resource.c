@@ -15,7 +15,8 @@
  * A collective's kernels stay on their SMs until it ends: computation has the others meanwhile, and does not slow the collective. Copies do, through
  * what NVLink and PCIe share inside of the GPU, about as much as a GEMM: exchanges of 34 MB on two H200 lost 15 % of their time beside uploads (169
  * us alone, 199) and 26 % beside copies both ways (183 and 248), where the slivers of their machine are 18 and 21 % (medians over the traces of
- * x2a-m8-static-2 and x2a-m8-dram-2 in tests/h200). */
+ * x2a-m8-static-2 and x2a-m8-dram-2 in tests/h200). So do kernels that stream rows through HBM, which hold nvlink.stream_share of its speed
+ * (exec/streamed.h). */
 #include "resource.h"
 
 #include <math.h>
@@ -149,9 +150,9 @@ static enum gpu_resource mixer_sms(const struct machine *m)
 }
 
 /* Without NVLink collectives share the PCIe link itself with copies. */
-static bool loses_to_copies(const struct machine *m)
+static bool loses_to_others(const struct machine *m)
 {
-	return m->nvlink_gbps > 0 && m->copy_gemm_slowdown > 1;
+	return m->nvlink_gbps > 0 && (m->copy_gemm_slowdown > 1 || m->nvlink_stream_share > 0);
 }
 
 static void fill_compute(const struct machine *m, struct profile *p, enum gpu_resource sms, double hbm_share)
@@ -172,7 +173,7 @@ static void fill_copy(const struct machine *m, struct profile *p, bool up)
 	hold(p, of_gpu(p->gpu, RES_SM), copy_sm_share(m, up));
 	if (mixer_sms(m) == RES_SM_MIXER)
 		hold(p, of_gpu(p->gpu, RES_SM_MIXER), copy_sm_share(m, up) * m->copy_mixer_share);
-	if (loses_to_copies(m))
+	if (loses_to_others(m))
 		hold(p, of_gpu(p->gpu, RES_SM_COLLECTIVE), copy_sm_share(m, up));
 	if (m->root_gbps > 0)
 		ask(p, of_root(m, p->gpu, up ? RES_ROOT_UP : RES_ROOT_DOWN), rate);
@@ -197,7 +198,7 @@ static void fill_collective(const struct machine *m, struct profile *p, const st
 	hold(p, of_gpu(p->gpu, RES_SM), m->nccl_sm_share);
 	if (mixer_sms(m) == RES_SM_MIXER)
 		hold(p, of_gpu(p->gpu, RES_SM_MIXER), m->nccl_sm_share);
-	if (loses_to_copies(m))
+	if (loses_to_others(m))
 		ask(p, of_gpu(p->gpu, RES_SM_COLLECTIVE), 1);
 	ask(p, of_gpu(p->gpu, RES_HBM), 2 * (rate->near + rate->far));
 	ask_stream_cores(m, p);
@@ -268,6 +269,8 @@ struct resources *resources_new(const struct machine *m, int adam_threads)
 		fill_compute(m, &p[PROFILE_COMPUTE], RES_SM, GEMM_HBM_SHARE);
 		fill_compute(m, &p[PROFILE_MIXER], mixer_sms(m), GEMM_HBM_SHARE);
 		fill_compute(m, &p[PROFILE_MEMORY], RES_SM, m->hbm_efficiency);
+		if (loses_to_others(m))
+			hold(&p[PROFILE_MEMORY], of_gpu(gpu, RES_SM_COLLECTIVE), m->nvlink_stream_share);
 		fill_copy(m, &p[PROFILE_UP], true);
 		fill_copy(m, &p[PROFILE_DOWN], false);
 		fill_collective(m, &p[PROFILE_COLLECTIVE], &inside);

@@ -181,6 +181,21 @@ Test(resource, collectives_keep_their_sms_and_lose_to_copies)
 		cr_expect_neq(n->profile[all[0]].demand[i].resource, RES_SM_COLLECTIVE);
 }
 
+Test(resource, collectives_lose_to_what_streams_through_hbm)
+{
+	const char *const overrides[] = {"gpu.copy_gemm_slowdown=1", "nvlink.stream_share=0.4", "gpu.nccl_sm_share=0.2", NULL};
+	g_autoptr(machine) m = machine_of("h200-x2", overrides);
+	g_autoptr(resources) r = resources_new(m, 0);
+	const uint32_t beside[] = {PROFILE_MEMORY, PROFILE_COMPUTE, PROFILE_MIXER};
+	for (size_t i = 0; i < G_N_ELEMENTS(beside); i++) {
+		const uint32_t two[] = {profile_of_gpu(0, PROFILE_COLLECTIVE), profile_of_gpu(0, beside[i])};
+		double rate[2];
+		max_min(r, two, 2, rate);
+		cr_expect_float_eq(rate[0], i == 0 ? 0.6 : 1, NEAR, "%zu: %g", i, rate[0]);
+		cr_expect_float_eq(rate[1], 0.8, NEAR, "%zu: %g", i, rate[1]);
+	}
+}
+
 Test(resource, copies_that_wait_for_memory_cost_as_much)
 {
 	const char *const overrides[] = {"gpu.copy_gemm_slowdown=1.25", "host.dram_gbps=27.6", NULL};
