@@ -323,6 +323,7 @@ static void settle_memory(struct calibration *c)
 	struct claim_found found;
 	bool claimed = claim_open(POOLS + MAX(needed_bytes(c, c->probes), needed_bytes(c, c->host_probes)), CLAIM_BESIDES, &found);
 	g_autofree char *what = claimed ? claim_describe(&found) : NULL;
+	c->m->far_share = claimed ? found.far_share : -1;
 	advance(c, claimed ? what : "host memory");
 }
 

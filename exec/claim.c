@@ -17,8 +17,10 @@
 
 #define PAGE LOOK_PAGE
 #define LEFT_ALONE 0.1 /* of what the system has left */
+#define FAR_ENOUGH 0.4 /* far pages, of those that are needed: as many as serve Adam where both sockets have as many channels, and fewer */
 
 enum {
+	MOST_LOOKS = 3,     /* at so many pages besides, if far ones are few */
 	LOOKED_NEAREST = 8, /* the nearest one in so many is near for certain */
 	STREAMED = 512,     /* pages, at most, that tell how fast their like are */
 	MOST_UNIT = 64,     /* pages of one kind that follow each other */
@@ -116,9 +118,8 @@ static bool mix(const bool *far, size_t n, size_t needed, double share, size_t *
 	return false;
 }
 
-/* The share of far pages with which both sockets' memory is done at the same time; not more than there are, so that it is the same for whoever
- * needs little and for whoever needs more. */
-static double far_share(char *from, const bool *far, size_t n, struct claim_found *f)
+/* The share of far pages with which both sockets' memory is done at the same time, or what there are. */
+static double far_share(char *from, const bool *far, size_t n, size_t needed, struct claim_found *f)
 {
 	size_t page[2][STREAMED], count[2] = {0};
 	for (size_t i = 0; i < n; i++)
@@ -126,7 +127,7 @@ static double far_share(char *from, const bool *far, size_t n, struct claim_foun
 			page[far[i]][count[far[i]]++] = i;
 	f->near_gbps = look_gbps(from, page[false], count[false]);
 	f->far_gbps = look_gbps(from, page[true], count[true]);
-	return MIN(f->far_gbps / (f->near_gbps + f->far_gbps), (double)f->far_bytes / (double)(n * PAGE));
+	return MIN(f->far_gbps / (f->near_gbps + f->far_gbps), (double)f->far_bytes / (double)(needed * PAGE));
 }
 
 char *claim_describe(const struct claim_found *f)
@@ -134,7 +135,7 @@ char *claim_describe(const struct claim_found *f)
 	const double all = (double)(f->near_bytes + f->far_bytes) / GIB;
 	if (!f->far_bytes)
 		return g_strdup_printf("host memory: %.1f GiB, all of them near (%.0f ns a line)", all, f->near_ns);
-	g_autofree char *blocks = f->far_share > 0 ? g_strdup_printf("blocks have %.0f %% of far ones", 100 * f->far_share) : g_strdup("as they lie");
+	g_autofree char *blocks = f->mixed ? g_strdup_printf("blocks have %.0f %% of far ones", 100 * f->far_share) : g_strdup("as they lie");
 	return g_strdup_printf("host memory: of %.1f GiB, %.1f are near (%.0f ns a line, %.0f GB/s), the others far (%.0f ns, %.0f GB/s); %s", all,
 	                       (double)f->near_bytes / GIB, f->near_ns, f->near_gbps, f->far_ns, f->far_gbps, blocks);
 }
@@ -192,28 +193,46 @@ static struct range take_out(struct range *others, const size_t *order, size_t n
 	return done ? range_new(to, done) : (struct range){0};
 }
 
+/* Touches the next `besides` of `most` pages, and says of all so far which are far, until those are enough for `least`. 0: pages cannot be looked at.
+ */
+static size_t look_around(char *from, size_t least, size_t besides, size_t most, bool *far, struct claim_found *found)
+{
+	g_autofree float *ns = g_new(float, most);
+	for (size_t looked = 0, end = MIN(most, least + besides);; end = MIN(most, end + besides)) {
+		pages_touch(from + looked * PAGE, (end - looked) * PAGE);
+		if (!look_at_pages(from + looked * PAGE, end - looked, ns + looked))
+			return 0;
+		looked = end;
+		claim_sort(ns, looked, far, found);
+		if (looked == most || (double)found->far_bytes >= FAR_ENOUGH * (double)(least * PAGE))
+			return looked;
+	}
+}
+
 bool claim_open(uint64_t needed, uint64_t besides, struct claim_found *found)
 {
-	const uint64_t most = (uint64_t)((double)pages_available() * (1 - LEFT_ALONE));
-	const size_t least = (size_t)((needed + PAGE - 1) / PAGE), pages = (size_t)(MIN(most, needed + besides) / PAGE);
+	const uint64_t available = (uint64_t)((double)pages_available() * (1 - LEFT_ALONE));
+	const size_t least = (size_t)((needed + PAGE - 1) / PAGE), more = (size_t)(besides / PAGE),
+	             most = MIN((size_t)(available / PAGE), least + MOST_LOOKS * more);
 	*found = (struct claim_found){0};
-	if (claim.blocks || !look_possible || !least || pages <= least || knows_nodes())
+	if (claim.blocks || !look_possible || !least || !more || most <= least || knows_nodes())
 		return false;
-	char *from = pages_new(pages * PAGE);
-	g_autofree float *ns = g_new(float, pages);
-	if (!from || !look_at_pages(from, pages, ns)) {
-		if (from)
-			pages_free(from, pages * PAGE);
-		return false;
-	}
-	g_autofree bool *far = g_new(bool, pages);
+	char *from = pages_map(most * PAGE);
+	g_autofree bool *far = g_new(bool, most);
 	g_autofree size_t *order = g_new(size_t, least);
+	const size_t pages = from ? look_around(from, least, more, most, far, found) : 0;
+	if (from && pages < most)
+		munmap(from + pages * PAGE, (most - pages) * PAGE);
+	if (!pages)
+		return false;
 	struct range all = range_new(from, pages);
-	claim_sort(ns, pages, far, found);
-	if (found->far_bytes && mix(far, pages, least, far_share(from, far, pages, found), order)) {
+	found->far_share = (double)found->far_bytes / (double)(pages * PAGE);
+	if (found->far_bytes && mix(far, pages, least, far_share(from, far, pages, least, found), order)) {
+		found->far_share = 0;
 		claim.range[NEEDED] = take_out(&all, order, least);
 		for (size_t i = 0; i < claim.range[NEEDED].pages; i++)
 			found->far_share += far[order[i]] / (double)claim.range[NEEDED].pages;
+		found->mixed = true;
 	}
 	claim.range[OTHERS] = all;
 	claim.blocks = g_hash_table_new(NULL, NULL);

@@ -19,14 +19,16 @@ struct claim_found {
 	uint64_t near_bytes, far_bytes; /* of what was looked at; far: claim_far_from times as slow as the nearest */
 	double near_ns, far_ns;         /* a line takes, middles of means over the cores */
 	double near_gbps, far_gbps;     /* that all cores read and write; 0: nothing is far */
-	double far_share;               /* of far pages in what is needed; 0: pages are not mixed */
+	double far_share;               /* of far pages in what is needed */
+	bool mixed;                     /* they are, in each block alike; otherwise it has what it happens to have */
 };
 /* 1.3; less makes two kinds of memory that is alike. */
 extern double claim_far_from;
 
-/* So much beside what is needed is enough to choose from, and looked at in some seconds. */
+/* So much is looked at in some seconds. */
 #define CLAIM_BESIDES ((uint64_t)64 << 30)
-/* Claims what is needed and `besides` more, so that there is something to choose from, or what the system has left. False: the process has a claim
+/* Claims what is needed and `besides` more, so that there is something to choose from, twice that and three times where few of them are far, or what
+ * the system has left. False: the process has a claim
  * already, there is no more than is needed, the system knows its nodes and places memory itself, or a core cannot be made to wait for its memory.
  * Touches every page. */
 bool claim_open(uint64_t needed, uint64_t besides, struct claim_found *found);

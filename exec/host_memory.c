@@ -13,7 +13,13 @@ static void tell(const struct run_options *o, char *line)
 	g_free(line);
 }
 
-bool host_memory_claim(const struct memory *planned, const struct run_options *o)
+/* Both sockets' channels work at once, and the nearer one has more to do: as long as it ends last, its share of the pages is the time. */
+static double adam_speed(double far_share)
+{
+	return 1 / (1 - far_share);
+}
+
+bool host_memory_claim(const struct memory *planned, struct machine *m, const struct run_options *o)
 {
 	const uint64_t needed = memory_total(planned, TIER_PINNED) + memory_total(planned, TIER_DRAM);
 	struct claim_found f;
@@ -21,5 +27,9 @@ bool host_memory_claim(const struct memory *planned, const struct run_options *o
 		return false;
 	if (f.far_bytes)
 		tell(o, claim_describe(&f));
+	if (m->far_share >= 0) {
+		m->adam_share *= adam_speed(f.far_share) / adam_speed(m->far_share);
+		m->far_share = f.far_share;
+	}
 	return true;
 }

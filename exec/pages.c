@@ -25,8 +25,8 @@ static gpointer touch(gpointer data)
 	return NULL;
 }
 
-/* From the start of a huge page, as whole ones can only be had there. */
-static char *map(size_t bytes)
+/* Whole huge pages can only be had from the start of one. */
+char *pages_map(size_t bytes)
 {
 	void *p = mmap(NULL, bytes + HUGE_PAGE, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
 	if (p == MAP_FAILED)
@@ -43,9 +43,14 @@ static char *map(size_t bytes)
 void *pages_new(size_t bytes)
 {
 	char *p = bytes >= HUGE_PAGE ? claim_take(bytes) : NULL;
-	p = p ? p : map(bytes);
-	if (!p)
-		return NULL;
+	p = p ? p : pages_map(bytes);
+	if (p)
+		pages_touch(p, bytes);
+	return p;
+}
+
+void pages_touch(char *p, size_t bytes)
+{
 	guint n = (guint)MIN(MIN(g_get_num_processors(), MOST_THREADS), bytes / HUGE_PAGE + 1);
 	struct part part[MOST_THREADS];
 	GThread *thread[MOST_THREADS];
@@ -56,7 +61,6 @@ void *pages_new(size_t bytes)
 	}
 	for (guint i = 0; i < n; i++)
 		g_thread_join(thread[i]);
-	return p;
 }
 
 void pages_free(void *p, size_t bytes)

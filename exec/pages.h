@@ -9,5 +9,9 @@
 void *pages_new(size_t bytes);
 void pages_free(void *p, size_t bytes);
 
+/* The address space alone, from the start of a huge page; and its memory, zeroed. */
+char *pages_map(size_t bytes);
+void pages_touch(char *p, size_t bytes);
+
 /* What the system, and the control group that this process is in, would still give; 0: unknown. */
 uint64_t pages_available(void);

@@ -166,8 +166,10 @@ static bool open_engine(struct run *r, GError **error)
 static bool open_host(struct run *r, GError **error)
 {
 	const bool real = device_info(r->devices[r->first])->launcher_cores > 0;
-	r->claimed = real && !r->ranks && host_memory_claim(&schedule_plan(r->schedule)->memory, r->o);
-	return open_engine(r, error);
+	r->claimed = real && !r->ranks && host_memory_claim(&schedule_plan(r->schedule)->memory, r->sc->machine, r->o);
+	schedule_free(r->schedule); /* it divides updates by the speed of CPU Adam */
+	r->schedule = schedule_new(r->sc, NULL, error);
+	return r->schedule && open_engine(r, error);
 }
 
 static bool resume(struct run *r, GError **error)

@@ -94,6 +94,7 @@ static const struct ini_key keys[] = {
     NUMBER("host", "adam_slowest", adam_slowest, "1", 0.01, 1, "the same in the slowest of calibration's rounds over the usual one"),
     NUMBER("host", "adam_fastest", adam_fastest, "1", 1, 100, "and in the fastest"),
     NUMBER("host", "adam_bytes_per_param", adam_bytes_per_param, "30", 1, 1000, "memory traffic of one parameter's update, bytes"),
+    NUMBER("host", "far_share", far_share, "-1", -1, 0.99, "of the memory Adam works on, what another socket has; -1: not known"),
     NUMBER("host", "stream_cores", stream_cores, "0", 0, 64, "CPU cores a running stream of a virtual GPU keeps busy; 0: the GPUs are real"),
     NUMBER("ssd", "gb", ssd_gb, "0", 0, 1e9, "capacity of one node's SSDs, GB; 0: none"),
     NUMBER("ssd", "read_gbps", ssd_read_gbps, "0", 0, 1e5, "reading alone, GB/s"),
