@@ -17,7 +17,6 @@
 
 #define PAGE LOOK_PAGE
 #define LEFT_ALONE 0.1 /* of what the system has left */
-#define FAR_ENOUGH 0.4 /* far pages, of those that are needed: as many as serve Adam where both sockets have as many channels, and fewer */
 
 enum {
 	MOST_LOOKS = 3,     /* at so many pages besides, if far ones are few */
@@ -204,7 +203,7 @@ static size_t look_around(char *from, size_t least, size_t besides, size_t most,
 			return 0;
 		looked = end;
 		claim_sort(ns, looked, far, found);
-		if (looked == most || (double)found->far_bytes >= FAR_ENOUGH * (double)(least * PAGE))
+		if (looked == most || (double)found->far_bytes >= CLAIM_FAR_ENOUGH * (double)(least * PAGE))
 			return looked;
 	}
 }

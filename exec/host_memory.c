@@ -3,6 +3,8 @@
 
 #include "claim.h"
 
+#include <math.h>
+
 #define MUCH ((uint64_t)1 << 30)
 #define LITTLE_SHARE (1.0 / 32) /* blocks do not fit without gaps */
 
@@ -13,10 +15,10 @@ static void tell(const struct run_options *o, char *line)
 	g_free(line);
 }
 
-/* Both sockets' channels work at once, and the nearer one has more to do: as long as it ends last, its share of the pages is the time. */
-static double adam_speed(double far_share)
+/* Both sockets' channels work at once, and as long as the nearer one ends last, its share of the pages is the time. */
+double host_memory_speed(double far_share)
 {
-	return 1 / (1 - far_share);
+	return 1 / (1 - fmin(far_share, CLAIM_FAR_ENOUGH));
 }
 
 bool host_memory_claim(const struct memory *planned, struct machine *m, const struct run_options *o)
@@ -28,7 +30,7 @@ bool host_memory_claim(const struct memory *planned, struct machine *m, const st
 	if (f.far_bytes)
 		tell(o, claim_describe(&f));
 	if (m->far_share >= 0) {
-		m->adam_share *= adam_speed(f.far_share) / adam_speed(m->far_share);
+		m->adam_share *= host_memory_speed(f.far_share) / host_memory_speed(m->far_share);
 		m->far_share = f.far_share;
 	}
 	return true;
