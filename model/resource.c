@@ -13,10 +13,9 @@
  * time, so that the SMs are never given twice.
  *
  * A collective's kernels stay on their SMs until it ends: computation has the others meanwhile, and does not slow the collective. Copies do, through
- * what NVLink and PCIe share inside of the GPU, about as much as a GEMM: exchanges of 34 MB on two H200 lost 15 % of their time beside uploads (169
- * us alone, 199) and 26 % beside copies both ways (183 and 248), where the slivers of their machine are 18 and 21 % (medians over the traces of
- * x2a-m8-static-2 and x2a-m8-dram-2 in tests/h200). So do kernels that stream rows through HBM, which hold nvlink.stream_share of its speed
- * (exec/streamed.h). */
+ * what NVLink and PCIe share inside of the GPU, about as much as a GEMM: exchanges of 34 MB on two H200 took 193 us alone and 248 beside copies both
+ * ways, 22 % of their speed, where the slivers of their machine are 25 % (medians over the backwards of x2-m8-static-2 and x2-m8-dram-2 in
+ * tests/h200). So do kernels that stream rows through HBM, which hold nvlink.stream_share of its speed (exec/streamed.h). */
 #include "resource.h"
 
 #include <math.h>

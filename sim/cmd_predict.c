@@ -126,8 +126,7 @@ static bool predict_range(const struct scenario *s, const struct how *how, struc
 static void append_range(GString *out, const struct range *r, double ms)
 {
 	if (r->slowest_ms != ms || r->fastest_ms != ms)
-		g_string_append_printf(out, "%-17s %.2f to %.2f ms, as calibration saw host memory vary\n", "", r->fastest_ms,
-		                       r->slowest_ms);
+		g_string_append_printf(out, "%-17s %.2f to %.2f ms, as calibration saw host memory vary\n", "", r->fastest_ms, r->slowest_ms);
 }
 
 static void append_training(GString *out, const struct scenario *s, const struct row *row, const struct range *range)

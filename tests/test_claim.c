@@ -1,7 +1,7 @@
 /* Claimed memory: which pages are far; blocks that are whole, apart, zeroed when they are pages, and the claim's again when they are given. */
 #include "exec/claim.h"
-#include "exec/host_memory.h"
 
+#include "exec/host_memory.h"
 #include "exec/pages.h"
 #include "exec/round.h"
 

@@ -14,18 +14,20 @@ within() {
 		END { printf "%s: %d rows, mean error %.2f %%, largest %.2f %%\n", name, n, n ? sum / n : 0, worst; exit !(n == count && sum / n <= mean && worst <= most) }' \
 		"$folder/out.csv"
 }
-within "step time" . step "" 33 1.9 10.2
-within "step time, experts in HBM" static step "" 15 1.5 3.4
-within "step time, experts in DRAM" dram step "" 18 2.2 10.2
-within "compute stream" . stream "compute$" 43 2.3 6.8
-within "uploads" . stream "upload$" 22 3.3 8.6
-within "downloads" . stream "download$" 22 5.3 16.2
-within "optimizer" . stream "optimizer$" 18 2.8 9.4
-within "collectives" . stream "collective$" 20 4.6 9.3
-within "HBM" . memory "^HBM$" 33 0.05 0.12
-within "pinned DRAM" . memory "pinned DRAM" 33 0 0
-within "DRAM" dram memory "^DRAM$" 18 0 0
+within "step time" . step "" 20 3.2 13.8
+within "step time, experts in HBM" static step "" 9 1.4 3.8
+within "step time, experts in DRAM" dram step "" 11 4.6 13.8
+within "compute stream" . stream "compute$" 25 2.6 6.5
+within "uploads" . stream "upload$" 13 3.2 7.6
+within "downloads" . stream "download$" 13 4.8 12
+within "optimizer" . stream "optimizer$" 11 5.1 14.2
+within "collectives" . stream "collective$" 10 3.2 11.1
+within "HBM" . memory "^HBM$" 20 0.06 0.12
+within "pinned DRAM" . memory "pinned DRAM" 20 0 0
+within "DRAM" dram memory "^DRAM$" 11 0 0
+# nine of eleven lie between what the slowest and the fastest round of CPU Adam make of them
+awk -F, '$2 == "step" && $1 ~ /dram/ { n++; inside += $4 >= $11 && $4 <= $10 } END { printf "in the range: %d of %d\n", inside, n; exit !(n == 11 && inside >= 9) }' "$folder/out.csv"
 
 # what is left when the speed of Adam in each run is known
 "$source/tests/h200/own_adam.sh" "$esmoe" "$folder"/runs/*dram* >"$folder/own"
-awk '/mean error/ { printf "Adam as fast as in the run: %s\n", $0; gsub(",", ""); found = $8 <= 1.3 && $11 <= 3.6 } END { exit !found }' "$folder/own"
+awk '/mean error/ { printf "Adam as fast as in the run: %s\n", $0; gsub(",", ""); found = $8 <= 1.8 && $11 <= 5.3 } END { exit !found }' "$folder/own"
