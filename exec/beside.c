@@ -8,6 +8,7 @@
  * beside a download, 11 to 20 % while CPU Adam works, too - so that what counts is measured in its company. */
 #include "beside.h"
 
+#include "cover.h"
 #include "model/quantile.h"
 
 #include <math.h>
@@ -18,23 +19,19 @@
 #define MOST 0.45        /* of both slivers */
 #define MOST_MIXER_SHARE 4.0
 
+static bool computes(const struct span *s, int stream)
+{
+	return s->stream == STREAM_COMPUTE;
+}
+
+static bool copies(const struct span *s, int stream)
+{
+	return s->stream == (stream_id)stream;
+}
+
 double *beside_cover(const struct trace *t, stream_id stream)
 {
-	double *cover = g_new0(double, t->spans->len + 1);
-	g_autoptr(GPtrArray) copies = g_ptr_array_new();
-	for (guint i = 0; i < t->spans->len; i++)
-		if (trace_span(t, i)->stream == stream)
-			g_ptr_array_add(copies, (gpointer)trace_span(t, i));
-	for (guint i = 0, first = 0; i < t->spans->len; i++) {
-		const struct span *s = trace_span(t, i), *x;
-		if (s->stream != STREAM_COMPUTE || s->end_ns <= s->start_ns)
-			continue;
-		while (first < copies->len && ((const struct span *)copies->pdata[first])->end_ns <= s->start_ns)
-			first++;
-		for (guint c = first; c < copies->len && (x = copies->pdata[c])->start_ns < s->end_ns; c++)
-			cover[i] += (double)(MIN(x->end_ns, s->end_ns) - MAX(x->start_ns, s->start_ns)) / (double)(s->end_ns - s->start_ns);
-	}
-	return cover;
+	return cover_of(t, computes, copies, (int)stream);
 }
 
 struct point {

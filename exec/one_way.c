@@ -8,18 +8,21 @@
 
 #define LEAST_SHARE 0.5 /* both directions one after the other take no longer than at once */
 
-static bool same_exchange(const struct span *a, const struct span *b)
+bool exchange_pair(const struct trace *trace, guint i)
 {
-	return b->kind == STAGE_ALL_TO_ALL && a->step == b->step && a->layer == b->layer && a->pass == b->pass && a->microbatch == b->microbatch &&
-	       b->rank != a->rank;
+	if (trace->gpus != 2 || i + 1 >= trace->spans->len)
+		return false;
+	const struct span *a = trace_span(trace, i), *b = trace_span(trace, i + 1);
+	return a->kind == STAGE_ALL_TO_ALL && b->kind == STAGE_ALL_TO_ALL && a->step == b->step && a->layer == b->layer && a->pass == b->pass &&
+	       a->microbatch == b->microbatch && b->rank != a->rank;
 }
 
 void one_way_add(const struct trace *trace, GArray *exchanges)
 {
-	for (guint i = 0; trace->gpus == 2 && i + 1 < trace->spans->len; i++) {
-		const struct span *a = trace_span(trace, i), *b = trace_span(trace, i + 1);
-		if (a->kind != STAGE_ALL_TO_ALL || !same_exchange(a, b))
+	for (guint i = 0; i < trace->spans->len; i++) {
+		if (!exchange_pair(trace, i))
 			continue;
+		const struct span *a = trace_span(trace, i), *b = trace_span(trace, i + 1);
 		nsec_t ns = MIN(a->end_ns - a->start_ns, b->end_ns - b->start_ns); /* who began first waited for the other */
 		struct unequal u = {(double)ns / 1e3, (double)MAX(a->bytes, b->bytes), (double)MIN(a->bytes, b->bytes)};
 		if (!span_waited_for_launches(a) && !span_waited_for_launches(b))

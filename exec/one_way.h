@@ -9,6 +9,8 @@ struct unequal {
 	double us, most, least;
 };
 
+/* Whether spans i and the next are the members of one all-to-all between two GPUs. */
+bool exchange_pair(const struct trace *trace, guint i);
 /* Adds those of a trace of two GPUs (struct unequal). */
 void one_way_add(const struct trace *trace, GArray *exchanges);
 /* nvlink.one_way: the share with which bytes of one direction alone count, by the middle one of the exchanges whose directions differ by a third and

@@ -5,17 +5,23 @@
  * A recomputation's rows travel while the gradients of its combination are made, those of the backward alone. */
 #include "streamed.h"
 
+#include "cover.h"
 #include "model/quantile.h"
 #include "model/stage.h"
+#include "one_way.h"
 
 #include <math.h>
-#include <stdlib.h>
 
 #define ALONE 0.02      /* of a span beside others, and less */
 #define ACCOMPANIED 0.1 /* and more */
 #define MOST 0.9
 
-static bool streams(const struct span *s)
+static bool exchanges(const struct span *s, int what)
+{
+	return s->kind == STAGE_ALL_TO_ALL;
+}
+
+static bool streams(const struct span *s, int what)
 {
 	return s->kind == STAGE_PERMUTE || s->kind == STAGE_COMBINE;
 }
@@ -27,44 +33,19 @@ bool streamed_alone(double cover)
 
 double *streamed_cover(const struct trace *t)
 {
-	double *cover = g_new0(double, t->spans->len + 1);
-	g_autofree guint *first = g_new0(guint, t->gpus);
-	g_autoptr(GPtrArray) all = g_ptr_array_new_with_free_func((GDestroyNotify)g_ptr_array_unref);
-	for (int gpu = 0; gpu < t->gpus; gpu++)
-		g_ptr_array_add(all, g_ptr_array_new());
-	for (guint i = 0; i < t->spans->len; i++)
-		if (streams(trace_span(t, i)) && trace_span(t, i)->rank < t->gpus)
-			g_ptr_array_add(all->pdata[trace_span(t, i)->rank], (gpointer)trace_span(t, i));
-	for (guint i = 0; i < t->spans->len; i++) {
-		const struct span *s = trace_span(t, i), *x;
-		if (s->kind != STAGE_ALL_TO_ALL || s->rank >= t->gpus || s->end_ns <= s->start_ns)
-			continue;
-		const GPtrArray *mine = all->pdata[s->rank];
-		guint *from = &first[s->rank];
-		while (*from < mine->len && ((const struct span *)mine->pdata[*from])->end_ns <= s->start_ns)
-			(*from)++;
-		for (guint k = *from; k < mine->len && (x = mine->pdata[k])->start_ns < s->end_ns; k++)
-			cover[i] += (double)(MIN(x->end_ns, s->end_ns) - MAX(x->start_ns, s->start_ns)) / (double)(s->end_ns - s->start_ns);
-	}
-	return cover;
-}
-
-static bool same_exchange(const struct span *a, const struct span *b)
-{
-	return b->kind == STAGE_ALL_TO_ALL && a->step == b->step && a->layer == b->layer && a->pass == b->pass && a->microbatch == b->microbatch &&
-	       b->rank != a->rank && a->bytes == b->bytes;
+	return cover_of(t, exchanges, streams, 0);
 }
 
 void streamed_add(const struct trace *trace, const double *cover, GArray *exchanges)
 {
-	for (guint i = 0; trace->gpus == 2 && i + 1 < trace->spans->len; i++) {
-		const struct span *a = trace_span(trace, i), *b = trace_span(trace, i + 1);
-		if (a->kind != STAGE_ALL_TO_ALL || a->pass == PASS_FORWARD || !same_exchange(a, b))
+	for (guint i = 0; i < trace->spans->len; i++) {
+		if (!exchange_pair(trace, i))
 			continue;
+		const struct span *a = trace_span(trace, i), *b = trace_span(trace, i + 1);
 		const bool first = a->end_ns - a->start_ns < b->end_ns - b->start_ns; /* who began earlier waited for the other */
 		const struct span *s = first ? a : b;
 		struct streamed x = {(double)s->bytes, (double)(s->end_ns - s->start_ns) / 1e3, cover[first ? i : i + 1]};
-		if (!span_waited_for_launches(a) && !span_waited_for_launches(b))
+		if (a->pass != PASS_FORWARD && a->bytes == b->bytes && !span_waited_for_launches(a) && !span_waited_for_launches(b))
 			g_array_append_val(exchanges, x);
 		i++;
 	}

@@ -23,6 +23,7 @@ static void add(struct trace *t, int kind, int pass, stream_id stream, nsec_t st
 static struct trace *made(const struct beside *b, double experts_scale)
 {
 	struct trace *t = trace_new();
+	t->gpus = t->gpus_per_node = 1;
 	nsec_t now = 0;
 	for (int i = 0; i < PIECES; i++) {
 		const bool backward = i % 2, mixer = i % 5 == 4, first = i / 2 % 3 == 1, second = i / 2 % 3 == 2;
@@ -79,6 +80,7 @@ Test(beside, without_runs_that_wait_in_company_nothing_is_known)
 Test(beside, cover_is_a_share_of_the_time)
 {
 	g_autoptr(trace) t = trace_new();
+	t->gpus = t->gpus_per_node = 1;
 	add(t, STAGE_EXPERT, PASS_FORWARD, STREAM_COMPUTE, 0, 1000);
 	add(t, STAGE_EXPERT, PASS_FORWARD, STREAM_COMPUTE, 1000, 2000);
 	add(t, STAGE_UPLOAD, PASS_FORWARD, STREAM_UPLOAD, 750, 500);

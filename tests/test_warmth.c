@@ -26,6 +26,7 @@ static nsec_t base_of(int kind, int pass)
 static struct trace *made(const struct machine *m, nsec_t gap_ns, nsec_t rest_ns, double noise)
 {
 	struct trace *t = trace_new();
+	t->gpus = t->gpus_per_node = 1;
 	g_autoptr(heat) h = heat_new(m);
 	g_autoptr(GRand) random = g_rand_new_with_seed(7);
 	nsec_t now = 0;

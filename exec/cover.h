@@ -1,0 +1,10 @@
+/* For what share of its time a span had others of its GPU beside it. */
+#pragma once
+
+#include "traces/trace.h"
+
+typedef bool (*cover_choice)(const struct span *s, int what);
+
+/* By index of span, for those that `covered` chooses: the sum over the spans of the same rank that `by` chooses, each a stream's, of their common
+ * time over its own; 0 for all else. `what` is handed to both. Owned by the caller. */
+double *cover_of(const struct trace *t, cover_choice covered, cover_choice by, int what);
