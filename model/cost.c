@@ -33,7 +33,7 @@ struct cost *cost_new(const struct network *n, const struct machine *m, const st
 	c->kernel_ns = m->kernel_us * 1e3;
 	cost_traffic(n, m, c->traffic);
 	c->adam_params_per_ns = machine_adam_gparams_per_s(m, adam_threads);
-	c->adam_slowdown = machine_adam_gparams_per_s(m, 0) / c->adam_params_per_ns / m->adam_share;
+	c->adam_slowdown = machine_adam_gparams_per_s(m, 0) / c->adam_params_per_ns / (m->adam_share * m->adam_pace);
 	c->basis = g_malloc0(sizeof(*c->basis) * N_STAGE_KINDS);
 	if (m->measured && c->tensor == 1) { /* whole matrices were measured */
 		g_autofree char *network = measured_network(n);

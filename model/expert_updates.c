@@ -119,7 +119,7 @@ static bool is_wanted_now(struct schedule *s, const struct late *u)
 		memset(s->adam_until, 0, sizeof(nsec_t) * (size_t)s->nodes);
 		s->updating = true;
 	}
-	nsec_t now = gone_ns(s, node), each = adam_ns(s, u), *until = &s->adam_until[node];
+	nsec_t now = gone_ns(s, node), each = (nsec_t)((double)adam_ns(s, u) * s->m->adam_pace), *until = &s->adam_until[node];
 	if (*until > now + s->moe[u->layer].pause_ns + each * machine_node_gpus(s->m, node))
 		return false;
 	*until = MAX(*until, now) + each;

@@ -91,6 +91,7 @@ static const struct ini_key keys[] = {
     NUMBER("host", "adam_gparams_per_s", adam_gparams_per_s, NULL, 1e-6, 1e5, "CPU Adam of one node with adam_threads, billion parameters/s"),
     WHOLE("host", "adam_threads", adam_threads, NULL, 1, 65536, "CPU threads of the optimizer of one node"),
     NUMBER("host", "adam_share", adam_share, "1", 0.05, 20, "speed of CPU Adam on the memory there is over that of these rates and tables"),
+    NUMBER("host", "adam_pace", adam_pace, "1", 0.01, 100, "its speed in training over what its updates are planned with"),
     NUMBER("host", "adam_slowest", adam_slowest, "1", 0.01, 1, "the same in the slowest of calibration's rounds over the usual one"),
     NUMBER("host", "adam_fastest", adam_fastest, "1", 1, 100, "and in the fastest"),
     NUMBER("host", "adam_bytes_per_param", adam_bytes_per_param, "30", 1, 1000, "memory traffic of one parameter's update, bytes"),
@@ -308,10 +309,10 @@ double machine_adam_gparams_per_s(const struct machine *m, int threads)
 
 	/* 5 t / (4 t + T) of the rate on all T threads: within 5 % of the curve measured on 1 to 32 threads of two Xeons */
 	if (m->contention != CONTENTION_MEASURED || rows->n < 2 || adam->n != rows->n)
-		return m->adam_share * m->adam_gparams_per_s * 5 * t / (4 * t + m->adam_threads);
+		return m->adam_share * m->adam_pace * m->adam_gparams_per_s * 5 * t / (4 * t + m->adam_threads);
 	while (i < rows->n - 1 && rows->v[i] < t)
 		i++;
 	t = MIN(t, rows->v[rows->n - 1]);
 	double gbps = adam->v[i - 1] + (adam->v[i] - adam->v[i - 1]) * (t - rows->v[i - 1]) / (rows->v[i] - rows->v[i - 1]);
-	return m->adam_share * gbps / m->adam_bytes_per_param;
+	return m->adam_share * m->adam_pace * gbps / m->adam_bytes_per_param;
 }

@@ -75,6 +75,7 @@ struct machine {
 	int adam_threads;
 	double adam_bytes_per_param;       /* DRAM traffic of one update */
 	double adam_share;                 /* speed of CPU Adam on the memory there is over that of rates and tables */
+	double adam_pace;                  /* of that while it trains; its updates are planned without it */
 	double adam_slowest, adam_fastest; /* of that in the slowest and fastest of calibration's rounds; 1: not known */
 	double far_share;                  /* of the memory Adam works on, what another socket has; -1: not known */
 	double stream_cores;               /* CPU cores that a running stream of a virtual GPU keeps busy; 0: the GPUs are real */

@@ -176,7 +176,7 @@ struct scenario scenario_with_adam(const struct scenario *s, double speed, struc
 {
 	struct scenario with = *s;
 	*machine = *s->machine;
-	machine->adam_share *= speed;
+	machine->adam_pace *= speed;
 	with.machine = machine;
 	return with;
 }

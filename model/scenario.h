@@ -39,7 +39,8 @@ struct scenario *scenario_new(const struct scenario_options *o, GError **error) 
 void scenario_free(struct scenario *s);
 AUTOPTR(scenario)
 
-/* The same on a host whose CPU Adam has so many times the speed. Borrows everything but the machine, which it copies to *machine. */
+/* The same on a host whose CPU Adam has so many times the speed that its updates are planned with. Borrows everything but the machine, which it
+ * copies to *machine. */
 struct scenario scenario_with_adam(const struct scenario *s, double speed, struct machine *machine);
 
 /* The whole scenario as one .ini (network, machine, policy and [scenario] sections), and back: what traces and run.ini carry. `routing`: instead of

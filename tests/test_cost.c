@@ -201,16 +201,16 @@ Test(cost, links_are_latency_and_bytes_over_the_rate)
 /* By rate, and by a measured table. */
 Test(cost, memory_half_as_fast_takes_adam_twice_as_long)
 {
-	const char *const machines[] = {ROUND_MACHINE, "h200-x1-l"};
-	for (size_t i = 0; i < G_N_ELEMENTS(machines); i++) {
+	const char *const machines[] = {ROUND_MACHINE, "h200-x1-l"}, *const halves[] = {"host.adam_share=0.5", "host.adam_pace=0.5"};
+	for (size_t i = 0; i < G_N_ELEMENTS(machines) * G_N_ELEMENTS(halves); i++) {
 		struct scenario *s[2];
 		struct cost *c[2];
 		for (int half = 0; half < 2; half++)
 			cost_made(&(struct scenario_options){.model = "gpt-moe-l",
-			                                     .machine = machines[i],
+			                                     .machine = machines[i / 2],
 			                                     .policy = "es-moe",
 			                                     .gpus = 1,
-			                                     .set = SETS(half ? "host.adam_share=0.5" : "host.adam_share=1")},
+			                                     .set = SETS(half ? halves[i % 2] : "host.adam_share=1")},
 			          &s[half], &c[half]);
 		cr_assert_leq(ABS(cost_adam(c[1], 18874368, true) - 2 * cost_adam(c[0], 18874368, true)), 1);
 		cr_assert_leq(ABS(cost_accumulate(c[1], 18874368) - 2 * cost_accumulate(c[0], 18874368)), 1);

@@ -30,4 +30,4 @@ awk -F, '$2 == "step" && $1 ~ /dram/ { n++; inside += $4 >= $11 && $4 <= $10 } E
 
 # what is left when the speed of Adam in each run is known
 "$source/tests/h200/own_adam.sh" "$esmoe" "$folder"/runs/*dram* >"$folder/own"
-awk '/mean error/ { printf "Adam as fast as in the run: %s\n", $0; gsub(",", ""); found = $8 <= 1.8 && $11 <= 5.3 } END { exit !found }' "$folder/own"
+awk '/mean error/ { printf "Adam as fast as in the run: %s\n", $0; gsub(",", ""); found = $8 <= 1.6 && $11 <= 3.6 } END { exit !found }' "$folder/own"

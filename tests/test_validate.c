@@ -147,6 +147,31 @@ Test(validate, with_adam_at_half_its_speed)
 	remove_folder(folder);
 }
 
+static struct trace *at_speed(struct scenario *s, double adam_speed)
+{
+	struct recorded r = {.scenario = s, .trace = trace_new(), .real = true, .overlap = true};
+	nsec_t end = 0;
+	g_array_append_val(r.trace->step_end_ns, end);
+	g_array_append_val(r.trace->step_end_ns, end);
+	struct trace *trace = recorded_simulate(&r, adam_speed, NULL);
+	trace_free(r.trace);
+	cr_assert_not_null(trace);
+	return trace;
+}
+
+/* What was put off was put off by what was known before. */
+Test(validate, and_with_the_schedule_as_it_was)
+{
+	g_autoptr(scenario) s = scenario_of(PUT_OFF, 1);
+	g_autoptr(trace) usual = at_speed(s, 1), half = at_speed(s, 0.5);
+	cr_assert_eq(usual->spans->len, half->spans->len);
+	for (guint i = 0; i < usual->spans->len; i++) {
+		const struct span *a = trace_span(usual, i), *b = trace_span(half, i);
+		cr_assert(a->kind == b->kind && a->layer == b->layer && a->expert == b->expert, "span %u", i);
+	}
+	cr_assert_gt(g_array_index(half->step_end_ns, nsec_t, 1), g_array_index(usual->step_end_ns, nsec_t, 1));
+}
+
 Test(validate, from_its_own_loads_too)
 {
 	for (enum pace pace = APART; pace <= OVERLAPPING; pace++) {

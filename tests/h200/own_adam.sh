@@ -7,20 +7,20 @@ esmoe=${1:?the program}
 shift
 folder=$(mktemp -d)
 trap 'rm -rf "$folder"' EXIT
-with_share() { # RUN SHARE: its description with that share of Adam's speed
-	sed "/^adam_share *=/d; s/^\[host\]$/&\nadam_share=$2/" "$1/run.ini" >"$folder/$(basename "$1")/run.ini"
+with_pace() { # RUN PACE: its description with that pace of Adam beside what its updates were planned with
+	sed "/^adam_pace *=/d; s/^\[host\]$/&\nadam_pace=$2/" "$1/run.ini" >"$folder/$(basename "$1")/run.ini"
 }
 for run; do
-	name=$(basename "$run") share=1
+	name=$(basename "$run") pace=1
 	mkdir "$folder/$name"
 	for file in "$run"/*; do
 		[ "$(basename "$file")" = run.ini ] || ln -s "$(realpath "$file")" "$folder/$name"
 	done
-	with_share "$run" 1
+	with_pace "$run" 1
 	for _ in 1 2 3; do
 		found=$("$esmoe" validate --format csv "$folder/$name" 2>/dev/null | awk -F, '$3 == "adam update" { print $6 / $4 }')
-		share=$(awk -v share="$share" -v by="${found:-1}" 'BEGIN { print share * by }')
-		with_share "$run" "$share"
+		pace=$(awk -v pace="$pace" -v by="${found:-1}" 'BEGIN { print pace * by }')
+		with_pace "$run" "$pace"
 	done
 done
 "$esmoe" validate --format csv "$folder"/* 2>"$folder/.err" | awk -F, '$2 == "step" { printf "%-24s %8.1f ms, predicted %8.1f: %+5.1f %%\n", $1, $4, $6, $7 }'
