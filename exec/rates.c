@@ -10,6 +10,9 @@
 #include <stddef.h>
 #include <string.h>
 
+#define LEAST_PACE 0.01 /* and most: what a machine's file takes */
+#define MOST_PACE 100.0
+
 enum { COLUMNS = 7, CONTENTION_MS = 25, COLLECTIVE_REPEATS = 30, COPY_REPEATS = 30, SSD_REPEATS = 25 };
 
 /* One mix: which copies, and where its rates go; NULL: nothing of that class runs. */
@@ -165,16 +168,15 @@ static double pace(const struct rate_rounds *rounds, int round, struct machine *
 {
 	struct column columns[COLUMNS];
 	const int rows = contention_rows(m), row = rows - 1;
-	double sum = 0;
-	int n = 0;
+	double sum = 0, usual = 0;
 	columns_of(&m->table, columns);
 	for (int i = 0; i < COLUMNS; i++)
 		if (row < columns[i].adam->n) {
 			const struct rates *rates = &g_array_index(rounds->rates, struct rates, (round * rows + row) * COLUMNS + i);
-			sum += rates->adam_gparams * m->adam_bytes_per_param / columns[i].adam->v[row];
-			n++;
+			sum += rates->adam_gparams * m->adam_bytes_per_param;
+			usual += columns[i].adam->v[row];
 		}
-	return sum / n;
+	return CLAMP(sum / usual, LEAST_PACE, MOST_PACE);
 }
 
 void rate_rounds_fill(const struct rate_rounds *rounds, struct machine *m)
