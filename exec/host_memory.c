@@ -15,7 +15,9 @@ static void tell(const struct run_options *o, char *line)
 	g_free(line);
 }
 
-/* Both sockets' channels work at once, and as long as the nearer one ends last, its share of the pages is the time. */
+/* Both sockets' channels work at once, and as long as the nearer one ends last, its share of the pages is the time: where memory alone bounds Adam.
+ * It says too much for large differences, 1.6 and 1.67 at shares of 0.375 and 0.4 where 1.2 to 1.3 and 1.35 were measured; runs and their calibration
+ * differ by some hundredths. */
 double host_memory_speed(double far_share)
 {
 	return 1 / (1 - fmin(far_share, CLAIM_FAR_ENOUGH));

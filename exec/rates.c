@@ -163,20 +163,31 @@ static double most_traffic(const struct contention_table *t)
 	return most;
 }
 
+double rates_pace(const double *gbps, const double *usual, int n)
+{
+	double sum = 0, all = 0;
+	for (int i = 0; i < n; i++) {
+		sum += gbps[i];
+		all += usual[i];
+	}
+	return CLAMP(sum / all, LEAST_PACE, MOST_PACE);
+}
+
 /* How fast CPU Adam was in a round over what all of them say: on all threads, alone and beside every mix of copies. */
 static double pace(const struct rate_rounds *rounds, int round, struct machine *m)
 {
 	struct column columns[COLUMNS];
 	const int rows = contention_rows(m), row = rows - 1;
-	double sum = 0, usual = 0;
+	double gbps[COLUMNS], usual[COLUMNS];
+	int n = 0;
 	columns_of(&m->table, columns);
 	for (int i = 0; i < COLUMNS; i++)
 		if (row < columns[i].adam->n) {
 			const struct rates *rates = &g_array_index(rounds->rates, struct rates, (round * rows + row) * COLUMNS + i);
-			sum += rates->adam_gparams * m->adam_bytes_per_param;
-			usual += columns[i].adam->v[row];
+			gbps[n] = rates->adam_gparams * m->adam_bytes_per_param;
+			usual[n++] = columns[i].adam->v[row];
 		}
-	return CLAMP(sum / usual, LEAST_PACE, MOST_PACE);
+	return rates_pace(gbps, usual, n);
 }
 
 void rate_rounds_fill(const struct rate_rounds *rounds, struct machine *m)

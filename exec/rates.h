@@ -28,3 +28,5 @@ AUTOPTR(rate_rounds)
 bool rate_rounds_add(struct rate_rounds *rounds, const struct machine_rates *r, GError **error) G_GNUC_WARN_UNUSED_RESULT;
 /* The middle of each rate of one or more rounds, into the machine they were made for. */
 void rate_rounds_fill(const struct rate_rounds *rounds, struct machine *m);
+/* n rates over the usual ones, together: one that a starved moment left near nothing says little. Within what a machine's file takes. */
+double rates_pace(const double *gbps, const double *usual, int n);

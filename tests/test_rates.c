@@ -109,3 +109,11 @@ Test(rates, a_folder_that_is_not_there_is_named)
 	cr_assert_eq(error->code, ESMOE_ERROR_INPUT);
 	cr_assert(strstr(error->message, "/nonexistent/folder"), "%s", error->message);
 }
+
+Test(rates, a_column_that_was_starved_does_not_make_a_round_fast)
+{
+	const double usual[] = {20, 0.01, 10}, round[] = {21, 12, 9}, none[] = {0, 0, 0};
+	cr_assert_float_eq(rates_pace(round, usual, 3), 42 / 30.01, 1e-9);
+	cr_assert_eq(rates_pace(usual, usual, 3), 1);
+	cr_assert_gt(rates_pace(none, usual, 3), 0, "a machine's file takes no 0");
+}
