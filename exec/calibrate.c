@@ -8,7 +8,8 @@
  *     the others    copies, counts: outside a run, because in one they have company
  *
  * What the host's memory decides - Adam, and rates of copies against it - is measured in turns spread over the whole calibration: memory that other
- * machines use, too, is faster and slower for seconds and minutes at a time.
+ * machines use, too, is faster and slower for seconds and minutes at a time. How fast Adam is alone right before and after a run says which of them
+ * that run had.
  *
  * Runs differ in tokens, experts and the experts' inner size, so that each kind is seen over a range of sizes; where experts are measured, a rule
  * takes the gate's place (skewed where they run one by one, even where they are grouped), so that there are tokens for all of them. Most runs have a
@@ -16,11 +17,13 @@
  * what is far from the step's ends is slower. */
 #include "calibrate.h"
 
+#include "adam_speed.h"
 #include "beside.h"
 #include "claim.h"
 #include "engine.h"
 #include "model/error.h"
 #include "model/plan.h"
+#include "model/quantile.h"
 #include "one_way.h"
 #include "rates.h"
 #include "readings.h"
@@ -36,11 +39,12 @@
 #include <sys/utsname.h>
 
 #define WORK "traces and files of experts"
-#define POOLS ((uint64_t)5 << 30) /* measure.c has two sets at most */
+#define POOLS ((uint64_t)8 << 30) /* measure.c has two sets at most, adam_speed.c one */
 
 enum {
 	WARMUP = 2,
-	TURNS = 7, /* of the host's memory */
+	TURNS = 7,      /* of the host's memory */
+	ALONE_MS = 200, /* Adam */
 	LAYERS_LEAST = 4,
 	HOST_LAYERS = 6, /* more state than caches of any kind hold */
 	HOT_LAYERS = 12, /* steps long beside what lies between them */
@@ -61,6 +65,8 @@ struct calibration {
 	GArray *probes, *host_probes; /* struct probe */
 	GArray *runs;                 /* struct probe_run */
 	struct rate_rounds *rounds;
+	struct adam_speed *speed;
+	GArray *alone; /* double: billion parameters/s of CPU Adam, once in a while */
 	struct readings readings;
 	bool real;       /* GPUs have cores of their own, and a clock that follows their work */
 	int layers;      /* of a run */
@@ -174,7 +180,7 @@ static struct scenario *scenario_of(const struct calibration *c, const struct pr
 	if (o.set)
 		g_strv_builder_addv(set, (const char **)o.set);
 	g_strv_builder_add_many(set, inner, threads, layers, grouped ? "policy.expert_compute=grouped" : "policy.expert_compute=sequential",
-	                        "contention.rule=max-min", NULL);
+	                        "contention.rule=max-min", "host.adam_alone_gparams_per_s=0", NULL);
 	if (copies)
 		g_strv_builder_add_many(set, "policy.expert_home=dram", p->serves & SERVES_HEAT ? "policy.pinned_share=1" : "policy.pinned_share=0",
 		                        p->serves & SERVES_COPIES ? "policy.optimizer=cpu-expert" : "policy.optimizer=cpu-step",
@@ -231,7 +237,7 @@ static bool measure_probe(struct calibration *c, const struct probe *p, GError *
 	struct trace *trace = sc ? run(c, p, sc, error) : NULL;
 	if (!trace)
 		return false;
-	struct probe_run done = {*p, g_steal_pointer(&sc), trace};
+	struct probe_run done = {*p, g_steal_pointer(&sc), trace, 0};
 	g_array_append_val(c->runs, done);
 	return true;
 }
@@ -323,7 +329,6 @@ static void settle_memory(struct calibration *c)
 	struct claim_found found;
 	bool claimed = claim_open(POOLS + MAX(needed_bytes(c, c->probes), needed_bytes(c, c->host_probes)), CLAIM_BESIDES, &found);
 	g_autofree char *what = claimed ? claim_describe(&found) : NULL;
-	c->m->far_share = claimed ? found.far_share : -1;
 	advance(c, claimed ? what : "host memory");
 }
 
@@ -346,6 +351,25 @@ static bool measure_if_it_fits(struct calibration *c, struct probe p, GError **e
 	return true;
 }
 
+static double adam_alone(const struct calibration *c)
+{
+	const double now = adam_speed_now(c->speed, ALONE_MS);
+	g_array_append_val(c->alone, now);
+	return now;
+}
+
+static bool measure_host_probe(struct calibration *c, struct probe p, GError **error)
+{
+	const guint before = c->runs->len;
+	double alone = adam_alone(c) / 2;
+	if (!measure_if_it_fits(c, p, error))
+		return false;
+	alone += adam_alone(c) / 2;
+	for (guint i = before; i < c->runs->len; i++)
+		g_array_index(c->runs, struct probe_run, i).adam_gparams = alone;
+	return true;
+}
+
 /* A round of rates, a run whose Adam matters, and this turn's share of the others. */
 static bool take_turn(struct calibration *c, guint turn, GError **error)
 {
@@ -353,12 +377,26 @@ static bool take_turn(struct calibration *c, guint turn, GError **error)
 	const guint n = c->probes->len;
 	if (!rate_rounds_add(c->rounds, &r, error))
 		return false;
-	if (turn < c->host_probes->len && !measure_if_it_fits(c, g_array_index(c->host_probes, struct probe, turn), error))
+	if (turn < c->host_probes->len && !measure_host_probe(c, g_array_index(c->host_probes, struct probe, turn), error))
 		return false;
 	for (guint i = n * turn / TURNS; i < n * (turn + 1) / TURNS; i++)
 		if (!measure_if_it_fits(c, g_array_index(c->probes, struct probe, i), error))
 			return false;
 	return true;
+}
+
+static void fill_alone(const struct calibration *c)
+{
+	double *all = (double *)(void *)c->alone->data;
+	const int n = (int)c->alone->len;
+	const double usual = quantile_median(all, n);
+	c->m->adam_alone_gparams_per_s = usual;
+	c->m->adam_share = 1;
+	c->m->adam_slowest = c->m->adam_fastest = 1;
+	for (int i = 0; i < n; i++) {
+		c->m->adam_slowest = fmin(c->m->adam_slowest, all[i] / usual);
+		c->m->adam_fastest = fmax(c->m->adam_fastest, all[i] / usual);
+	}
 }
 
 /* Rates first: it takes them no time to find out that a device or a folder is not there. */
@@ -368,10 +406,15 @@ static bool measure_all(struct calibration *c, GError **error)
 		settle_memory(c);
 	if (!measure_rates(c, error))
 		return false;
+	if (!(c->speed = adam_speed_new(device_find(c->how->device, NULL), c->m->adam_threads))) {
+		g_set_error(error, ESMOE_ERROR, ESMOE_ERROR_FIT, "no memory for a block of CPU Adam's state");
+		return false;
+	}
 	for (guint turn = 0; turn < TURNS; turn++)
 		if (!take_turn(c, turn, error))
 			return false;
 	rate_rounds_fill(c->rounds, c->m);
+	fill_alone(c);
 	if (!c->runs->len) {
 		g_set_error(error, ESMOE_ERROR, ESMOE_ERROR_FIT, "%s: not even the smallest run fits this machine", c->o->model);
 		return false;
@@ -381,7 +424,9 @@ static bool measure_all(struct calibration *c, GError **error)
 
 static void calibration_clear(struct calibration *c)
 {
+	adam_speed_free(c->speed);
 	claim_close();
+	g_array_unref(c->alone);
 	g_array_unref(c->probes);
 	g_array_unref(c->host_probes);
 	g_array_unref(c->runs);
@@ -443,6 +488,7 @@ bool calibrate(const struct scenario_options *o, const struct calibrate_options 
 	c.probes = g_array_new(FALSE, FALSE, sizeof(struct probe));
 	c.host_probes = g_array_new(FALSE, FALSE, sizeof(struct probe));
 	c.rounds = rate_rounds_new();
+	c.alone = g_array_new(FALSE, FALSE, sizeof(double));
 	c.runs = g_array_new(FALSE, FALSE, sizeof(struct probe_run));
 	g_array_set_clear_func(c.runs, (GDestroyNotify)probe_run_clear);
 	readings_init(&c.readings);

@@ -1,12 +1,16 @@
-/* CPU Adam is as fast as the memory that a run got. */
+/* CPU Adam is as fast as the memory that a run got, and as that is at the time. */
 #include "host_memory.h"
 
+#include "adam_speed.h"
 #include "claim.h"
 
 #include <math.h>
 
 #define MUCH ((uint64_t)1 << 30)
 #define LITTLE_SHARE (1.0 / 32) /* blocks do not fit without gaps */
+#define SAME 0.03
+
+enum { ALONE_MS = 500 };
 
 static void tell(const struct run_options *o, char *line)
 {
@@ -15,15 +19,7 @@ static void tell(const struct run_options *o, char *line)
 	g_free(line);
 }
 
-/* Both sockets' channels work at once, and as long as the nearer one ends last, its share of the pages is the time: where memory alone bounds Adam.
- * It says too much for large differences, 1.6 and 1.67 at shares of 0.375 and 0.4 where 1.2 to 1.3 and 1.35 were measured; runs and their calibration
- * differ by some hundredths. */
-double host_memory_speed(double far_share)
-{
-	return 1 / (1 - fmin(far_share, CLAIM_FAR_ENOUGH));
-}
-
-bool host_memory_claim(const struct memory *planned, struct machine *m, const struct run_options *o)
+bool host_memory_claim(const struct memory *planned, const struct run_options *o)
 {
 	const uint64_t needed = memory_total(planned, TIER_PINNED) + memory_total(planned, TIER_DRAM);
 	struct claim_found f;
@@ -31,9 +27,20 @@ bool host_memory_claim(const struct memory *planned, struct machine *m, const st
 		return false;
 	if (f.far_bytes)
 		tell(o, claim_describe(&f));
-	if (m->far_share >= 0) {
-		m->adam_share *= host_memory_speed(f.far_share) / host_memory_speed(m->far_share);
-		m->far_share = f.far_share;
-	}
 	return true;
+}
+
+void host_memory_speed(const struct device_info *info, struct machine *m, const struct run_options *o)
+{
+	const double usual = m->adam_alone_gparams_per_s;
+	g_autoptr(adam_speed) speed = usual > 0 ? adam_speed_new(info, m->adam_threads) : NULL;
+	if (!speed)
+		return;
+	const double now = adam_speed_now(speed, ALONE_MS), share = now / usual;
+	m->adam_share = share;
+	m->adam_slowest = fmin(m->adam_slowest / share, 1);
+	m->adam_fastest = fmax(m->adam_fastest / share, 1);
+	if (fabs(share - 1) > SAME)
+		tell(o, g_strdup_printf("CPU Adam: %.2f billion parameters/s alone, %.0f %% %s than when this machine was calibrated", now,
+		                        100 * fabs(share - 1), share < 1 ? "less" : "more"));
 }

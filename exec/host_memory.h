@@ -1,11 +1,12 @@
-/* The host memory of a run on a real device. */
+/* The host memory of a run. */
 #pragma once
 
+#include "device.h"
 #include "model/memory.h"
 #include "run.h"
 
-/* How fast CPU Adam is where so much of the memory is far, over near memory alone. */
-double host_memory_speed(double far_share);
-/* Claims (claim.h) what is planned, and a little, where that is much; tells o->note what it found far, and the machine, where calibration had another
- * share of far pages, what that makes of CPU Adam's speed. False: nothing is claimed. */
-bool host_memory_claim(const struct memory *planned, struct machine *m, const struct run_options *o);
+/* Claims (claim.h) what is planned, and a little, where that is much; tells o->note what it found far. False: nothing is claimed. */
+bool host_memory_claim(const struct memory *planned, const struct run_options *o);
+/* How fast CPU Adam is now, on memory of this process (adam_speed.h), into adam_share, where the machine says how fast it was alone in calibration;
+ * the slowest and the fastest of that stay where they were. Tells o->note where it is another speed. */
+void host_memory_speed(const struct device_info *info, struct machine *m, const struct run_options *o);

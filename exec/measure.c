@@ -6,23 +6,22 @@
  */
 #include "measure.h"
 
-#include "adam.h"
-#include "device.h"
+#include "adam_speed.h"
+#include "model/units.h"
 
 enum {
 	MOST_MEMBERS = 2,
 	MIB = 1 << 20,
 	AHEAD = 8 /* copies of a stream in flight */,
-	UPDATES = 3 /* in flight: later than two of them hardly any core is */,
 	WARM = 2 /* not counted */,
 	BUSY_COPIES = 4 /* of a pool, a tenth of a millisecond each */
 };
 
 /* Blocks beyond the caches of the machine (a server's last level has hundreds of megabytes), small enough for many of them in the time there is. */
 static const struct blocks {
-	size_t copy_bytes, pool_bytes, most_bytes, params; /* most_bytes: of a collective */
-	int format, stretch;                               /* stretch: of the time they are given */
-} small_blocks = {4 * MIB, 64 * MIB, 16 * MIB, 4 * MIB, ADAM_FP32, 1}, large_blocks = {32 * MIB, 256 * MIB, 256 * MIB, 128 * MIB, ADAM_BF16, 3};
+	size_t copy_bytes, pool_bytes, most_bytes; /* most_bytes: of a collective */
+	int stretch;                               /* of the time they are given */
+} small_blocks = {4 * MIB, 64 * MIB, 16 * MIB, 1}, large_blocks = {32 * MIB, 256 * MIB, 256 * MIB, 3};
 
 /* One GPU: `up` has the uploads and the collectives, `down` the downloads. */
 struct member {
@@ -38,8 +37,7 @@ struct measure {
 	struct device *devices[MOST_MEMBERS];
 	struct device_group *group;
 	struct member member[MOST_MEMBERS];
-	float *state;  /* pinned, as most of an expert's is: (5, params) */
-	size_t expert; /* parameters that Adam updates at a time */
+	struct adam_work adam; /* its state pinned, as most of an expert's is */
 };
 
 static bool take(struct device *d, size_t pool, struct member *m, GError **error)
@@ -63,8 +61,8 @@ struct measure *measure_new(const char *device, int count, size_t expert, GError
 	if (!info || !device_open(device, count, 3 * m->blocks->pool_bytes, m->devices, &m->group, error))
 		return NULL;
 	m->count = count;
-	m->expert = expert;
-	if (!(m->state = pinned_alloc(m->devices[0], 5 * m->blocks->params * sizeof(float), error)))
+	m->adam = adam_work_of(info, expert);
+	if (!(m->adam.state = pinned_alloc(m->devices[0], adam_work_bytes(&m->adam), error)))
 		return NULL;
 	for (int i = 0; i < count; i++)
 		if (!take(m->devices[i], m->blocks->pool_bytes, &m->member[i], error))
@@ -95,8 +93,8 @@ void measure_free(struct measure *m)
 		return;
 	for (int i = 0; i < m->count; i++)
 		give(m->devices[i], &m->member[i]);
-	if (m->state)
-		pinned_free(m->devices[0], m->state);
+	if (m->adam.state)
+		pinned_free(m->devices[0], m->adam.state);
 	if (m->group)
 		device_close(m->devices, m->count, m->group);
 	g_free(m);
@@ -113,7 +111,7 @@ struct busy {
 	const struct member *member; /* NULL: Adam */
 	bool up;
 	struct adam_pool *pool;
-	int *stop; /* atomic */
+	nsec_t until_ns;
 	double per_ns;
 	GError *error;
 };
@@ -128,7 +126,7 @@ static gpointer keep_copying(gpointer data)
 	struct device_event *const *end = b->up ? m->up_end : m->down_end;
 	nsec_t first_ns = -1, last_ns = 0;
 	size_t at = 0, bytes = 0;
-	for (int turn = 0; (!bytes || !g_atomic_int_get(b->stop)) && !b->error; turn++) {
+	for (int turn = 0; (!bytes || exec_now_ns() < b->until_ns) && !b->error; turn++) {
 		if (turn >= AHEAD && device_event_wait(end[turn % AHEAD], &b->error)) {
 			last_ns = device_event_ns(end[turn % AHEAD]);
 			bytes += first_ns < 0 ? 0 : b->measure->blocks->copy_bytes;
@@ -148,77 +146,37 @@ static gpointer keep_copying(gpointer data)
 	return NULL;
 }
 
-/* Begins: parameters at..at + n of a state of `all`. */
-static adam_ticket update_piece(const struct busy *b, size_t at, size_t n)
-{
-	const size_t all = b->measure->blocks->params;
-	const int format = b->measure->blocks->format;
-	float *s = b->measure->state;
-	const struct adam_args a = {.master = s + at,
-	                            .m = s + all + at,
-	                            .v = s + 2 * all + at,
-	                            .gradient = s + 3 * all + at,
-	                            .out = s + 4 * all + at,
-	                            .n = n,
-	                            .scale = 1,
-	                            .gradient_format = format,
-	                            .out_format = format,
-	                            .step = {.lr = 1e-3f, .beta1 = 0.9f, .beta2 = 0.999f, .eps = 1e-8f, .t = 1}};
-	return adam_update_start(b->pool, &a);
-}
-
-/* One expert after another, as in a run: the next begins while the last pieces of one are still worked on. Counted as copies are: neither how the
- * threads come to work nor the last of them to end is a run's speed. */
 static gpointer keep_updating(gpointer data)
 {
 	struct busy *b = data;
-	const size_t all = b->measure->blocks->params, piece = MIN(b->measure->expert, all);
-	nsec_t first_ns = -1, last_ns = 0;
-	double params = 0;
-	adam_ticket begun[UPDATES] = {0};
-	const size_t pieces = all / piece, ahead = MIN(pieces, UPDATES);
-	for (size_t turn = 0; !params || !g_atomic_int_get(b->stop); turn++) {
-		adam_wait(b->pool, begun[turn % ahead]);
-		if (turn >= ahead) {
-			last_ns = exec_now_ns();
-			params += first_ns < 0 ? 0 : (double)piece;
-			first_ns = first_ns < 0 ? last_ns : first_ns;
-		}
-		begun[turn % ahead] = update_piece(b, turn % pieces * piece, piece);
-	}
-	for (size_t i = 0; i < ahead; i++)
-		adam_wait(b->pool, begun[i]);
-	b->per_ns = params / (double)(last_ns - first_ns);
+	b->per_ns = adam_work_until(&b->measure->adam, b->pool, b->until_ns);
 	return NULL;
 }
 
 enum { MOST_BUSY = 2 * MOST_MEMBERS + 1 };
 
 /* Who works: of each GPU its upload and its download, and Adam. */
-static int list_busy(struct measure *m, const struct together *what, struct adam_pool *pool, int *stop, struct busy *busy)
+static int list_busy(struct measure *m, const struct together *what, struct adam_pool *pool, nsec_t until_ns, struct busy *busy)
 {
 	int n = 0;
 	for (int gpu = 0; gpu < what->gpus; gpu++) {
 		if (what->upload)
-			busy[n++] = (struct busy){.measure = m, .member = &m->member[gpu], .up = true, .stop = stop};
+			busy[n++] = (struct busy){.measure = m, .member = &m->member[gpu], .up = true, .until_ns = until_ns};
 		if (what->download)
-			busy[n++] = (struct busy){.measure = m, .member = &m->member[gpu], .stop = stop};
+			busy[n++] = (struct busy){.measure = m, .member = &m->member[gpu], .until_ns = until_ns};
 	}
 	if (what->threads)
-		busy[n++] = (struct busy){.measure = m, .pool = pool, .stop = stop};
+		busy[n++] = (struct busy){.measure = m, .pool = pool, .until_ns = until_ns};
 	return n;
 }
 
 static bool together_once(struct measure *m, const struct together *what, struct adam_pool *pool, int ms, struct rates *out, GError **error)
 {
-	int stop = 0;
 	struct busy busy[MOST_BUSY];
 	GThread *threads[MOST_BUSY];
-	const int n = list_busy(m, what, pool, &stop, busy);
+	const int n = list_busy(m, what, pool, exec_now_ns() + ms * NSEC_PER_MSEC, busy);
 	for (int i = 0; i < n; i++)
 		threads[i] = g_thread_new("measure", busy[i].member ? keep_copying : keep_updating, &busy[i]);
-	g_usleep((gulong)ms * 1000);
-	g_atomic_int_set(&stop, 1);
 	GError *first = NULL;
 	*out = (struct rates){0};
 	for (int i = 0; i < n; i++) {

@@ -10,9 +10,6 @@
 #include <stddef.h>
 #include <string.h>
 
-#define LEAST_PACE 0.01 /* and most: what a machine's file takes */
-#define MOST_PACE 100.0
-
 enum { COLUMNS = 7, CONTENTION_MS = 25, COLLECTIVE_REPEATS = 30, COPY_REPEATS = 30, SSD_REPEATS = 25 };
 
 /* One mix: which copies, and where its rates go; NULL: nothing of that class runs. */
@@ -163,33 +160,6 @@ static double most_traffic(const struct contention_table *t)
 	return most;
 }
 
-double rates_pace(const double *gbps, const double *usual, int n)
-{
-	double sum = 0, all = 0;
-	for (int i = 0; i < n; i++) {
-		sum += gbps[i];
-		all += usual[i];
-	}
-	return CLAMP(sum / all, LEAST_PACE, MOST_PACE);
-}
-
-/* How fast CPU Adam was in a round over what all of them say: on all threads, alone and beside every mix of copies. */
-static double pace(const struct rate_rounds *rounds, int round, struct machine *m)
-{
-	struct column columns[COLUMNS];
-	const int rows = contention_rows(m), row = rows - 1;
-	double gbps[COLUMNS], usual[COLUMNS];
-	int n = 0;
-	columns_of(&m->table, columns);
-	for (int i = 0; i < COLUMNS; i++)
-		if (row < columns[i].adam->n) {
-			const struct rates *rates = &g_array_index(rounds->rates, struct rates, (round * rows + row) * COLUMNS + i);
-			gbps[n] = rates->adam_gparams * m->adam_bytes_per_param;
-			usual[n++] = columns[i].adam->v[row];
-		}
-	return rates_pace(gbps, usual, n);
-}
-
 void rate_rounds_fill(const struct rate_rounds *rounds, struct machine *m)
 {
 	const struct contention_table *t = &m->table;
@@ -201,11 +171,6 @@ void rate_rounds_fill(const struct rate_rounds *rounds, struct machine *m)
 	m->d2h_gbps = t->d_d.v[0];
 	m->duplex_gbps = fmin(fmax(t->u_ud.v[0] + t->d_ud.v[0], fmax(m->h2d_gbps, m->d2h_gbps)), m->h2d_gbps + m->d2h_gbps);
 	m->dram_gbps = most_traffic(t);
-	m->adam_slowest = m->adam_fastest = 1;
-	for (int i = 0; i < rounds->n; i++) {
-		m->adam_slowest = fmin(m->adam_slowest, pace(rounds, i, m));
-		m->adam_fastest = fmax(m->adam_fastest, pace(rounds, i, m));
-	}
 }
 
 static bool fill_ssd(const struct machine_rates *r, GError **error)

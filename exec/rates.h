@@ -20,13 +20,10 @@ int rates_parts(void);
 bool rates_measure(const struct machine_rates *r, GError **error) G_GNUC_WARN_UNUSED_RESULT;
 
 /* Goes once through the table of copies against Adam. A machine whose memory others use, too, is for seconds or minutes at a time another one, and
- * rates that were measured one after the other contradict each other: the more rounds, and the further apart, the better is the middle of them. Each
- * says how fast Adam was in it. */
+ * rates that were measured one after the other contradict each other: the more rounds, and the further apart, the better is the middle of them. */
 struct rate_rounds *rate_rounds_new(void);
 void rate_rounds_free(struct rate_rounds *rounds);
 AUTOPTR(rate_rounds)
 bool rate_rounds_add(struct rate_rounds *rounds, const struct machine_rates *r, GError **error) G_GNUC_WARN_UNUSED_RESULT;
 /* The middle of each rate of one or more rounds, into the machine they were made for. */
 void rate_rounds_fill(const struct rate_rounds *rounds, struct machine *m);
-/* n rates over the usual ones, together: one that a starved moment left near nothing says little. Within what a machine's file takes. */
-double rates_pace(const double *gbps, const double *usual, int n);

@@ -148,14 +148,20 @@ static bool take_launches(struct readings *r, struct scenario *sc, const struct 
 	return true;
 }
 
+static bool on_host(const struct span *s)
+{
+	return s->kind == STAGE_ADAM || s->kind == STAGE_ACCUMULATE;
+}
+
 bool readings_take(struct readings *r, const struct probe_run *run, const struct measured *tables, const struct machine *m, GError **error)
 {
 	const struct trace *trace = run->trace;
 	g_autofree double *hot = run->probe.gpus == 1 ? warmth_hot(trace, m) : NULL, *cover = streamed_cover(trace);
+	const double usual = run->adam_gparams && m->adam_alone_gparams_per_s ? run->adam_gparams / m->adam_alone_gparams_per_s : 1;
 	for (guint i = 0; i < trace->spans->len; i++) {
 		const struct span *s = trace_span(trace, i);
 		if (streamed_alone(cover[i]))
-			take_span(r, run, tables, s, (double)(s->end_ns - s->start_ns) / 1e3 * (hot ? hot[i] : 1));
+			take_span(r, run, tables, s, (double)(s->end_ns - s->start_ns) / 1e3 * (hot ? hot[i] : 1) * (on_host(s) ? usual : 1));
 	}
 	r->steps += trace->step_end_ns->len;
 	if (run->probe.serves & SERVES_ONE_WAY)

@@ -35,6 +35,7 @@ struct probe_run {
 	struct probe probe;
 	struct scenario *scenario;
 	struct trace *trace;
+	double adam_gparams; /* billion parameters/s that CPU Adam had alone, before and after it; 0: as m's usual one */
 };
 void probe_run_clear(struct probe_run *r);
 
@@ -50,7 +51,8 @@ struct readings {
 void readings_init(struct readings *r);
 void readings_clear(struct readings *r);
 
-/* Times of matrix products are those of a hot GPU (warmth.h), by m's law; sizes are in the unit of the kind's table. */
+/* Times of matrix products are those of a hot GPU (warmth.h), by m's law, those of CPU Adam what they are where it is as
+ * fast alone as m says; sizes are in the unit of the kind's table. */
 bool readings_take(struct readings *r, const struct probe_run *run, const struct measured *tables, const struct machine *m,
                    GError **error) G_GNUC_WARN_UNUSED_RESULT;
 double readings_median(GArray *values, double otherwise);

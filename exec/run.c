@@ -162,11 +162,14 @@ static bool open_engine(struct run *r, GError **error)
 	return r->backend != NULL;
 }
 
-/* Several processes would each take the memory of the others. */
+/* Several processes would each take the memory of the others, and plan otherwise than they do. */
 static bool open_host(struct run *r, GError **error)
 {
-	const bool real = device_info(r->devices[r->first])->launcher_cores > 0;
-	r->claimed = real && !r->ranks && host_memory_claim(&schedule_plan(r->schedule)->memory, r->sc->machine, r->o);
+	const struct memory *planned = &schedule_plan(r->schedule)->memory;
+	const struct device_info *info = device_info(r->devices[r->first]);
+	r->claimed = info->launcher_cores && !r->ranks && host_memory_claim(planned, r->o);
+	if (!r->ranks && schedule_expert_home(r->schedule) != HOME_HBM)
+		host_memory_speed(info, r->sc->machine, r->o);
 	schedule_free(r->schedule); /* it divides updates by the speed of CPU Adam */
 	r->schedule = schedule_new(r->sc, NULL, error);
 	return r->schedule && open_engine(r, error);

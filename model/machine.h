@@ -74,10 +74,10 @@ struct machine {
 	double adam_gparams_per_s; /* CPU Adam with adam_threads threads, billion parameters/s, one node */
 	int adam_threads;
 	double adam_bytes_per_param;       /* DRAM traffic of one update */
-	double adam_share;                 /* speed of CPU Adam on the memory there is over that of rates and tables */
+	double adam_alone_gparams_per_s;   /* what tables say of CPU Adam holds where it is as fast as this alone; 0: not known */
+	double adam_share;                 /* its speed on the memory there is over that of rates and tables */
 	double adam_pace;                  /* of that while it trains; its updates are planned without it */
-	double adam_slowest, adam_fastest; /* of that in the slowest and fastest of calibration's rounds; 1: not known */
-	double far_share;                  /* of the memory Adam works on, what another socket has; -1: not known */
+	double adam_slowest, adam_fastest; /* alone, of what calibration saw over the usual; 1: not known */
 	double stream_cores;               /* CPU cores that a running stream of a virtual GPU keeps busy; 0: the GPUs are real */
 	/* [ssd] one node */
 	double ssd_gb, ssd_read_gbps, ssd_write_gbps;

@@ -1,7 +1,6 @@
 /* Claimed memory: which pages are far; blocks that are whole, apart, zeroed when they are pages, and the claim's again when they are given. */
 #include "exec/claim.h"
 
-#include "exec/host_memory.h"
 #include "exec/pages.h"
 #include "exec/round.h"
 
@@ -229,12 +228,4 @@ Test(claim, there_is_one_at_a_time_and_never_more_than_there_is)
 	claim_close();
 	cr_assert(some(16 * PAGE));
 	claim_close();
-}
-
-/* The nearer socket's share of the pages is the time. */
-Test(claim, far_pages_make_adam_faster_up_to_a_balance)
-{
-	cr_assert_eq(host_memory_speed(0), 1);
-	cr_assert_float_eq(host_memory_speed(0.2), 1.25, 1e-9);
-	cr_assert_eq(host_memory_speed(0.45), host_memory_speed(CLAIM_FAR_ENOUGH));
 }

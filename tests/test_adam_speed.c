@@ -1,0 +1,106 @@
+/* How fast CPU Adam is: counted by what it did to the state, told apart from what a run took, and kept apart from the range of a calibration. */
+#include "exec/adam_speed.h"
+#include "exec/host_memory.h"
+#include "exec/readings.h"
+#include "exec/samples.h"
+
+#include <criterion/criterion.h>
+#include <math.h>
+
+static const struct device_info host = {.name = "host", .element_bytes = 4};
+
+/* Each update with a gradient of 1 takes the second moment from v to 0.999 v + 0.001: how often a piece was updated stands in it. */
+static double updates_of(float v)
+{
+	return log(1 - (double)v) / log(0.999);
+}
+
+/* What is counted over what was done in all of the time. */
+static double counted_share(void)
+{
+	struct adam_work w = {.params = 1 << 18, .piece = 1 << 16, .format = ADAM_FP32};
+	g_autofree float *state = g_malloc0(adam_work_bytes(&w));
+	g_autoptr(adam_pool) pool = adam_pool_new(1);
+	double params = 0;
+	w.state = state;
+	for (size_t i = 0; i < w.params; i++)
+		state[3 * w.params + i] = state[i] = 1;
+	const nsec_t start = exec_now_ns();
+	const double rate = adam_work_until(&w, pool, start + 60 * NSEC_PER_MSEC), ns = (double)(exec_now_ns() - start);
+	for (size_t at = 0; at < w.params; at += w.piece)
+		params += updates_of(state[2 * w.params + at]) * (double)w.piece;
+	cr_assert_gt(params, 3.9 * (double)w.piece, "three in flight and one that counts");
+	return rate * ns / params;
+}
+
+/* Start and end are not counted, and long where the machine is busy: once in a while they are not. */
+Test(adam_speed, what_was_updated_over_the_time_it_took)
+{
+	double nearest = INFINITY;
+	for (int i = 0; i < 20; i++)
+		nearest = fmin(nearest, fabs(counted_share() - 1));
+	cr_assert_lt(nearest, 0.1, "off by %g", nearest);
+}
+
+Test(adam_speed, however_late_one_counts)
+{
+	struct adam_work w = {.params = 4096, .piece = 1024, .format = ADAM_FP32};
+	g_autofree float *state = g_malloc0(adam_work_bytes(&w));
+	w.state = state;
+	g_autoptr(adam_pool) pool = adam_pool_new(2);
+	const double rate = adam_work_until(&w, pool, 0);
+	cr_assert(isfinite(rate) && rate > 0, "%g", rate);
+}
+
+Test(adam_speed, a_piece_is_not_more_than_the_block)
+{
+	const struct adam_work w = adam_work_of(&host, SIZE_MAX), small = adam_work_of(&host, 1000);
+	cr_assert_eq(w.piece, w.params);
+	cr_assert_eq(small.piece, 1000);
+}
+
+Test(adam_speed, a_run_knows_its_memory_and_keeps_the_range_of_calibration)
+{
+	const struct run_options o = {0};
+	struct machine m = {.adam_threads = 2, .adam_share = 0.7, .adam_slowest = 0.8, .adam_fastest = 1.1};
+	host_memory_speed(&host, &m, &o);
+	cr_assert_eq(m.adam_share, 0.7, "calibration did not say");
+	m.adam_alone_gparams_per_s = 1e-3; /* slower than any */
+	host_memory_speed(&host, &m, &o);
+	cr_assert_gt(m.adam_share, 1.1);
+	cr_assert_float_eq(m.adam_slowest * m.adam_share, 0.8, 1e-9);
+	cr_assert_eq(m.adam_fastest, 1, "it is past the fastest, but no slower than itself");
+}
+
+static double update_us(double alone, double usual)
+{
+	const struct layer layer = {.experts = 1, .top_k = 1};
+	const struct network network = {.layers = 1, .layer = (struct layer *)&layer, .d_model = 8};
+	const struct machine m = {.gpus = 1, .cool_speedup = 1, .adam_alone_gparams_per_s = usual, .adam_bytes_per_param = 30};
+	struct scenario sc = {.network = (struct network *)&network, .machine = (struct machine *)&m};
+	struct readings r;
+	readings_init(&r);
+	g_autoptr(measured) tables = measured_new();
+	const struct span s = {.kind = STAGE_ADAM, .pass = PASS_UPDATE, .bytes = 30000, .start_ns = 1000, .end_ns = 5000, .launch_ns = -1};
+	struct trace *trace = trace_new();
+	const nsec_t end = 6000;
+	trace->gpus = trace->gpus_per_node = 1;
+	g_array_append_val(trace->spans, s);
+	g_array_append_val(trace->step_end_ns, end);
+	const struct probe_run run = {{SERVES_HOST | SERVES_ADAM, 1, 1, 1, 1, 8}, &sc, trace, alone};
+	cr_assert(readings_take(&r, &run, tables, &m, NULL));
+	cr_assert_eq(r.samples->len, 1);
+	const double us = g_array_index(r.samples, struct timing, 0).us;
+	readings_clear(&r);
+	trace_free(trace);
+	return us;
+}
+
+Test(adam_speed, what_an_update_took_is_told_for_memory_of_the_usual_speed)
+{
+	cr_assert_float_eq(update_us(0, 4), 4, 1e-9);
+	cr_assert_float_eq(update_us(4, 4), 4, 1e-9);
+	cr_assert_float_eq(update_us(3, 4), 3, 1e-9, "it had slow memory");
+	cr_assert_float_eq(update_us(5, 4), 5, 1e-9);
+	cr_assert_float_eq(update_us(5, 0), 4, 1e-9);
+}
