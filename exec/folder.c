@@ -13,7 +13,8 @@
 #include <unistd.h>
 
 struct folder {
-	char *path;
+	char *path, *head;
+	const struct scenario *sc;
 	int gpus, first, end;
 	int losses, memory; /* descriptors */
 };
@@ -67,23 +68,35 @@ static void remove_earlier(const struct folder *f)
 		}
 }
 
-static bool begin_files(struct folder *f, const char *ini, GError **error)
+static bool write_ini(const struct folder *f, GError **error)
 {
-	return write_whole(f, "run.ini", ini, error) && begin_rows(f, "losses.csv", "step,loss,tokens_per_s,step_ms\n", &f->losses, error) &&
+	g_autofree char *scenario = scenario_ini(f->sc), *ini = g_strconcat(f->head, scenario, NULL);
+	return write_whole(f, "run.ini", ini, error);
+}
+
+static bool begin_files(struct folder *f, GError **error)
+{
+	return write_ini(f, error) && begin_rows(f, "losses.csv", "step,loss,tokens_per_s,step_ms\n", &f->losses, error) &&
 	       begin_rows(f, "memory.csv", "step,gpu,hbm_bytes,host_bytes,ssd_bytes,pinned_bytes,pageable_bytes\n", &f->memory, error);
 }
 
 struct folder *folder_new(const char *path, const struct scenario *sc, const char *head, int first, int end, GError **error)
 {
 	g_autoptr(folder) f = g_new0(struct folder, 1);
-	g_autofree char *scenario = scenario_ini(sc), *ini = g_strconcat(head, scenario, NULL);
-	*f = (struct folder){.path = g_strdup(path), .gpus = sc->machine->gpus, .first = first, .end = end, .losses = -1, .memory = -1};
+	*f = (struct folder){.path = g_strdup(path),
+	                     .head = g_strdup(head),
+	                     .sc = sc,
+	                     .gpus = sc->machine->gpus,
+	                     .first = first,
+	                     .end = end,
+	                     .losses = -1,
+	                     .memory = -1};
 	if (g_mkdir_with_parents(path, 0777) != 0) {
 		failed(path, NULL, error);
 		return NULL;
 	}
 	remove_earlier(f);
-	if (first == 0 && !begin_files(f, ini, error))
+	if (first == 0 && !begin_files(f, error))
 		return NULL;
 	return g_steal_pointer(&f);
 }
@@ -97,6 +110,7 @@ void folder_free(struct folder *f)
 	if (f->memory >= 0)
 		close(f->memory);
 	g_free(f->path);
+	g_free(f->head);
 	g_free(f);
 }
 
@@ -121,5 +135,6 @@ bool folder_finish(struct folder *f, const struct record *r, GError **error)
 	g_autofree char *prefix = g_build_filename(f->path, "trace", NULL);
 	if (f->first == 0)
 		record_loads(r, loads);
-	return (f->first || write_whole(f, "loads.csv", loads->str, error)) && kineto_write_part(trace, prefix, false, f->first, f->end, error);
+	return (f->first || (write_ini(f, error) && write_whole(f, "loads.csv", loads->str, error))) &&
+	       kineto_write_part(trace, prefix, false, f->first, f->end, error);
 }

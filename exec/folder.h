@@ -22,8 +22,8 @@ struct run_memory {
 	uint64_t host_bytes, ssd_bytes, pinned_bytes, pageable_bytes;
 };
 
-/* Makes the folder with its run.ini, which starts with `head`, whole lines. This process has the GPUs first .. end - 1. The scenario is borrowed.
- * ESMOE_ERROR_INPUT: cannot be written. Owned by the caller. */
+/* Makes the folder with its run.ini, which starts with `head`, whole lines. This process has the GPUs first .. end - 1. The scenario is borrowed and
+ * must outlive the folder. ESMOE_ERROR_INPUT: cannot be written. Owned by the caller. */
 struct folder *folder_new(const char *path, const struct scenario *sc, const char *head, int first, int end,
                           GError **error) G_GNUC_WARN_UNUSED_RESULT;
 void folder_free(struct folder *f);
@@ -32,5 +32,5 @@ AUTOPTR(folder)
 /* Appends a step's rows: "step,loss,tokens_per_s,step_ms" and, a row a GPU, "step,gpu,hbm_bytes,host_bytes,ssd_bytes,pinned_bytes,pageable_bytes". */
 bool folder_step(struct folder *f, const struct run_step *s, const struct run_memory *m, GError **error) G_GNUC_WARN_UNUSED_RESULT;
 
-/* Writes the trace and the loads of the recorded steps. */
+/* Writes the trace and the loads of the recorded steps, and run.ini as the scenario is now: how fast CPU Adam was is known at the end. */
 bool folder_finish(struct folder *f, const struct record *r, GError **error) G_GNUC_WARN_UNUSED_RESULT;

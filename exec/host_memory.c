@@ -1,7 +1,6 @@
 /* CPU Adam is as fast as the memory that a run got, and as that is at the time. */
 #include "host_memory.h"
 
-#include "adam_speed.h"
 #include "claim.h"
 
 #include <math.h>
@@ -19,28 +18,43 @@ static void tell(const struct run_options *o, char *line)
 	g_free(line);
 }
 
-bool host_memory_claim(const struct memory *planned, const struct run_options *o)
+bool host_memory_claim(const struct memory *planned, const struct device_info *info, const struct run_options *o)
 {
 	const uint64_t needed = memory_total(planned, TIER_PINNED) + memory_total(planned, TIER_DRAM);
+	const struct adam_work w = adam_work_of(info, 1);
 	struct claim_found f;
-	if (needed < MUCH || !claim_open(needed + (uint64_t)((double)needed * LITTLE_SHARE), CLAIM_BESIDES, &f))
+	if (needed < MUCH || !claim_open(needed + (uint64_t)((double)needed * LITTLE_SHARE) + adam_work_bytes(&w), CLAIM_BESIDES, &f))
 		return false;
 	if (f.far_bytes)
 		tell(o, claim_describe(&f));
 	return true;
 }
 
-void host_memory_speed(const struct device_info *info, struct machine *m, const struct run_options *o)
+/* Of what calibration saw, over a speed that is not the usual one; that speed is among what can be. */
+static void shift_range(struct machine *m, double by)
+{
+	m->adam_slowest = fmin(m->adam_slowest / by, 1);
+	m->adam_fastest = fmax(m->adam_fastest / by, 1);
+}
+
+struct adam_speed *host_memory_speed(const struct device_info *info, struct machine *m, const struct run_options *o)
 {
 	const double usual = m->adam_alone_gparams_per_s;
-	g_autoptr(adam_speed) speed = usual > 0 ? adam_speed_new(info, m->adam_threads) : NULL;
+	struct adam_speed *speed = usual > 0 ? adam_speed_new(info, m->adam_threads) : NULL;
 	if (!speed)
-		return;
-	const double now = adam_speed_now(speed, ALONE_MS), share = now / usual;
-	m->adam_share = share;
-	m->adam_slowest = fmin(m->adam_slowest / share, 1);
-	m->adam_fastest = fmax(m->adam_fastest / share, 1);
-	if (fabs(share - 1) > SAME)
+		return NULL;
+	const double now = adam_speed_now(speed, ALONE_MS);
+	m->adam_share = now / usual;
+	shift_range(m, m->adam_share);
+	if (fabs(m->adam_share - 1) > SAME)
 		tell(o, g_strdup_printf("CPU Adam: %.2f billion parameters/s alone, %.0f %% %s than when this machine was calibrated", now,
-		                        100 * fabs(share - 1), share < 1 ? "less" : "more"));
+		                        100 * fabs(m->adam_share - 1), m->adam_share < 1 ? "less" : "more"));
+	return speed;
+}
+
+void host_memory_again(const struct adam_speed *speed, struct machine *m)
+{
+	const double before = m->adam_share * m->adam_alone_gparams_per_s;
+	m->adam_pace = (1 + adam_speed_now(speed, ALONE_MS) / before) / 2;
+	shift_range(m, m->adam_pace);
 }

@@ -51,7 +51,8 @@ struct run {
 	char *ssd_made;  /* when it is our own */
 	struct engine *engine;
 	struct backend *backend;
-	bool claimed; /* host memory, by this run */
+	bool claimed;             /* host memory, by this run */
+	struct adam_speed *speed; /* of CPU Adam on it; NULL: it is not looked at */
 	struct record *record;
 	struct folder *folder;
 	size_t tokens;         /* counts of one step: (microbatches, MoE layers, G, E) */
@@ -79,6 +80,7 @@ static void run_clear(struct run *r)
 	temporary_folder_remove(r->ssd_made);
 	g_free(r->ssd_made);
 	ranks_free(r->ranks);
+	adam_speed_free(r->speed);
 	if (r->claimed)
 		claim_close();
 	g_free(r->begun[0].tokens);
@@ -167,9 +169,9 @@ static bool open_host(struct run *r, GError **error)
 {
 	const struct memory *planned = &schedule_plan(r->schedule)->memory;
 	const struct device_info *info = device_info(r->devices[r->first]);
-	r->claimed = info->launcher_cores && !r->ranks && host_memory_claim(planned, r->o);
+	r->claimed = info->launcher_cores && !r->ranks && host_memory_claim(planned, info, r->o);
 	if (!r->ranks && schedule_expert_home(r->schedule) != HOME_HBM)
-		host_memory_speed(info, r->sc->machine, r->o);
+		r->speed = host_memory_speed(info, r->sc->machine, r->o);
 	schedule_free(r->schedule); /* it divides updates by the speed of CPU Adam */
 	r->schedule = schedule_new(r->sc, NULL, error);
 	return r->schedule && open_engine(r, error);
@@ -472,6 +474,8 @@ static bool train(struct run *r, GError **error)
 	while (r->step < r->n_begun || (r->n_begun < r->o->steps && !r->taken))
 		if (!advance(r, error))
 			return false;
+	if (r->speed && r->folder)
+		host_memory_again(r->speed, r->sc->machine);
 	/* launchers send a signal more than once: until the files are whole, the next ones change nothing */
 	if ((r->o->save && !save(r, error)) || (r->folder && !folder_finish(r->folder, r->record, error)))
 		return false;

@@ -63,13 +63,19 @@ Test(adam_speed, a_run_knows_its_memory_and_keeps_the_range_of_calibration)
 {
 	const struct run_options o = {0};
 	struct machine m = {.adam_threads = 2, .adam_share = 0.7, .adam_slowest = 0.8, .adam_fastest = 1.1};
-	host_memory_speed(&host, &m, &o);
+	cr_assert_null(host_memory_speed(&host, &m, &o));
 	cr_assert_eq(m.adam_share, 0.7, "calibration did not say");
 	m.adam_alone_gparams_per_s = 1e-3; /* slower than any */
-	host_memory_speed(&host, &m, &o);
+	g_autoptr(adam_speed) speed = host_memory_speed(&host, &m, &o);
+	cr_assert_not_null(speed);
 	cr_assert_gt(m.adam_share, 1.1);
 	cr_assert_float_eq(m.adam_slowest * m.adam_share, 0.8, 1e-9);
 	cr_assert_eq(m.adam_fastest, 1, "it is past the fastest, but no slower than itself");
+	m.adam_share *= 3; /* as if it had been three times as fast at the start: afterwards it is a third of that */
+	m.adam_slowest /= 3;
+	host_memory_again(speed, &m);
+	cr_assert(m.adam_pace > 0.5 && m.adam_pace < 1, "between 1 and a third: %g", m.adam_pace);
+	cr_assert_float_eq(m.adam_slowest * m.adam_share * m.adam_pace, 0.8, 1e-9);
 }
 
 static double update_us(double alone, double usual)

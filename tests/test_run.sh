@@ -90,6 +90,15 @@ expect 0 predict -m es-moe/run.ini -M es-moe/run.ini -p es-moe/run.ini --routing
 expect 0 plot losses -o losses.png es-moe
 check "a figure" test -s losses.png
 
+# a calibrated machine says how fast CPU Adam was alone: a run looks again, before it plans and when it has ended
+expect 0 $run -p es-moe --set policy.expert_home=dram --set host.adam_alone_gparams_per_s=0.001 --steps 3 --trace looked
+says 'CPU Adam: ' 'more than when this machine was calibrated'
+check "how fast it is on this memory" grep -q '^adam_share=[1-9]' looked/run.ini
+check "and what it was over the training" test "$(grep -c '^adam_pace=1$' looked/run.ini)" -eq 0
+expect 0 validate looked
+expect 0 $run -p static --set host.adam_alone_gparams_per_s=0.001 --steps 3 --trace unlooked
+check "nothing is looked at where no expert is in DRAM" grep -q '^adam_share=1$' unlooked/run.ini
+
 # wherever the experts are, they learn the same
 expect 0 $run -p static --steps 6 --trace static
 check "static learns what es-moe does" same es-moe/losses.csv static/losses.csv
