@@ -261,6 +261,7 @@ struct collective {
 	bool of_copies; /* for what data-parallel copies hold: on the stream of the policy's choice */
 	uint64_t bytes;
 	nsec_t cost_ns;
+	nsec_t under_ns;          /* of it, what kernels that begin with it cost the first message */
 	int messages;             /* one behind the other in cost_ns; 0: 1 */
 	const uint64_t *bytes_of; /* (G) where groups differ, instead of bytes and cost_ns; or NULL */
 	const nsec_t *cost_of;

@@ -403,6 +403,14 @@ nsec_t cost_collective(const struct cost *c, int kind, const struct ranks *ranks
 	return cost_whole(measured_collective(c, kind, ranks->size, counted, collective_ns(c->m, op_of(kind), ranks, (double)bytes)));
 }
 
+nsec_t cost_under(const struct cost *c, uint32_t tokens)
+{
+	double ns = 0;
+	if (c->m->measured)
+		measured_ns(&c->m->measured->table[MEASURED_UNDER][PASS_FORWARD], (double)tokens * c->n->d_model, &ns);
+	return cost_whole(ns);
+}
+
 nsec_t cost_all_reduce(const struct cost *c, uint64_t bytes, int gpus)
 {
 	return cost_collective(c, STAGE_ALL_REDUCE, &(struct ranks){.stride = 1, .size = gpus}, bytes);

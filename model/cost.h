@@ -50,6 +50,9 @@ int cost_basis(const struct cost *c, int kind, int pass);
  * or STAGE_COUNTS with the full vector's bytes, or STAGE_ALL_TO_ALL of equal parts with what one member has in all. */
 nsec_t cost_collective(const struct cost *c, int kind, const struct ranks *ranks, uint64_t bytes);
 
+/* So much longer takes a reduction of gradients that begins together with a layer's backward on so many tokens; 0 where that was not measured. */
+nsec_t cost_under(const struct cost *c, uint32_t tokens);
+
 /* The same over the machine's first GPUs. */
 nsec_t cost_all_reduce(const struct cost *c, uint64_t bytes, int gpus);
 nsec_t cost_all_gather(const struct cost *c, uint64_t bytes, int gpus); /* and reduce-scatter */

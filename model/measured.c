@@ -20,6 +20,8 @@ struct section {
 	const char *unit;
 };
 
+#define MOST_SPREAD 1e6 /* per cent, where a median is next to nothing */
+
 #define EACH(kind) "measured_" kind
 static const struct section sections[] = {
     {EACH("embed_forward"), STAGE_EMBED, PASS_FORWARD, "tokens"},
@@ -51,6 +53,7 @@ static const struct section sections[] = {
     {EACH("counts"), STAGE_COUNTS, -1, "bytes"},
     {EACH("all_to_all"), STAGE_ALL_TO_ALL, -1, "bytes"},
     {EACH("all_reduce"), STAGE_ALL_REDUCE, -1, "bytes"},
+    {EACH("all_reduce_under"), MEASURED_UNDER, -1, "tokens x d_model"},
     {EACH("reduce_scatter"), STAGE_REDUCE_SCATTER, -1, "bytes"},
     {EACH("upload"), STAGE_UPLOAD, -1, "bytes"},
     {EACH("download"), STAGE_DOWNLOAD, -1, "bytes"},
@@ -89,8 +92,8 @@ static GArray *keys_of(struct measured *only)
 		const struct ini_key four[] = {
 		    {s->name, "sizes", INI_DOUBLE_LIST, at + offsetof(struct measured_table, sizes), "", 0, 1e18, NULL, s->unit},
 		    {s->name, "median_us", INI_DOUBLE_LIST, at + offsetof(struct measured_table, median_us), "", 0, 1e12, NULL,
-		     "time alone, us; medians"},
-		    {s->name, "spread_percent", INI_DOUBLE_LIST, at + offsetof(struct measured_table, spread_percent), "", 0, 1e6, NULL,
+		     s->kind == MEASURED_UNDER ? "longer than alone under a backward of so many, us; medians" : "time alone, us; medians"},
+		    {s->name, "spread_percent", INI_DOUBLE_LIST, at + offsetof(struct measured_table, spread_percent), "", 0, MOST_SPREAD, NULL,
 		     "half the distance of the quartiles over the median, %"},
 		    {s->name, "samples", INI_DOUBLE_LIST, at + offsetof(struct measured_table, samples), "", 1, 1e9, NULL, "spans measured"},
 		};
@@ -281,7 +284,7 @@ static void put_samples(struct measured_table *t, int from, int to, double size,
 	double median = fmax(quantile(samples_us, n, 0.5), 0.001);
 	put(&t->sizes, from, to, size);
 	put(&t->median_us, from, to, median);
-	put(&t->spread_percent, from, to, 50 * (quantile(samples_us, n, 0.75) - quantile(samples_us, n, 0.25)) / median);
+	put(&t->spread_percent, from, to, fmin(50 * (quantile(samples_us, n, 0.75) - quantile(samples_us, n, 0.25)) / median, MOST_SPREAD));
 	put(&t->samples, from, to, n);
 }
 

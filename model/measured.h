@@ -12,8 +12,9 @@ struct measured_table {
 	double extra_experts; /* gates: what a token costs whatever the experts, in experts */
 };
 
-/* Experts in one grouped launch have tables of their own: the time of one of them by its tokens. */
-enum { MEASURED_GROUPED = N_STAGE_KINDS, MEASURED_KINDS };
+/* Experts in one grouped launch have tables of their own: the time of one of them by its tokens. And so has what an all-reduce takes longer than
+ * alone when the backward of a layer begins together with it, by the elements of that layer's rows. */
+enum { MEASURED_GROUPED = N_STAGE_KINDS, MEASURED_UNDER, MEASURED_KINDS };
 
 struct measured {
 	char *network; /* measured_network of what was run; tables of computation hold for it alone */
@@ -34,8 +35,9 @@ char *measured_ini(const struct measured *m);
 /* Everything of a network that the time of a stage depends on beside its size: neither layers nor experts. Owned by the caller. */
 char *measured_network(const struct network *n);
 
-/* What a stage's size counts: "tokens", "tokens x experts" (with the table's extra ones), "tokens x top_k", "bytes" or "parameters"; NULL: kind and
- * pass have no table. Copies, collectives, optimizer and SSD have one table for all passes, under PASS_FORWARD: measured_pass. */
+/* What a stage's size counts: "tokens", "tokens x experts" (with the table's extra ones), "tokens x top_k", "tokens x d_model", "bytes" or
+ * "parameters"; NULL: kind and pass have no table. Copies, collectives, optimizer and SSD have one table for all passes, under PASS_FORWARD:
+ * measured_pass. */
 const char *measured_unit(int kind, int pass);
 int measured_pass(int kind, int pass);
 

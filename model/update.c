@@ -109,7 +109,7 @@ static uint64_t reduced_bytes(const struct schedule *s)
 static void run(struct schedule *s, struct collective *c, uint64_t params, const stage_id *preds, stage_id *out)
 {
 	c->bytes = (c->kind == STAGE_ALL_REDUCE || c->kind == STAGE_REDUCE_SCATTER ? reduced_bytes(s) : element_bytes(s)) * params;
-	c->cost_ns = c->messages * cost_collective(s->cost, c->kind, &c->group->ranks, c->bytes / (uint64_t)c->messages);
+	c->cost_ns = c->under_ns + c->messages * cost_collective(s->cost, c->kind, &c->group->ranks, c->bytes / (uint64_t)c->messages);
 	emit_collective(s, c, preds, out);
 }
 
@@ -197,6 +197,7 @@ static void reduce_dense(struct schedule *s, int layer, int microbatch)
 {
 	int kind = s->p->zero_stage ? STAGE_REDUCE_SCATTER : STAGE_ALL_REDUCE;
 	struct collective c = among_copies(s, kind, PASS_BACKWARD, layer, microbatch, layer < 0 ? REDUCED_EMBEDDING : REDUCED_DENSE);
+	c.under_ns = layer < 0 ? 0 : cost_under(s->cost, s->tokens); /* the backward goes on below */
 	if (s->p->gradient_bucket_mib && copies(s) > 1)
 		reduce_buckets(s, &c, layer);
 	if (cut(s, layer)) {

@@ -83,6 +83,19 @@ Test(measured, a_size_keeps_median_spread_and_count)
 	cr_assert_eq(t->samples.v[0], 5);
 }
 
+Test(measured, a_median_next_to_nothing_has_a_spread_that_can_be_read)
+{
+	g_autoptr(GError) error = NULL;
+	g_autoptr(measured) m = measured_new(), back = NULL;
+	struct measured_table *t = &m->table[STAGE_ADAM][PASS_FORWARD];
+	double us[] = {-100, -100, 0, 100, 100};
+	measured_add(t, 5, us, 5);
+	cr_assert_eq(t->median_us.v[0], 0.001);
+	cr_assert_eq(t->spread_percent.v[0], 1e6);
+	g_autofree char *text = measured_ini(m);
+	cr_assert(measured_read(text, NULL, &back, &error), "%s", error ? error->message : "");
+}
+
 static struct machine *calibrated(struct measured *measured)
 {
 	g_autoptr(GError) error = NULL;
@@ -119,6 +132,8 @@ Test(measured, a_machine_with_tables_survives_its_own_text)
 	g_free(tables->date);
 	tables->date = g_strdup("2026-11-22");
 	tables->gpus = 2;
+	double us = 0.1;
+	measured_add(&tables->table[MEASURED_UNDER][PASS_FORWARD], 1e6, &us, 1);
 	g_autoptr(machine) m = calibrated(tables);
 	g_autofree char *text = machine_ini(m);
 	g_autoptr(machine) back = machine_load(text, NULL, &error);
@@ -127,6 +142,7 @@ Test(measured, a_machine_with_tables_survives_its_own_text)
 	g_autofree char *again = machine_ini(back);
 	cr_assert_str_eq(text, again);
 	cr_assert_eq(back->measured->table[STAGE_GATE][PASS_RECOMPUTE].median_us.v[1], 1.0 / 3);
+	cr_assert_eq(back->measured->table[MEASURED_UNDER][PASS_FORWARD].median_us.v[0], 0.1);
 	cr_assert_eq(back->measured->gpus, 2);
 	cr_assert_null(strstr(text, "measured_upload"), "an empty table is written");
 }
@@ -237,6 +253,23 @@ Test(cost, an_unmeasured_machine_has_no_basis)
 	g_autoptr(cost) c = cost_new(s->network, s->machine, s->policy, s->seq_len, 0);
 	cr_assert_gt(cost_upload(c, 1000), 0);
 	cr_assert_eq(cost_basis(c, STAGE_UPLOAD, PASS_FORWARD), 0);
+}
+
+/* Four times the rows, twice the wait; none where it was not measured. */
+Test(cost, a_reduction_waits_by_the_rows_of_the_backward_it_runs_under)
+{
+	g_autoptr(scenario) s = small(of_network);
+	struct measured_table *t = &s->machine->measured->table[MEASURED_UNDER][PASS_FORWARD];
+	g_autoptr(cost) c = cost_new(s->network, s->machine, s->policy, s->seq_len, 0);
+	double us[] = {10, 40};
+	cr_assert_eq(cost_under(c, 4000), 0);
+	measured_add(t, 1000 * s->network->d_model, &us[0], 1);
+	measured_add(t, 16000 * s->network->d_model, &us[1], 1);
+	cr_assert_float_eq((double)cost_under(c, 1000), 10000, 1);
+	cr_assert_float_eq((double)cost_under(c, 4000), 20000, 1);
+	cr_assert_float_eq((double)cost_under(c, 16000), 40000, 1);
+	cr_assert_float_eq((double)cost_under(c, 64000), 80000, 1);
+	cr_assert_eq(cost_basis(c, STAGE_ALL_REDUCE, PASS_BACKWARD), 0);
 }
 
 static double cores_of(const struct machine *m, const struct resources *r, uint32_t profile)

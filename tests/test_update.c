@@ -67,6 +67,34 @@ Test(update, buckets_carry_all_gradients_in_full_messages)
 	}
 }
 
+/* What the backward below a layer costs its reduction is paid by the first of its messages alone; nothing is below the embedding. */
+Test(update, a_layers_reduction_waits_for_the_backward_below_it)
+{
+	static const char *const fused[] = {"policy.fused_communication=true", "policy.fused_communication=false"};
+	for (int i = 0; i < 2; i++) {
+		struct steps a, b;
+		struct scenario_options o = on_node(SETS(fused[i]));
+		steps_record(&a, &o, 1);
+		/* one point: the same for fewer rows */
+		o.set = SETS(fused[i], "measured_all_reduce_under.sizes=1e12", "measured_all_reduce_under.median_us=20",
+		             "measured_all_reduce_under.spread_percent=0", "measured_all_reduce_under.samples=1");
+		steps_record(&b, &o, 1);
+		cr_assert_eq(a.stages->len, b.stages->len);
+		int layers = 0, embeddings = 0;
+		for (guint k = 0; k < a.stages->len; k++) {
+			const struct stage *x = stage_at(&a, k), *y = stage_at(&b, k);
+			bool layer = x->kind == STAGE_ALL_REDUCE && x->part == REDUCED_DENSE;
+			cr_assert_eq(y->cost_ns - x->cost_ns, layer ? 20000 : 0, "%s", stage_kind_name(x->kind));
+			layers += layer;
+			embeddings += x->kind == STAGE_ALL_REDUCE && x->part == REDUCED_EMBEDDING;
+		}
+		cr_assert_eq(layers, LAYERS * GPUS);
+		cr_assert_eq(embeddings, GPUS);
+		steps_clear(&a);
+		steps_clear(&b);
+	}
+}
+
 Test(update, our_executor_reduces_sums_of_four_bytes)
 {
 	static const char *const runtimes[] = {"software.runtime=framework", "software.runtime=esmoe"};
