@@ -1,5 +1,16 @@
+/* All-reduces are measured alone outside of runs, and in runs what they take longer there. A layer's gradients go out when its backward has ended,
+ * and with them begins the mixer of the layer below, first with a norm of all rows. 17 MB between two H200, us (medians over calibrations and runs of
+ * 2026-11-29):
+ *
+ *     alone   under a backward of 2048   8192   16384   24576   32768   65536 tokens
+ *        79                         90    105     116     126     131     166
+ *
+ * From 8192 tokens on each 1024 add 1.1 us, about what the norm takes for them, as if NCCL's blocks got no SM before the last of its blocks had one;
+ * under the embedding's backward, which is nothing but such a kernel, an all-reduce waits for nine tenths of it, and is left out here (streamed.h).
+ * So rows decide what is to be added, and bytes are taken not to. */
 #include "readings.h"
 
+#include "cover.h"
 #include "model/backend_null.h"
 #include "model/quantile.h"
 #include "model/schedule.h"
@@ -7,6 +18,8 @@
 #include "samples.h"
 #include "streamed.h"
 #include "warmth.h"
+
+#define UNDER 0.5 /* of an all-reduce's time under computation, and more */
 
 void probe_run_clear(struct probe_run *r)
 {
@@ -77,11 +90,10 @@ static bool serves_kind(int serves, int kind)
 		return serves & SERVES_SUMS;
 	case STAGE_ALL_TO_ALL:
 		return serves & SERVES_EXCHANGES;
-	case STAGE_ALL_REDUCE: /* the longer, the longer the kernels of the backward above it */
-		return serves & SERVES_EXCHANGES && serves & SERVES_STEPS;
 	case STAGE_UPLOAD:
 	case STAGE_DOWNLOAD:
 	case STAGE_COUNTS:
+	case STAGE_ALL_REDUCE:
 	case STAGE_REDUCE_SCATTER:
 	case STAGE_ALL_GATHER:
 	case STAGE_SSD_READ:
@@ -102,6 +114,22 @@ static void take_group(struct readings *r, const struct scenario *sc, const stru
 	                        s->tokens,        experts, r->steps + s->step,  span_waited_for_launches(s)};
 	if (s->kind == STAGE_EXPERT && s->expert < 0 && s->tokens)
 		g_array_append_val(r->samples, sample);
+}
+
+/* Not of virtual GPUs, whose streams ask for the cores that they share (model/resource.c). */
+static void take_under(struct readings *r, const struct probe_run *run, const struct measured *tables, const struct span *s, double us)
+{
+	const struct scenario *sc = run->scenario;
+	double alone_ns, rows = (double)run->probe.sequences * sc->seq_len / run->probe.microbatches;
+	if (!(run->probe.serves & SERVES_EXCHANGES) || sc->machine->stream_cores > 0 ||
+	    measured_ns(&tables->table[s->kind][PASS_FORWARD], (double)s->bytes, &alone_ns) == MEASURED_NONE)
+		return;
+	struct timing sample = {.kind = MEASURED_UNDER,
+	                        .size = rows * sc->network->d_model,
+	                        .us = us - alone_ns / 1e3,
+	                        .step = r->steps + s->step,
+	                        .waited = span_waited_for_launches(s)};
+	g_array_append_val(r->samples, sample);
 }
 
 static void take_span(struct readings *r, const struct probe_run *run, const struct measured *tables, const struct span *s, double us)
@@ -153,15 +181,27 @@ static bool on_host(const struct span *s)
 	return s->kind == STAGE_ADAM || s->kind == STAGE_ACCUMULATE;
 }
 
+static bool reduces(const struct span *s, int what)
+{
+	return s->kind == STAGE_ALL_REDUCE;
+}
+
+static bool computes(const struct span *s, int what)
+{
+	return s->stream == stream_of_gpu(s->rank, STREAM_COMPUTE);
+}
+
 bool readings_take(struct readings *r, const struct probe_run *run, const struct measured *tables, const struct machine *m, GError **error)
 {
 	const struct trace *trace = run->trace;
-	g_autofree double *hot = run->probe.gpus == 1 ? warmth_hot(trace, m) : NULL, *cover = streamed_cover(trace);
+	g_autofree double *hot = run->probe.gpus == 1 ? warmth_hot(trace, m) : NULL, *cover = streamed_cover(trace),
+	                  *under = cover_of(trace, reduces, computes, 0);
 	const double usual = run->adam_gparams && m->adam_alone_gparams_per_s ? run->adam_gparams / m->adam_alone_gparams_per_s : 1;
 	for (guint i = 0; i < trace->spans->len; i++) {
 		const struct span *s = trace_span(trace, i);
+		const double us = (double)(s->end_ns - s->start_ns) / 1e3 * (hot ? hot[i] : 1) * (on_host(s) ? usual : 1);
 		if (streamed_alone(cover[i]))
-			take_span(r, run, tables, s, (double)(s->end_ns - s->start_ns) / 1e3 * (hot ? hot[i] : 1) * (on_host(s) ? usual : 1));
+			(under[i] >= UNDER ? take_under : take_span)(r, run, tables, s, us);
 	}
 	r->steps += trace->step_end_ns->len;
 	if (run->probe.serves & SERVES_ONE_WAY)

@@ -13,7 +13,7 @@ enum serves {
 	SERVES_HOST = 2,
 	SERVES_EXCHANGES = 4,
 	SERVES_OVERHEADS = 8,
-	SERVES_STEPS = 16, /* of the scenario's size and like those that will run: the host's waits, all-reduces, what streams ask of shared cores */
+	SERVES_STEPS = 16, /* of the scenario's size and like those that will run: the host's waits, what streams ask of shared cores */
 	SERVES_GROUPED = 32,
 	SERVES_EXPERTS = 64,
 	SERVES_ADAM = 128,
@@ -51,8 +51,8 @@ struct readings {
 void readings_init(struct readings *r);
 void readings_clear(struct readings *r);
 
-/* Times of matrix products are those of a hot GPU (warmth.h), by m's law, those of CPU Adam what they are where it is as
- * fast alone as m says; sizes are in the unit of the kind's table. */
+/* Times of matrix products are those of a hot GPU (warmth.h), by m's law, those of CPU Adam what they are where it is as fast alone as m says; sizes
+ * are in the unit of the kind's table. `tables` has the all-reduces that were alone. */
 bool readings_take(struct readings *r, const struct probe_run *run, const struct measured *tables, const struct machine *m,
                    GError **error) G_GNUC_WARN_UNUSED_RESULT;
 double readings_median(GArray *values, double otherwise);

@@ -2,10 +2,7 @@
  *
  * A step is as long as the sum of its stages, so what a stage takes is the mean over its like in a step, stragglers included: a CPU that is lent and
  * taken back makes every twentieth update three times as long, and a median would never see it. Over the steps it is the median, as the step that is
- * compared with a prediction is.
- *
- * All-reduces are measured alone, too, over more sizes than runs have. In a run one takes longer - 17 MB on two H200 79 us one after
- * another, 134 under a layer's backward (calibrations of 2026-11-29) -, so that what runs say goes first. */
+ * compared with a prediction is. */
 #include "samples.h"
 
 #include <math.h>
@@ -116,10 +113,6 @@ void samples_to_tables(GArray *samples, struct measured *tables)
 		end = end_of_point(all, first, samples->len);
 		g_autofree double *us = g_new(double, end - first);
 		int steps = step_means(s, end - first, us);
-		struct measured_table *t = &tables->table[s->kind][s->pass];
-		if (s->kind == STAGE_ALL_REDUCE)
-			measured_replace(t, all[(first + end - 1) / 2].size, us, steps);
-		else
-			measured_add(t, all[(first + end - 1) / 2].size, us, steps);
+		measured_add(&tables->table[s->kind][s->pass], all[(first + end - 1) / 2].size, us, steps);
 	}
 }

@@ -18,12 +18,12 @@
 
 static bool exchanges(const struct span *s, int what)
 {
-	return s->kind == STAGE_ALL_TO_ALL;
+	return s->kind == STAGE_ALL_TO_ALL || s->kind == STAGE_ALL_REDUCE;
 }
 
 static bool streams(const struct span *s, int what)
 {
-	return s->kind == STAGE_PERMUTE || s->kind == STAGE_COMBINE;
+	return s->kind == STAGE_PERMUTE || s->kind == STAGE_COMBINE || s->kind == STAGE_EMBED;
 }
 
 bool streamed_alone(double cover)

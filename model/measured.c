@@ -267,40 +267,20 @@ void measured_table_clear(struct measured_table *t)
 	*t = (struct measured_table){0};
 }
 
-/* In the place of from..to. */
-static void put(struct ini_doubles *list, int from, int to, double v)
+static void append(struct ini_doubles *list, double v)
 {
 	list->v = g_renew(double, list->v, list->n + 1);
-	memmove(list->v + from + 1, list->v + to, sizeof(double) * (size_t)(list->n - to));
-	list->n += 1 - (to - from);
-	list->v[from] = v;
-}
-
-static void put_samples(struct measured_table *t, int from, int to, double size, double *samples_us, int n)
-{
-	g_assert(n > 0);
-	quantile_sort(samples_us, n);
-	/* a clock of nanoseconds may show nothing: such a stage still took some */
-	double median = fmax(quantile(samples_us, n, 0.5), 0.001);
-	put(&t->sizes, from, to, size);
-	put(&t->median_us, from, to, median);
-	put(&t->spread_percent, from, to, fmin(50 * (quantile(samples_us, n, 0.75) - quantile(samples_us, n, 0.25)) / median, MOST_SPREAD));
-	put(&t->samples, from, to, n);
+	list->v[list->n++] = v;
 }
 
 void measured_add(struct measured_table *t, double size, double *samples_us, int n)
 {
-	g_assert(size > (t->sizes.n ? t->sizes.v[t->sizes.n - 1] : 0));
-	put_samples(t, t->sizes.n, t->sizes.n, size, samples_us, n);
-}
-
-void measured_replace(struct measured_table *t, double size, double *samples_us, int n)
-{
-	int from = 0;
-	while (from < t->sizes.n && t->sizes.v[from] < size * M_SQRT1_2)
-		from++;
-	int to = from;
-	while (to < t->sizes.n && t->sizes.v[to] <= size * M_SQRT2)
-		to++;
-	put_samples(t, from, to, size, samples_us, n);
+	g_assert(n > 0 && size > (t->sizes.n ? t->sizes.v[t->sizes.n - 1] : 0));
+	quantile_sort(samples_us, n);
+	/* a clock of nanoseconds may show nothing: such a stage still took some */
+	double median = fmax(quantile(samples_us, n, 0.5), 0.001);
+	append(&t->sizes, size);
+	append(&t->median_us, median);
+	append(&t->spread_percent, fmin(50 * (quantile(samples_us, n, 0.75) - quantile(samples_us, n, 0.25)) / median, MOST_SPREAD));
+	append(&t->samples, n);
 }

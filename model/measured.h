@@ -54,5 +54,3 @@ enum measured_range measured_ns(const struct measured_table *t, double size, dou
 void measured_table_clear(struct measured_table *t);
 /* Adds a size with its samples, in microseconds, which are sorted. Sizes must come ascending. */
 void measured_add(struct measured_table *t, double size, double *samples_us, int n);
-/* The same at any size, in the place of all within half an octave of it. */
-void measured_replace(struct measured_table *t, double size, double *samples_us, int n);

@@ -105,26 +105,6 @@ static struct machine *calibrated(struct measured *measured)
 	return m;
 }
 
-Test(measured, a_size_takes_the_place_of_those_near_it)
-{
-	g_autoptr(measured) m = measured_new();
-	struct measured_table *t = &m->table[STAGE_ALL_REDUCE][PASS_FORWARD];
-	double us[] = {1, 2, 4, 8};
-	for (int i = 0; i < 4; i++)
-		measured_add(t, 1000 * us[i], &us[i], 1);
-	double near_two[] = {50, 40, 60}, between[] = {70}, most[] = {80}, least[] = {0.5};
-	measured_replace(t, 2100, near_two, 3);
-	measured_replace(t, 2900, between, 1); /* within half an octave of 4000 and of 2100 */
-	measured_replace(t, 30000, most, 1);
-	measured_replace(t, 10, least, 1);
-	const double sizes[] = {10, 1000, 2900, 8000, 30000}, medians[] = {0.5, 1, 70, 8, 80}, samples[] = {1, 1, 1, 1, 1};
-	cr_assert_eq(t->sizes.n, 5);
-	cr_assert_eq(t->spread_percent.n, 5);
-	cr_assert_arr_eq(t->sizes.v, sizes, sizeof sizes);
-	cr_assert_arr_eq(t->median_us.v, medians, sizeof medians);
-	cr_assert_arr_eq(t->samples.v, samples, sizeof samples);
-}
-
 Test(measured, a_machine_with_tables_survives_its_own_text)
 {
 	struct measured *tables = three_points(STAGE_GATE, PASS_RECOMPUTE, 1.25, 1.0 / 3, 1e-3);

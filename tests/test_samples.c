@@ -67,21 +67,6 @@ Test(samples, equal_sizes_are_one_point_and_octaves_are_apart)
 	}
 }
 
-Test(samples, an_all_reduce_of_a_run_goes_before_those_that_were_alone)
-{
-	g_autoptr(GArray) samples = samples_new();
-	g_autoptr(measured) tables = measured_new();
-	struct measured_table *t = &tables->table[STAGE_ALL_REDUCE][PASS_FORWARD];
-	double us[] = {40, 80, 250};
-	for (int i = 0; i < 3; i++)
-		measured_add(t, 4e6 * pow(4, i), &us[i], 1);
-	add(samples, STAGE_ALL_REDUCE, 17e6, 131, 0);
-	samples_to_tables(samples, tables);
-	const double want[] = {40, 131, 250};
-	cr_assert_eq(t->sizes.n, 3);
-	cr_assert_arr_eq(t->median_us.v, want, sizeof want);
-}
-
 Test(samples, what_a_gates_token_costs_whatever_the_experts_is_found)
 {
 	g_autoptr(GArray) samples = samples_new();
