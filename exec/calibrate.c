@@ -394,8 +394,8 @@ static void fill_alone(const struct calibration *c)
 	c->m->adam_share = 1;
 	c->m->adam_slowest = c->m->adam_fastest = 1;
 	for (int i = 0; i < n; i++) {
-		c->m->adam_slowest = fmin(c->m->adam_slowest, all[i] / usual);
-		c->m->adam_fastest = fmax(c->m->adam_fastest, all[i] / usual);
+		c->m->adam_slowest = CLAMP(all[i] / usual, LEAST_PACE, c->m->adam_slowest);
+		c->m->adam_fastest = CLAMP(all[i] / usual, c->m->adam_fastest, MOST_PACE);
 	}
 }
 

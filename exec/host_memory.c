@@ -33,8 +33,8 @@ bool host_memory_claim(const struct memory *planned, const struct device_info *i
 /* Of what calibration saw, over a speed that is not the usual one; that speed is among what can be. */
 static void shift_range(struct machine *m, double by)
 {
-	m->adam_slowest = fmin(m->adam_slowest / by, 1);
-	m->adam_fastest = fmax(m->adam_fastest / by, 1);
+	m->adam_slowest = CLAMP(m->adam_slowest / by, LEAST_PACE, 1);
+	m->adam_fastest = CLAMP(m->adam_fastest / by, 1, MOST_PACE);
 }
 
 struct adam_speed *host_memory_speed(const struct device_info *info, struct machine *m, const struct run_options *o)
@@ -44,7 +44,7 @@ struct adam_speed *host_memory_speed(const struct device_info *info, struct mach
 	if (!speed)
 		return NULL;
 	const double now = adam_speed_now(speed, ALONE_MS);
-	m->adam_share = now / usual;
+	m->adam_share = CLAMP(now / usual, LEAST_PACE, MOST_PACE);
 	shift_range(m, m->adam_share);
 	if (fabs(m->adam_share - 1) > SAME)
 		tell(o, g_strdup_printf("CPU Adam: %.2f billion parameters/s alone, %.0f %% %s than when this machine was calibrated", now,
@@ -55,6 +55,6 @@ struct adam_speed *host_memory_speed(const struct device_info *info, struct mach
 void host_memory_again(const struct adam_speed *speed, struct machine *m)
 {
 	const double before = m->adam_share * m->adam_alone_gparams_per_s;
-	m->adam_pace = (1 + adam_speed_now(speed, ALONE_MS) / before) / 2;
+	m->adam_pace = CLAMP((1 + adam_speed_now(speed, ALONE_MS) / before) / 2, LEAST_PACE, MOST_PACE);
 	shift_range(m, m->adam_pace);
 }

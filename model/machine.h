@@ -23,6 +23,10 @@ struct contention_table {
 
 struct measured;
 
+/* Of CPU Adam's speed over another one. */
+#define LEAST_PACE 0.01
+#define MOST_PACE 100.0
+
 struct machine {
 	char *name;
 	/* [machine] */

@@ -65,10 +65,11 @@ Test(adam_speed, a_run_knows_its_memory_and_keeps_the_range_of_calibration)
 	struct machine m = {.adam_threads = 2, .adam_share = 0.7, .adam_slowest = 0.8, .adam_fastest = 1.1};
 	cr_assert_null(host_memory_speed(&host, &m, &o));
 	cr_assert_eq(m.adam_share, 0.7, "calibration did not say");
-	m.adam_alone_gparams_per_s = 1e-3; /* slower than any */
+	m.adam_alone_gparams_per_s = 0.05; /* slower than most */
 	g_autoptr(adam_speed) speed = host_memory_speed(&host, &m, &o);
 	cr_assert_not_null(speed);
 	cr_assert_gt(m.adam_share, 1.1);
+	cr_assert_leq(m.adam_share, MOST_PACE, "a machine's file takes no more");
 	cr_assert_float_eq(m.adam_slowest * m.adam_share, 0.8, 1e-9);
 	cr_assert_eq(m.adam_fastest, 1, "it is past the fastest, but no slower than itself");
 	m.adam_share *= 3; /* as if it had been three times as fast at the start: afterwards it is a third of that */
