@@ -9,7 +9,7 @@
 #define LITTLE_SHARE (1.0 / 32) /* blocks do not fit without gaps */
 #define SAME 0.03
 
-enum { ALONE_MS = 500 };
+enum { ALONE_MS = 300 };
 
 static void tell(const struct run_options *o, char *line)
 {
@@ -30,6 +30,11 @@ bool host_memory_claim(const struct memory *planned, const struct device_info *i
 	return true;
 }
 
+double host_memory_again(const struct adam_speed *speed)
+{
+	return adam_speed_now(speed, ALONE_MS);
+}
+
 /* Of what calibration saw, over a speed that is not the usual one; that speed is among what can be. */
 static void shift_range(struct machine *m, double by)
 {
@@ -43,7 +48,7 @@ struct adam_speed *host_memory_speed(const struct device_info *info, struct mach
 	struct adam_speed *speed = usual > 0 ? adam_speed_new(info, m->adam_threads) : NULL;
 	if (!speed)
 		return NULL;
-	const double now = adam_speed_now(speed, ALONE_MS);
+	const double now = host_memory_again(speed);
 	m->adam_share = CLAMP(now / usual, LEAST_PACE, MOST_PACE);
 	shift_range(m, m->adam_share);
 	if (fabs(m->adam_share - 1) > SAME)
@@ -52,9 +57,8 @@ struct adam_speed *host_memory_speed(const struct device_info *info, struct mach
 	return speed;
 }
 
-void host_memory_again(const struct adam_speed *speed, struct machine *m)
+void host_memory_between(struct machine *m, double before, double after)
 {
-	const double before = m->adam_share * m->adam_alone_gparams_per_s;
-	m->adam_pace = CLAMP((1 + adam_speed_now(speed, ALONE_MS) / before) / 2, LEAST_PACE, MOST_PACE);
+	m->adam_pace = CLAMP((before + after) / 2 / (m->adam_share * m->adam_alone_gparams_per_s), LEAST_PACE, MOST_PACE);
 	shift_range(m, m->adam_pace);
 }

@@ -12,5 +12,7 @@ bool host_memory_claim(const struct memory *planned, const struct device_info *i
  * the slowest and the fastest of that stay where they were. Tells o->note where it is another speed. NULL: it was not looked at. Owned by the caller.
  */
 struct adam_speed *host_memory_speed(const struct device_info *info, struct machine *m, const struct run_options *o);
-/* How fast it is after the training, on the same memory: over the time between, the middle of both, into adam_pace. */
-void host_memory_again(const struct adam_speed *speed, struct machine *m);
+/* The same again, while nothing else runs: billion parameters/s. */
+double host_memory_again(const struct adam_speed *speed);
+/* What it was over the time between two looks, the middle of both, into adam_pace. */
+void host_memory_between(struct machine *m, double before, double after);

@@ -53,6 +53,7 @@ struct run {
 	struct backend *backend;
 	bool claimed;             /* host memory, by this run */
 	struct adam_speed *speed; /* of CPU Adam on it; NULL: it is not looked at */
+	double before;            /* what it was when the steps that are recorded began; 0: something ran then */
 	struct record *record;
 	struct folder *folder;
 	size_t tokens;         /* counts of one step: (microbatches, MoE layers, G, E) */
@@ -399,6 +400,8 @@ static bool step_end(struct run *r, GError **error)
 static bool step_begin(struct run *r, GError **error)
 {
 	struct begun *b = &r->begun[r->n_begun & 1];
+	if (r->speed && r->folder && r->step == r->n_begun && r->n_begun + MIN((uint64_t)r->o->trace_steps, r->o->steps) == r->o->steps)
+		r->before = host_memory_again(r->speed);
 	*b = (struct begun){.first = r->backend->n_launched, .start_ns = exec_now_ns()};
 	engine_begin(r->engine, r->n_begun);
 	if (engine_unread(r->engine) && !r->ranks && r->step < r->n_begun && !step_end(r, error))
@@ -474,8 +477,8 @@ static bool train(struct run *r, GError **error)
 	while (r->step < r->n_begun || (r->n_begun < r->o->steps && !r->taken))
 		if (!advance(r, error))
 			return false;
-	if (r->speed && r->folder)
-		host_memory_again(r->speed, r->sc->machine);
+	if (r->before > 0)
+		host_memory_between(r->sc->machine, r->before, host_memory_again(r->speed));
 	/* launchers send a signal more than once: until the files are whole, the next ones change nothing */
 	if ((r->o->save && !save(r, error)) || (r->folder && !folder_finish(r->folder, r->record, error)))
 		return false;
