@@ -8,8 +8,8 @@
  *     the others    copies, counts: outside a run, because in one they have company
  *
  * What the host's memory decides - Adam, and rates of copies against it - is measured in turns spread over the whole calibration: memory that other
- * machines use, too, is faster and slower for seconds and minutes at a time. How fast Adam is alone right before and after a run says which of them
- * that run had.
+ * machines use, too, is faster and slower for seconds and minutes at a time. How fast Adam is alone right before and after the steps that
+ * count says which of them a run had (run.c).
  *
  * Runs differ in tokens, experts and the experts' inner size, so that each kind is seen over a range of sizes; where experts are measured, a rule
  * takes the gate's place (skewed where they run one by one, even where they are grouped), so that there are tokens for all of them. Most runs have a
@@ -65,8 +65,7 @@ struct calibration {
 	GArray *probes, *host_probes; /* struct probe */
 	GArray *runs;                 /* struct probe_run */
 	struct rate_rounds *rounds;
-	struct adam_speed *speed;
-	GArray *alone; /* double: billion parameters/s of CPU Adam, once in a while */
+	double alone; /* CPU Adam at the start, billion parameters/s */
 	struct readings readings;
 	bool real;       /* GPUs have cores of their own, and a clock that follows their work */
 	int layers;      /* of a run */
@@ -175,12 +174,13 @@ static struct scenario *scenario_of(const struct calibration *c, const struct pr
 	g_autoptr(GStrvBuilder) set = g_strv_builder_new();
 	g_autofree char *inner = g_strdup_printf("network.d_expert=%d", p->d_expert),
 	                *threads = g_strdup_printf("policy.adam_threads=%d", c->m->adam_threads),
-	                *layers = g_strdup_printf("network.layers=%d", layers_of(c, p));
+	                *layers = g_strdup_printf("network.layers=%d", layers_of(c, p)),
+	                *alone = g_strdup_printf("host.adam_alone_gparams_per_s=%.9g", c->alone);
 	struct scenario_options o = *c->o;
 	if (o.set)
 		g_strv_builder_addv(set, (const char **)o.set);
 	g_strv_builder_add_many(set, inner, threads, layers, grouped ? "policy.expert_compute=grouped" : "policy.expert_compute=sequential",
-	                        "contention.rule=max-min", "host.adam_alone_gparams_per_s=0", NULL);
+	                        "contention.rule=max-min", alone, NULL);
 	if (copies)
 		g_strv_builder_add_many(set, "policy.expert_home=dram", p->serves & SERVES_HEAT ? "policy.pinned_share=1" : "policy.pinned_share=0",
 		                        p->serves & SERVES_COPIES ? "policy.optimizer=cpu-expert" : "policy.optimizer=cpu-step",
@@ -237,7 +237,7 @@ static bool measure_probe(struct calibration *c, const struct probe *p, GError *
 	struct trace *trace = sc ? run(c, p, sc, error) : NULL;
 	if (!trace)
 		return false;
-	struct probe_run done = {*p, g_steal_pointer(&sc), trace, 0};
+	struct probe_run done = {*p, g_steal_pointer(&sc), trace};
 	g_array_append_val(c->runs, done);
 	return true;
 }
@@ -351,25 +351,6 @@ static bool measure_if_it_fits(struct calibration *c, struct probe p, GError **e
 	return true;
 }
 
-static double adam_alone(const struct calibration *c)
-{
-	const double now = adam_speed_now(c->speed, ALONE_MS);
-	g_array_append_val(c->alone, now);
-	return now;
-}
-
-static bool measure_host_probe(struct calibration *c, struct probe p, GError **error)
-{
-	const guint before = c->runs->len;
-	double alone = adam_alone(c) / 2;
-	if (!measure_if_it_fits(c, p, error))
-		return false;
-	alone += adam_alone(c) / 2;
-	for (guint i = before; i < c->runs->len; i++)
-		g_array_index(c->runs, struct probe_run, i).adam_gparams = alone;
-	return true;
-}
-
 /* A round of rates, a run whose Adam matters, and this turn's share of the others. */
 static bool take_turn(struct calibration *c, guint turn, GError **error)
 {
@@ -377,7 +358,7 @@ static bool take_turn(struct calibration *c, guint turn, GError **error)
 	const guint n = c->probes->len;
 	if (!rate_rounds_add(c->rounds, &r, error))
 		return false;
-	if (turn < c->host_probes->len && !measure_host_probe(c, g_array_index(c->host_probes, struct probe, turn), error))
+	if (turn < c->host_probes->len && !measure_if_it_fits(c, g_array_index(c->host_probes, struct probe, turn), error))
 		return false;
 	for (guint i = n * turn / TURNS; i < n * (turn + 1) / TURNS; i++)
 		if (!measure_if_it_fits(c, g_array_index(c->probes, struct probe, i), error))
@@ -385,18 +366,34 @@ static bool take_turn(struct calibration *c, guint turn, GError **error)
 	return true;
 }
 
+/* What the runs say whose Adam matters. */
 static void fill_alone(const struct calibration *c)
 {
-	double *all = (double *)(void *)c->alone->data;
-	const int n = (int)c->alone->len;
-	const double usual = quantile_median(all, n);
-	c->m->adam_alone_gparams_per_s = usual;
-	c->m->adam_share = 1;
-	c->m->adam_slowest = c->m->adam_fastest = 1;
-	for (int i = 0; i < n; i++) {
-		c->m->adam_slowest = CLAMP(all[i] / usual, LEAST_PACE, c->m->adam_slowest);
-		c->m->adam_fastest = CLAMP(all[i] / usual, c->m->adam_fastest, MOST_PACE);
+	g_autofree double *all = g_new(double, c->runs->len);
+	struct machine *m = c->m;
+	int n = 0;
+	for (guint i = 0; i < c->runs->len; i++) {
+		const struct probe_run *r = &g_array_index(c->runs, struct probe_run, i);
+		if (r->probe.serves & SERVES_HOST)
+			all[n++] = probe_run_alone(r);
 	}
+	m->adam_alone_gparams_per_s = n ? quantile_median(all, n) : 0;
+	m->adam_share = m->adam_pace = m->adam_slowest = m->adam_fastest = 1;
+	for (int i = 0; i < n; i++) {
+		m->adam_slowest = CLAMP(all[i] / m->adam_alone_gparams_per_s, LEAST_PACE, m->adam_slowest);
+		m->adam_fastest = CLAMP(all[i] / m->adam_alone_gparams_per_s, m->adam_fastest, MOST_PACE);
+	}
+}
+
+/* Once, so that runs have something to compare with. */
+static bool look_at_adam(struct calibration *c, GError **error)
+{
+	g_autoptr(adam_speed) speed = adam_speed_new(device_find(c->how->device, NULL), c->m->adam_threads);
+	if (speed)
+		c->alone = adam_speed_now(speed, ALONE_MS);
+	else
+		g_set_error(error, ESMOE_ERROR, ESMOE_ERROR_FIT, "no memory for a block of CPU Adam's state");
+	return speed != NULL;
 }
 
 /* Rates first: it takes them no time to find out that a device or a folder is not there. */
@@ -404,12 +401,8 @@ static bool measure_all(struct calibration *c, GError **error)
 {
 	if (c->real)
 		settle_memory(c);
-	if (!measure_rates(c, error))
+	if (!measure_rates(c, error) || !look_at_adam(c, error))
 		return false;
-	if (!(c->speed = adam_speed_new(device_find(c->how->device, NULL), c->m->adam_threads))) {
-		g_set_error(error, ESMOE_ERROR, ESMOE_ERROR_FIT, "no memory for a block of CPU Adam's state");
-		return false;
-	}
 	for (guint turn = 0; turn < TURNS; turn++)
 		if (!take_turn(c, turn, error))
 			return false;
@@ -424,9 +417,7 @@ static bool measure_all(struct calibration *c, GError **error)
 
 static void calibration_clear(struct calibration *c)
 {
-	adam_speed_free(c->speed);
 	claim_close();
-	g_array_unref(c->alone);
 	g_array_unref(c->probes);
 	g_array_unref(c->host_probes);
 	g_array_unref(c->runs);
@@ -488,7 +479,6 @@ bool calibrate(const struct scenario_options *o, const struct calibrate_options 
 	c.probes = g_array_new(FALSE, FALSE, sizeof(struct probe));
 	c.host_probes = g_array_new(FALSE, FALSE, sizeof(struct probe));
 	c.rounds = rate_rounds_new();
-	c.alone = g_array_new(FALSE, FALSE, sizeof(double));
 	c.runs = g_array_new(FALSE, FALSE, sizeof(struct probe_run));
 	g_array_set_clear_func(c.runs, (GDestroyNotify)probe_run_clear);
 	readings_init(&c.readings);

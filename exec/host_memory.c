@@ -9,7 +9,7 @@
 #define LITTLE_SHARE (1.0 / 32) /* blocks do not fit without gaps */
 #define SAME 0.03
 
-enum { ALONE_MS = 300 };
+enum { ALONE_MS = 200 };
 
 static void tell(const struct run_options *o, char *line)
 {

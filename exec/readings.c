@@ -20,11 +20,20 @@
 #include "warmth.h"
 
 #define UNDER 0.5 /* of an all-reduce's time under computation, and more */
+#define REST_NS 100000
+
+enum { WAKING = 3 /* updates, as many as are in flight */ };
 
 void probe_run_clear(struct probe_run *r)
 {
 	scenario_free(r->scenario);
 	trace_free(r->trace);
+}
+
+double probe_run_alone(const struct probe_run *r)
+{
+	const struct machine *m = r->scenario->machine;
+	return m->adam_alone_gparams_per_s * m->adam_share * m->adam_pace;
 }
 
 static GArray *doubles(void)
@@ -132,6 +141,18 @@ static void take_under(struct readings *r, const struct probe_run *run, const st
 	g_array_append_val(r->samples, sample);
 }
 
+/* The first updates after a rest find threads asleep: 8 million parameters 1.38 and 1.30 ms on two H200's 29 cores, 1.13 and 1.09 the others (medians
+ * of two runs of a calibration of 2026-11-29). A run has one such rest a step. */
+static bool wakes(struct readings *r, const struct span *s)
+{
+	if (s->kind != STAGE_ADAM)
+		return false;
+	if (s->start_ns - r->adam_end_ns > REST_NS)
+		r->updates = 0;
+	r->adam_end_ns = s->end_ns;
+	return r->updates++ < WAKING;
+}
+
 static void take_span(struct readings *r, const struct probe_run *run, const struct measured *tables, const struct span *s, double us)
 {
 	const int serves = run->probe.serves;
@@ -148,7 +169,7 @@ static void take_span(struct readings *r, const struct probe_run *run, const str
 	                        s->tokens,
 	                        run->scenario->network->layer[s->layer].experts,
 	                        r->steps + s->step,
-	                        span_waited_for_launches(s)};
+	                        span_waited_for_launches(s) || wakes(r, s)};
 	if (sample.size > 0)
 		g_array_append_val(r->samples, sample);
 }
@@ -196,7 +217,8 @@ bool readings_take(struct readings *r, const struct probe_run *run, const struct
 	const struct trace *trace = run->trace;
 	g_autofree double *hot = run->probe.gpus == 1 ? warmth_hot(trace, m) : NULL, *cover = streamed_cover(trace),
 	                  *under = cover_of(trace, reduces, computes, 0);
-	const double usual = run->adam_gparams && m->adam_alone_gparams_per_s ? run->adam_gparams / m->adam_alone_gparams_per_s : 1;
+	const double alone = probe_run_alone(run), usual = alone > 0 && m->adam_alone_gparams_per_s > 0 ? alone / m->adam_alone_gparams_per_s : 1;
+	r->updates = 0;
 	for (guint i = 0; i < trace->spans->len; i++) {
 		const struct span *s = trace_span(trace, i);
 		const double us = (double)(s->end_ns - s->start_ns) / 1e3 * (hot ? hot[i] : 1) * (on_host(s) ? usual : 1);

@@ -35,8 +35,9 @@ struct probe_run {
 	struct probe probe;
 	struct scenario *scenario;
 	struct trace *trace;
-	double adam_gparams; /* billion parameters/s that CPU Adam had alone, before and after it; 0: as m's usual one */
 };
+/* How fast CPU Adam was alone, before and after the steps that its trace has, billion parameters/s; 0: it was not looked at. */
+double probe_run_alone(const struct probe_run *r);
 void probe_run_clear(struct probe_run *r);
 
 struct readings {
@@ -47,6 +48,8 @@ struct readings {
 	GArray *unequal;     /* struct unequal: exchanges with unequal loads */
 	GArray *streamed;    /* struct streamed: and with equal ones */
 	uint32_t steps;      /* read so far */
+	nsec_t adam_end_ns;  /* of the run that is read, its last update so far */
+	int updates;         /* since CPU Adam had a rest */
 };
 void readings_init(struct readings *r);
 void readings_clear(struct readings *r);

@@ -396,11 +396,17 @@ static bool step_end(struct run *r, GError **error)
 	return !r->o->save || r->step == r->o->steps || r->step % r->o->save_every || save(r, error);
 }
 
+/* The steps that are recorded, if the run comes to its end, begin with the next. */
+static bool records_from_here(const struct run *r)
+{
+	return r->folder && r->n_begun + MIN((uint64_t)r->o->trace_steps, r->o->steps) == r->o->steps;
+}
+
 /* A step that cannot begin does not take the one before with it; of several processes the others go on to begin theirs. */
 static bool step_begin(struct run *r, GError **error)
 {
 	struct begun *b = &r->begun[r->n_begun & 1];
-	if (r->speed && r->folder && r->step == r->n_begun && r->n_begun + MIN((uint64_t)r->o->trace_steps, r->o->steps) == r->o->steps)
+	if (r->speed && records_from_here(r))
 		r->before = host_memory_again(r->speed);
 	*b = (struct begun){.first = r->backend->n_launched, .start_ns = exec_now_ns()};
 	engine_begin(r->engine, r->n_begun);
@@ -415,11 +421,12 @@ static bool step_begin(struct run *r, GError **error)
 	return true;
 }
 
-/* Whether the steps begun so far have to end before the next: a checkpoint follows them, or exact times are due. */
+/* Whether the steps begun so far have to end before the next: a checkpoint follows them, exact times are due, or CPU Adam is looked at. */
 static bool stands(const struct run *r)
 {
 	const struct run_options *o = r->o;
-	return !overlaps(r) || (o->save && r->n_begun % o->save_every == 0) || (r->exact && r->n_begun % (uint64_t)o->trace_steps == 0);
+	return !overlaps(r) || (r->speed && records_from_here(r)) || (o->save && r->n_begun % o->save_every == 0) ||
+	       (r->exact && r->n_begun % (uint64_t)o->trace_steps == 0);
 }
 
 static bool advance(struct run *r, GError **error)

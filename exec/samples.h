@@ -10,7 +10,7 @@ struct timing {
 	double size, us;        /* size in the unit of the kind's table */
 	double tokens, experts; /* of a gate */
 	uint32_t step;          /* a number of its own for each step of each run */
-	bool waited;            /* for its launches, while it had begun */
+	bool waited;            /* while it had begun: for its launches, or for threads to come to work */
 };
 
 /* Adds a point for each cluster of sizes; gates first get the table's extra experts, which decide their sizes. Sorts the samples. */

@@ -88,8 +88,9 @@ static double update_us(double alone, double usual)
 {
 	const struct layer layer = {.experts = 1, .top_k = 1};
 	const struct network network = {.layers = 1, .layer = (struct layer *)&layer, .d_model = 8};
-	const struct machine m = {.gpus = 1, .cool_speedup = 1, .adam_alone_gparams_per_s = usual, .adam_bytes_per_param = 30};
-	struct scenario sc = {.network = (struct network *)&network, .machine = (struct machine *)&m};
+	const struct machine m = {.cool_speedup = 1, .adam_alone_gparams_per_s = usual};
+	struct machine own = {.gpus = 1, .adam_alone_gparams_per_s = alone / 1.5, .adam_share = 0.75, .adam_pace = 2, .adam_bytes_per_param = 30};
+	struct scenario sc = {.network = (struct network *)&network, .machine = &own};
 	struct readings r;
 	readings_init(&r);
 	g_autoptr(measured) tables = measured_new();
@@ -99,7 +100,7 @@ static double update_us(double alone, double usual)
 	trace->gpus = trace->gpus_per_node = 1;
 	g_array_append_val(trace->spans, s);
 	g_array_append_val(trace->step_end_ns, end);
-	const struct probe_run run = {{SERVES_HOST | SERVES_ADAM, 1, 1, 1, 1, 8}, &sc, trace, alone};
+	const struct probe_run run = {{SERVES_HOST | SERVES_ADAM, 1, 1, 1, 1, 8}, &sc, trace};
 	cr_assert(readings_take(&r, &run, tables, &m, NULL));
 	cr_assert_eq(r.samples->len, 1);
 	const double us = g_array_index(r.samples, struct timing, 0).us;
@@ -115,4 +116,36 @@ Test(adam_speed, what_an_update_took_is_told_for_memory_of_the_usual_speed)
 	cr_assert_float_eq(update_us(3, 4), 3, 1e-9, "it had slow memory");
 	cr_assert_float_eq(update_us(5, 4), 5, 1e-9);
 	cr_assert_float_eq(update_us(5, 0), 4, 1e-9);
+}
+
+/* 8 us each for the first of a burst, 4 for the others; after each burst, and before the first, a rest. */
+Test(adam_speed, the_first_updates_after_a_rest_do_not_count)
+{
+	enum { BURST = 5, BURSTS = 2, SLOW = 3 };
+	const struct layer layer = {.experts = 1, .top_k = 1};
+	const struct network network = {.layers = 1, .layer = (struct layer *)&layer, .d_model = 8};
+	struct machine m = {.gpus = 1, .cool_speedup = 1, .adam_bytes_per_param = 30};
+	struct scenario sc = {.network = (struct network *)&network, .machine = &m};
+	struct readings r;
+	readings_init(&r);
+	g_autoptr(measured) tables = measured_new();
+	g_autoptr(trace) trace = trace_new();
+	nsec_t now = NSEC_PER_MSEC;
+	trace->gpus = trace->gpus_per_node = 1;
+	for (int i = 0; i < BURST * BURSTS; i++) {
+		const nsec_t ns = i % BURST < SLOW ? 8000 : 4000;
+		struct span s = {
+		    .id = (uint32_t)i, .kind = STAGE_ADAM, .pass = PASS_UPDATE, .bytes = 30000, .start_ns = now, .end_ns = now + ns, .launch_ns = -1};
+		g_array_append_val(trace->spans, s);
+		now += ns + (i % BURST == BURST - 1 ? NSEC_PER_MSEC : 3000);
+	}
+	g_array_append_val(trace->step_end_ns, now);
+	const struct probe_run run = {{SERVES_HOST | SERVES_ADAM, 1, 1, 1, 1, 8}, &sc, trace};
+	cr_assert(readings_take(&r, &run, tables, &m, NULL));
+	cr_assert_eq(r.samples->len, BURST * BURSTS);
+	for (int i = 0; i < BURST * BURSTS; i++)
+		cr_assert_eq(g_array_index(r.samples, struct timing, i).waited, i % BURST < SLOW, "update %d", i);
+	samples_to_tables(r.samples, tables);
+	cr_assert_float_eq(tables->table[STAGE_ADAM][PASS_FORWARD].median_us.v[0], 4, 1e-9);
+	readings_clear(&r);
 }
