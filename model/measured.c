@@ -1,9 +1,9 @@
 /* Tables in a machine's file: one section a kind and pass of stages, four lists of one length in it.
  *
- *     time |            . '     past the ends the nearest segment goes on,
- *     (log)|       x--x'        with an exponent of 0 at least and 1 at most
- *          |  . x'
- *          |____________ size (log)
+ *     time |            . '     between two points as a start and a rate, which is what most stages are made of: 34 MB between two H200
+ *          |       x--x'        take 188 us and 8 MB 63, so 17 MB 105 (measured: 101), where the power law between the two says 109;
+ *          |  . x'              past the ends the nearest segment goes on, kept from constant to in proportion
+ *          |____________ size
  *
  * A machine without them is read without looking for their keys. */
 #include "measured.h"
@@ -250,11 +250,11 @@ enum measured_range measured_ns(const struct measured_table *t, double size, dou
 	while (high < n - 1 && x[high] < size)
 		high++;
 	/* one point alone: in proportion above it, constant below */
-	double exponent = n > 1 ? log(y[high] / y[high - 1]) / log(x[high] / x[high - 1]) : size > x[0];
-	int from = n > 1 && range != MEASURED_ABOVE ? high - 1 : n - 1;
+	const int from = n > 1 && range != MEASURED_ABOVE ? high - 1 : n - 1;
+	double slope = n > 1 ? (y[high] - y[high - 1]) / (x[high] - x[high - 1]) : size > x[0] ? y[0] / x[0] : 0;
 	if (range != MEASURED_INSIDE)
-		exponent = fmin(fmax(exponent, 0), 1);
-	*ns = 1e3 * y[from] * pow(size / x[from], exponent);
+		slope = fmin(fmax(slope, 0), y[from] / x[from]);
+	*ns = 1e3 * (y[from] + slope * (size - x[from]));
 	return range;
 }
 

@@ -47,8 +47,8 @@ double measured_size(const struct measured_table *t, int kind, const struct laye
 /* Where a size lies: inside the table, or past its ends, where the nearest segment is continued. */
 enum measured_range { MEASURED_INSIDE, MEASURED_BELOW, MEASURED_ABOVE, MEASURED_NONE };
 
-/* Nanoseconds at a size, interpolated in log size and log time; MEASURED_NONE: the table is empty, *ns untouched. Past the ends the exponent is kept
- * from 0 to 1: less work takes no longer, and more work no longer than in proportion. */
+/* Nanoseconds at a size, on the straight line between two points; MEASURED_NONE: the table is empty, *ns untouched. Past the ends the nearest line
+ * goes on, but less work takes no longer, and more work no longer than in proportion. */
 enum measured_range measured_ns(const struct measured_table *t, double size, double *ns);
 
 void measured_table_clear(struct measured_table *t);

@@ -1,4 +1,4 @@
-/* Measured tables: lookup against the power law through two points, files there and back, and what costs make of them. */
+/* Measured tables: lookup against the line through two points, files there and back, and what costs make of them. */
 #include "model/cost.h"
 #include "model/error.h"
 #include "model/measured.h"
@@ -30,23 +30,23 @@ static void near(double value, double expected)
 	cr_assert_float_eq(value, expected, 1e-9 * fabs(expected), "%.12g, expected %.12g", value, expected);
 }
 
-Test(measured, points_are_met_and_the_power_law_runs_between_them)
+Test(measured, points_are_met_and_a_line_runs_between_them)
 {
 	g_autoptr(measured) m = three_points(STAGE_EXPERT, PASS_FORWARD, 20, 40, 800);
 	const struct measured_table *t = &m->table[STAGE_EXPERT][PASS_FORWARD];
 	near(ns_at(t, 10, MEASURED_INSIDE), 20e3);
 	near(ns_at(t, 100, MEASURED_INSIDE), 40e3);
 	near(ns_at(t, 1000, MEASURED_INSIDE), 800e3);
-	near(ns_at(t, sqrt(10 * 100), MEASURED_INSIDE), 1e3 * sqrt(20 * 40));
-	near(ns_at(t, sqrt(100 * 1000), MEASURED_INSIDE), 1e3 * sqrt(40 * 800));
+	near(ns_at(t, 55, MEASURED_INSIDE), 30e3);
+	near(ns_at(t, 550, MEASURED_INSIDE), 420e3);
 }
 
 Test(measured, past_the_ends_the_nearest_segment_goes_on)
 {
 	g_autoptr(measured) m = three_points(STAGE_EXPERT, PASS_FORWARD, 20, 40, 800);
 	const struct measured_table *t = &m->table[STAGE_EXPERT][PASS_FORWARD];
-	near(ns_at(t, 1, MEASURED_BELOW), 10e3); /* halves each decade */
-	near(ns_at(t, 0, MEASURED_BELOW), 10e3); /* nothing counts as one */
+	near(ns_at(t, 1, MEASURED_BELOW), 18e3); /* 20 for 90 */
+	near(ns_at(t, 0, MEASURED_BELOW), 18e3); /* nothing counts as one */
 	/* 40 to 800 is more than in proportion: never assumed to go on */
 	near(ns_at(t, 1e4, MEASURED_ABOVE), 8000e3);
 }
@@ -202,12 +202,12 @@ Test(cost, tables_answer_and_say_where_they_do_not_reach)
 	cr_assert_eq(cost_basis(c, STAGE_EXPERT, PASS_FORWARD), COST_MEASURED);
 	cr_assert_float_eq((double)cost_compute(c, STAGE_EXPERT, PASS_FORWARD, l, 2000, &kernels), 1600000, 1);
 	cr_assert_eq(cost_basis(c, STAGE_EXPERT, PASS_FORWARD), COST_MEASURED | COST_ABOVE);
-	cr_assert_float_eq((double)cost_compute(c, STAGE_EXPERT, PASS_FORWARD, l, 1, &kernels), 10000, 1);
+	cr_assert_float_eq((double)cost_compute(c, STAGE_EXPERT, PASS_FORWARD, l, 1, &kernels), 18000, 1);
 	cr_assert_eq(cost_basis(c, STAGE_EXPERT, PASS_FORWARD), COST_MEASURED | COST_ABOVE | COST_BELOW);
 	/* four experts, one after another; padded to the busiest */
 	const uint32_t even[] = {100, 100, 100, 100}, uneven[] = {100, 2000, 1, 100};
 	cr_assert_float_eq((double)cost_grouped(c, PASS_FORWARD, l, even, 4, false, &kernels), 4 * 40000, 1);
-	cr_assert_float_eq((double)cost_grouped(c, PASS_FORWARD, l, uneven, 4, false, &kernels), 40000 + 1600000 + 10000 + 40000, 1);
+	cr_assert_float_eq((double)cost_grouped(c, PASS_FORWARD, l, uneven, 4, false, &kernels), 40000 + 1600000 + 18000 + 40000, 1);
 	cr_assert_float_eq((double)cost_grouped(c, PASS_FORWARD, l, uneven, 4, true, &kernels), 4 * 1600000, 1);
 	cr_assert_eq(cost_upload(c, 1000), 50000);
 	cr_assert_eq(cost_basis(c, STAGE_UPLOAD, PASS_BACKWARD), COST_MEASURED);
@@ -235,20 +235,20 @@ Test(cost, an_unmeasured_machine_has_no_basis)
 	cr_assert_eq(cost_basis(c, STAGE_UPLOAD, PASS_FORWARD), 0);
 }
 
-/* Four times the rows, twice the wait; none where it was not measured. */
+/* 10 us and 2 more for each thousand rows; none where it was not measured. */
 Test(cost, a_reduction_waits_by_the_rows_of_the_backward_it_runs_under)
 {
 	g_autoptr(scenario) s = small(of_network);
 	struct measured_table *t = &s->machine->measured->table[MEASURED_UNDER][PASS_FORWARD];
 	g_autoptr(cost) c = cost_new(s->network, s->machine, s->policy, s->seq_len, 0);
-	double us[] = {10, 40};
+	double us[] = {12, 42};
 	cr_assert_eq(cost_under(c, 4000), 0);
 	measured_add(t, 1000 * s->network->d_model, &us[0], 1);
 	measured_add(t, 16000 * s->network->d_model, &us[1], 1);
-	cr_assert_float_eq((double)cost_under(c, 1000), 10000, 1);
-	cr_assert_float_eq((double)cost_under(c, 4000), 20000, 1);
-	cr_assert_float_eq((double)cost_under(c, 16000), 40000, 1);
-	cr_assert_float_eq((double)cost_under(c, 64000), 80000, 1);
+	cr_assert_float_eq((double)cost_under(c, 1000), 12000, 1);
+	cr_assert_float_eq((double)cost_under(c, 4000), 18000, 1);
+	cr_assert_float_eq((double)cost_under(c, 16000), 42000, 1);
+	cr_assert_float_eq((double)cost_under(c, 64000), 138000, 1);
 	cr_assert_eq(cost_basis(c, STAGE_ALL_REDUCE, PASS_BACKWARD), 0);
 }
 
