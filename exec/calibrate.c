@@ -453,9 +453,6 @@ static void fill_overheads(struct calibration *c)
 	m->first_us = fmax(lateness(c, w->first_us, 0), 0);
 	m->first_adam_us = fmax(lateness(c, w->first_adam_us, 0), 0);
 	m->sync_all_us = lateness(c, w->sync_all_us, 0);
-	m->exchange_us = 0;
-	if (w->exchange_late_us->len && w->exchange_us->len)
-		m->exchange_us = fmax(readings_median(w->exchange_late_us, 0) - readings_median(w->exchange_us, 0), 0);
 	m->event_us = readings_median(w->event_us, m->event_us);
 	m->wake_us = readings_median(w->wake_us, m->wake_us);
 	m->next_us = readings_median(w->next_us, m->next_us);

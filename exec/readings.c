@@ -11,6 +11,7 @@
 #include "readings.h"
 
 #include "cover.h"
+#include "late.h"
 #include "model/backend_null.h"
 #include "model/quantile.h"
 #include "model/schedule.h"
@@ -225,6 +226,8 @@ bool readings_take(struct readings *r, const struct probe_run *run, const struct
 		if (streamed_alone(cover[i]))
 			(under[i] >= UNDER ? take_under : take_span)(r, run, tables, s, us);
 	}
+	if (run->probe.serves & SERVES_EXCHANGES)
+		late_add(trace, cover, r->steps, r->samples);
 	r->steps += trace->step_end_ns->len;
 	if (run->probe.serves & SERVES_ONE_WAY)
 		one_way_add(trace, r->unequal);

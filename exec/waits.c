@@ -14,8 +14,7 @@ enum { LIKE_LEAST = 8 /* launches of a kind */ };
 
 static GArray **lists(struct waits *w, size_t i)
 {
-	GArray **named[] = {&w->sync_us,  &w->sync_all_us, &w->sync_adam_us, &w->first_us,         &w->first_adam_us,
-	                    &w->event_us, &w->wake_us,     &w->next_us,      &w->exchange_late_us, &w->exchange_us};
+	GArray **named[] = {&w->sync_us, &w->sync_all_us, &w->sync_adam_us, &w->first_us, &w->first_adam_us, &w->event_us, &w->wake_us, &w->next_us};
 	const size_t n = G_N_ELEMENTS(named);
 	return i < n ? named[i] : i < n + 2 * N_STAGE_KINDS ? &w->launch_us[(i - n) / N_STAGE_KINDS][(i - n) % N_STAGE_KINDS] : NULL;
 }
@@ -146,7 +145,7 @@ static void usual_launches(const struct trace *trace, const GPtrArray *updates, 
 }
 
 /* Of GPU 0: behind a gate, or the exchange of counts of several GPUs, whose launch an exchange is, with a rule of its own. */
-static void add_syncs(struct waits *w, const struct trace *trace)
+void waits_add_syncs(struct waits *w, const struct trace *trace)
 {
 	const int kind = trace->gpus > 1 ? STAGE_COUNTS : STAGE_GATE;
 	g_autoptr(GPtrArray) updates = updates_of(trace);
@@ -165,19 +164,6 @@ static void add_syncs(struct waits *w, const struct trace *trace)
 		} else if (!adam) {
 			add(w->sync_all_us, next->launch_ns - s->end_ns, 1);
 		}
-	}
-}
-
-static void add_exchanges(struct waits *w, const struct trace *trace)
-{
-	for (guint i = 0; i < trace->spans->len; i++) {
-		const struct span *s = trace_span(trace, i);
-		if (s->rank != 0 || s->kind != STAGE_ALL_TO_ALL || s->pass != PASS_FORWARD)
-			continue;
-		if (span_waited_for_launches(s))
-			add(w->exchange_late_us, s->end_ns - s->launch_ns, 1);
-		else
-			add(w->exchange_us, s->end_ns - s->start_ns, 1);
 	}
 }
 
@@ -209,11 +195,4 @@ void waits_add_launches(struct waits *w, const struct trace *trace)
 		if (s->stream == STREAM_COMPUTE && s->pass == PASS_FORWARD && s->kind < N_STAGE_KINDS && s->launch_ns >= 0)
 			add(w->launch_us[any_at(updates, s->launch_ns)][s->kind], s->launch_end_ns - s->launch_ns, 1);
 	}
-}
-
-void waits_add_syncs(struct waits *w, const struct trace *trace)
-{
-	add_syncs(w, trace);
-	if (trace->gpus > 1)
-		add_exchanges(w, trace);
 }

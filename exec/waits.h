@@ -14,8 +14,6 @@ struct waits {
 	GArray *wake_us; /* double: from the end of a stage to the next one of its stream, which waited for nothing else, over the streams that the
 	                  * first one's end woke */
 	GArray *next_us; /* double: the same between computations, the first of which woke nobody */
-	GArray *exchange_late_us; /* double: all-to-alls of a forward pass that waited for their launches, from the launch's begin to the end */
-	GArray *exchange_us;      /* double: those that did not, what they took */
 	GArray *launch_us[2][N_STAGE_KINDS]; /* double: launches of computations of a forward pass, CPU Adam at rest and at work */
 };
 void waits_init(struct waits *w);
@@ -25,7 +23,7 @@ void waits_clear(struct waits *w);
  * their predecessors. */
 void waits_add_streams(struct waits *w, const struct trace *trace);
 void waits_add_launches(struct waits *w, const struct trace *trace);
-/* What the host waits for gates, or for the counts of several GPUs, whose exchanges are told, too. */
+/* What the host waits for gates, or for the counts of several GPUs. */
 void waits_add_syncs(struct waits *w, const struct trace *trace);
 /* Of launches beside CPU Adam over those without: the middle over the kinds of stages that have both; 1: none has. */
 double waits_adam_slowdown(const struct waits *w);

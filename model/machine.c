@@ -112,7 +112,6 @@ static const struct ini_key keys[] = {
     NUMBER("software", "launch_adam_us", launch_adam_us, "0", 0, 1e6, "to launch one kernel while CPU Adam works beside it, us; 0: launch_us"),
     NUMBER("software", "sync_adam_us", sync_adam_us, "0", 0, 1e6, "to go on after a stage while CPU Adam works beside it, us; 0: sync_us"),
     NUMBER("software", "first_adam_us", first_adam_us, "0", 0, 1e6, "first_us while CPU Adam works beside it, us; 0: first_us"),
-    NUMBER("software", "exchange_us", exchange_us, "0", 0, 1e6, "from launching an all-to-all to its rows going out, us; 0: launch_us"),
     NUMBER("software", "event_us", event_us, "2", 0, 1e6, "a stream waits for another's event, us"),
     NUMBER("software", "next_us", next_us, "0", 0, 1e6, "a compute stream goes on to its next stage, us"),
     NUMBER("software", "wake_us", wake_us, "0", 0, 1e6, "a stream goes on after waking another that waited for it, us"),

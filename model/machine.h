@@ -93,16 +93,15 @@ struct machine {
 	double sync_us;                                     /* host waits for a stream: from the end of the stage to the host going on */
 	double first_us;                                    /* the first launch after a wait takes so much longer than its like */
 	double launch_adam_us, sync_adam_us, first_adam_us; /* the three while CPU Adam works on the node; 0: as otherwise */
-	double exchange_us;  /* from launching an all-to-all, which takes several kernels, to its rows going out; 0: launch_us */
-	double event_us;     /* a stream waits for another's event */
-	double sync_all_us;  /* the same after GPUs exchanged counts; 0: sync_us */
-	double next_us;      /* a compute stream goes on to its next stage so much later */
-	double wake_us;      /* a stream whose stage another waits for goes on so much later, for each that it wakes */
-	int kernels;         /* enum kernels: eager or fused */
-	int attention;       /* enum attention */
-	int runtime;         /* enum runtime: who allocates memory */
-	int all_reduce;      /* enum all_reduce: algorithm of reductions and gathers */
-	int element_bytes;   /* of parameters and activations on the device: 2, or 4 for fp32 */
+	double event_us;                                    /* a stream waits for another's event */
+	double sync_all_us;                                 /* the same after GPUs exchanged counts; 0: sync_us */
+	double next_us;                                     /* a compute stream goes on to its next stage so much later */
+	double wake_us;                                     /* a stream whose stage another waits for goes on so much later, for each that it wakes */
+	int kernels;                                        /* enum kernels: eager or fused */
+	int attention;                                      /* enum attention */
+	int runtime;                                        /* enum runtime: who allocates memory */
+	int all_reduce;                                     /* enum all_reduce: algorithm of reductions and gathers */
+	int element_bytes;                                  /* of parameters and activations on the device: 2, or 4 for fp32 */
 	int state_bytes_gpu; /* bytes of state a parameter in HBM under the GPU optimizer: 16, or 20 with fp32 gradients kept */
 	bool pinned_pow2;    /* the allocator rounds each pinned block up to a power of two */
 	bool pinned_master;  /* fp32 master weights in pinned memory too */

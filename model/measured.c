@@ -52,6 +52,7 @@ static const struct section sections[] = {
     {EACH("accumulate_gpu"), STAGE_ACCUMULATE_GPU, -1, "parameters"},
     {EACH("counts"), STAGE_COUNTS, -1, "bytes"},
     {EACH("all_to_all"), STAGE_ALL_TO_ALL, -1, "bytes"},
+    {EACH("all_to_all_late"), MEASURED_LATE, -1, "tokens"},
     {EACH("all_reduce"), STAGE_ALL_REDUCE, -1, "bytes"},
     {EACH("all_reduce_under"), MEASURED_UNDER, -1, "tokens x d_model"},
     {EACH("reduce_scatter"), STAGE_REDUCE_SCATTER, -1, "bytes"},
@@ -81,6 +82,18 @@ static struct measured_table *table_of(struct measured *m, const struct section 
 	return &m->table[s->kind][MAX(0, s->pass)];
 }
 
+static const char *what_of(int kind)
+{
+	switch (kind) {
+	case MEASURED_UNDER:
+		return "longer than alone under a backward of so many, us; medians";
+	case MEASURED_LATE:
+		return "from its launch to its end, longer than alone, us; medians";
+	default:
+		return "time alone, us; medians";
+	}
+}
+
 /* Keys of the identity and of all tables, or of those with sizes in `only`. */
 static GArray *keys_of(struct measured *only)
 {
@@ -91,8 +104,7 @@ static GArray *keys_of(struct measured *only)
 		size_t at = place_of(s);
 		const struct ini_key four[] = {
 		    {s->name, "sizes", INI_DOUBLE_LIST, at + offsetof(struct measured_table, sizes), "", 0, 1e18, NULL, s->unit},
-		    {s->name, "median_us", INI_DOUBLE_LIST, at + offsetof(struct measured_table, median_us), "", 0, 1e12, NULL,
-		     s->kind == MEASURED_UNDER ? "longer than alone under a backward of so many, us; medians" : "time alone, us; medians"},
+		    {s->name, "median_us", INI_DOUBLE_LIST, at + offsetof(struct measured_table, median_us), "", 0, 1e12, NULL, what_of(s->kind)},
 		    {s->name, "spread_percent", INI_DOUBLE_LIST, at + offsetof(struct measured_table, spread_percent), "", 0, MOST_SPREAD, NULL,
 		     "half the distance of the quartiles over the median, %"},
 		    {s->name, "samples", INI_DOUBLE_LIST, at + offsetof(struct measured_table, samples), "", 1, 1e9, NULL, "spans measured"},

@@ -13,8 +13,9 @@ struct measured_table {
 };
 
 /* Experts in one grouped launch have tables of their own: the time of one of them by its tokens. And so has what an all-reduce takes longer than
- * alone when the backward of a layer begins together with it, by the elements of that layer's rows. */
-enum { MEASURED_GROUPED = N_STAGE_KINDS, MEASURED_UNDER, MEASURED_KINDS };
+ * alone when the backward of a layer begins together with it, by the elements of that layer's rows; and how much later than it takes alone an
+ * all-to-all ends after its launch, when that is what it waits for, by a GPU's tokens. */
+enum { MEASURED_GROUPED = N_STAGE_KINDS, MEASURED_UNDER, MEASURED_LATE, MEASURED_KINDS };
 
 struct measured {
 	char *network; /* measured_network of what was run; tables of computation hold for it alone */

@@ -3,6 +3,7 @@
  * Causality: launchers go on no earlier than the end of what was waited for, so nothing launched later can start before `now`.
  * Left out: a launcher that runs 1024 kernels ahead blocks in CUDA; gates stop ours every layer. */
 #include "model/heat.h"
+#include "model/measured.h"
 #include "world.h"
 
 #include <math.h>
@@ -119,14 +120,21 @@ struct launching {
 	nsec_t first_ns, all_ns, end_ns;
 };
 
+static bool launches_late(const struct sim *sim, uint32_t tokens, double *late_ns)
+{
+	const struct measured *tables = sim->launch_ns ? sim->m->measured : NULL;
+	return tables && measured_ns(&tables->table[MEASURED_LATE][PASS_FORWARD], tokens, late_ns) != MEASURED_NONE;
+}
+
 /* The first launch after a wait begins as fast as any, and takes longer. */
 static struct launching launching_of(struct sim *sim, const struct stage *stage)
 {
 	const bool beside = beside_adam(sim, stage->rank);
 	const nsec_t kernel_ns = beside ? sim->launch_adam_ns : sim->launch_ns;
 	struct launching l = {stage->n_kernels ? kernel_ns : 0, stage->n_kernels * kernel_ns, 0};
-	if (stage->kind == STAGE_ALL_TO_ALL && sim->exchange_ns) {
-		l.all_ns = sim->exchange_ns * kernel_ns / MAX(1, sim->launch_ns);
+	double late_ns;
+	if (stage->kind == STAGE_ALL_TO_ALL && launches_late(sim, stage->tokens, &late_ns)) {
+		l.all_ns = llround(late_ns * (double)kernel_ns / (double)MAX(1, sim->launch_ns));
 		l.end_ns = l.all_ns + stage->cost_ns;
 	} else if (stage->n_kernels) {
 		l.all_ns += !sim->waited[stage->rank] ? 0 : beside ? sim->first_adam_ns : sim->first_ns;
@@ -205,7 +213,6 @@ static void host_times(struct sim *sim, const struct machine *m, const struct si
 		sim->launch_adam_ns = m->launch_adam_us > 0 ? nsec_of_us(m->launch_adam_us) : sim->launch_ns;
 		sim->first_ns = nsec_of_us(m->first_us);
 		sim->first_adam_ns = m->first_adam_us > 0 ? nsec_of_us(m->first_adam_us) : sim->first_ns;
-		sim->exchange_ns = nsec_of_us(m->exchange_us);
 	}
 	if (!o->no_sync) {
 		sim->sync_ns = nsec_of_us(m->sync_us);

@@ -3,10 +3,10 @@
  * What is modelled besides the stages' own cost, each with its switch: every GPU has a launcher thread that needs launch_us a kernel; a stage may
  * start when its first kernel is launched, and cannot end before its last one is and has run its part (cost / kernels): until then it keeps its
  * stream, though no resources. An all-to-all, which needs several kernels, the first of which pack its rows, has its whole time before it after
- * exchange_us. Predecessors on another stream cost event_us after their end, and their own stream wake_us for each that waited for
- * them; a compute stream goes on no earlier than next_us after a stage. wait() and loads() let every launcher go on sync_us after the end of what was
- * waited for, not before; the first launch after that takes first_us longer; while CPU Adam works on the node these take launch_adam_us, sync_adam_us
- * and first_adam_us. Members of a group start when all are ready and end together when the slowest is done. */
+ * what measured_all_to_all_late says. Predecessors on another stream cost event_us after their end, and their own stream wake_us for each that waited
+ * for them; a compute stream goes on no earlier than next_us after a stage. wait() and loads() let every launcher go on sync_us after the end of what
+ * was waited for, not before; the first launch after that takes first_us longer; while CPU Adam works on the node these take launch_adam_us,
+ * sync_adam_us and first_adam_us. Members of a group start when all are ready and end together when the slowest is done. */
 #pragma once
 
 #include "model/backend.h"

@@ -55,7 +55,7 @@ struct sim {
 	const struct routing *routing;
 	nsec_t launch_ns, first_ns, sync_ns, sync_all_ns;                     /* of the host, while CPU Adam is at rest */
 	nsec_t launch_adam_ns, first_adam_ns, sync_adam_ns, sync_all_adam_ns; /* and at work */
-	nsec_t exchange_ns, event_ns, wake_ns, next_ns;
+	nsec_t event_ns, wake_ns, next_ns;
 	nsec_t now_ns;
 	nsec_t *host_ns; /* (gpus): the launchers' clocks */
 	bool *waited;    /* (gpus): they have launched nothing since the last wait */

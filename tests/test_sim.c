@@ -2,6 +2,7 @@
 #include "bed.h"
 #include "contract.h"
 #include "model/error.h"
+#include "model/measured.h"
 #include "sim/events.h"
 
 static struct backend *sim_make(const struct ground *ground)
@@ -377,14 +378,19 @@ Test(sim, beside_cpu_adam_the_host_takes_longer_to_go_on_and_to_launch)
 	bed_clear(&bed);
 }
 
-/* It starts with its first kernel, after 5 us, or 7 beside Adam, and has its 30 us after 60, or 84; behind computation nothing of that shows. */
+/* It starts with its first kernel, after 5 us, or 7 beside Adam, and has its 30 us after the 60 of its tokens, or 84; behind computation nothing of
+ * that shows. */
 Test(sim, an_all_to_all_has_its_time_after_its_launch)
 {
 	const nsec_t expected[3][2] = {{5000, 90000}, {105000, 135000}, {13000, 120000}};
 	struct machine m = machine_by_hand(1, 1, 0, 200);
 	m.launch_us = 5;
 	m.launch_adam_us = 7;
-	m.exchange_us = 60;
+	g_autoptr(measured) tables = measured_new();
+	double late_us[] = {50, 70};
+	measured_add(&tables->table[MEASURED_LATE][PASS_FORWARD], 1000, &late_us[0], 1);
+	measured_add(&tables->table[MEASURED_LATE][PASS_FORWARD], 3000, &late_us[1], 1);
+	m.measured = tables;
 	for (int i = 0; i < 3; i++) {
 		struct bed bed;
 		GError *error = NULL;
@@ -398,6 +404,7 @@ Test(sim, an_all_to_all_has_its_time_after_its_launch)
 		}
 		struct stage st = on_gpu(0, STREAM_COLLECTIVE, 30000, before, STAGE_NONE);
 		st.kind = STAGE_ALL_TO_ALL;
+		st.tokens = 2000;
 		stage_id exchange = add(&bed, st);
 		await(&bed, exchange);
 		spans(&bed, exchange, expected[i][0], expected[i][1]);

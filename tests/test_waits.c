@@ -150,18 +150,3 @@ Test(waits, with_several_gpus_the_exchange_of_counts_is_what_the_host_waits_for)
 	expect(w.sync_all_us, 1, 40);
 	waits_clear(&w);
 }
-
-/* One that waited for its launches ends 230 us after it was launched, another takes 170. */
-Test(waits, an_exchange_that_waits_for_its_launches_is_told_from_one_that_does_not)
-{
-	g_autoptr(trace) trace = trace_of_one_gpu();
-	trace->gpus = trace->gpus_per_node = 2;
-	add(trace, STREAM_COLLECTIVE, STAGE_ALL_TO_ALL, 70010, 15000, 230000, STAGE_NONE);
-	add(trace, STREAM_COLLECTIVE, STAGE_ALL_TO_ALL, 120000, 400000, 570000, STAGE_NONE);
-	struct span *first = &g_array_index(trace->spans, struct span, 0);
-	first->launch_ns = 0;
-	struct waits w = waits_of(trace);
-	expect(w.exchange_late_us, 1, 230);
-	expect(w.exchange_us, 1, 170);
-	waits_clear(&w);
-}
