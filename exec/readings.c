@@ -18,12 +18,10 @@
 #include "one_way.h"
 #include "samples.h"
 #include "streamed.h"
+#include "updates.h"
 #include "warmth.h"
 
 #define UNDER 0.5 /* of an all-reduce's time under computation, and more */
-#define REST_NS 100000
-
-enum { WAKING = 3 /* updates, as many as are in flight */ };
 
 void probe_run_clear(struct probe_run *r)
 {
@@ -116,19 +114,27 @@ static bool serves_kind(int serves, int kind)
 	}
 }
 
+/* A span, what it would have taken as the tables want it, and whether it waited while it had begun. */
+struct reading {
+	const struct span *s;
+	double us;
+	bool waited;
+};
+
 /* A grouped launch: one expert of it with the mean of their tokens. */
-static void take_group(struct readings *r, const struct scenario *sc, const struct span *s, double us)
+static void take_group(struct readings *r, const struct scenario *sc, const struct reading *x)
 {
+	const struct span *s = x->s;
 	double experts = sc->network->layer[s->layer].experts;
-	struct timing sample = {MEASURED_GROUPED, s->pass, s->tokens / experts, us / experts,
-	                        s->tokens,        experts, r->steps + s->step,  span_waited_for_launches(s)};
+	struct timing sample = {MEASURED_GROUPED, s->pass, s->tokens / experts, x->us / experts, s->tokens, experts, r->steps + s->step, x->waited};
 	if (s->kind == STAGE_EXPERT && s->expert < 0 && s->tokens)
 		g_array_append_val(r->samples, sample);
 }
 
 /* Not of virtual GPUs, whose streams ask for the cores that they share (model/resource.c). */
-static void take_under(struct readings *r, const struct probe_run *run, const struct measured *tables, const struct span *s, double us)
+static void take_under(struct readings *r, const struct probe_run *run, const struct measured *tables, const struct reading *x)
 {
+	const struct span *s = x->s;
 	const struct scenario *sc = run->scenario;
 	double alone_ns, rows = (double)run->probe.sequences * sc->seq_len / run->probe.microbatches;
 	if (!(run->probe.serves & SERVES_EXCHANGES) || sc->machine->stream_cores > 0 ||
@@ -136,41 +142,30 @@ static void take_under(struct readings *r, const struct probe_run *run, const st
 		return;
 	struct timing sample = {.kind = MEASURED_UNDER,
 	                        .size = rows * sc->network->d_model,
-	                        .us = us - alone_ns / 1e3,
+	                        .us = x->us - alone_ns / 1e3,
 	                        .step = r->steps + s->step,
-	                        .waited = span_waited_for_launches(s)};
+	                        .waited = x->waited};
 	g_array_append_val(r->samples, sample);
 }
 
-/* The first updates after a rest find threads asleep: 8 million parameters 1.38 and 1.30 ms on two H200's 29 cores, 1.13 and 1.09 the others (medians
- * of two runs of a calibration of 2026-11-29). A run has one such rest a step. */
-static bool wakes(struct readings *r, const struct span *s)
+static void take_span(struct readings *r, const struct probe_run *run, const struct measured *tables, const struct reading *x)
 {
-	if (s->kind != STAGE_ADAM)
-		return false;
-	if (s->start_ns - r->adam_end_ns > REST_NS)
-		r->updates = 0;
-	r->adam_end_ns = s->end_ns;
-	return r->updates++ < WAKING;
-}
-
-static void take_span(struct readings *r, const struct probe_run *run, const struct measured *tables, const struct span *s, double us)
-{
+	const struct span *s = x->s;
 	const int serves = run->probe.serves;
 	if (s->kind == STAGE_MIXER && s->pass == PASS_BACKWARD && serves & SERVES_STEPS)
-		g_array_append_val(r->mixer_us[run->probe.gpus - 1], us);
+		g_array_append_val(r->mixer_us[run->probe.gpus - 1], x->us);
 	if (serves & SERVES_GROUPED)
-		take_group(r, run->scenario, s, us);
+		take_group(r, run->scenario, x);
 	if (!measured_unit(s->kind, s->pass) || !serves_kind(serves, s->kind))
 		return;
 	struct timing sample = {s->kind,
 	                        measured_pass(s->kind, s->pass),
 	                        size_of(tables, run->scenario, s),
-	                        us,
+	                        x->us,
 	                        s->tokens,
 	                        run->scenario->network->layer[s->layer].experts,
 	                        r->steps + s->step,
-	                        span_waited_for_launches(s) || wakes(r, s)};
+	                        x->waited};
 	if (sample.size > 0)
 		g_array_append_val(r->samples, sample);
 }
@@ -198,11 +193,6 @@ static bool take_launches(struct readings *r, struct scenario *sc, const struct 
 	return true;
 }
 
-static bool on_host(const struct span *s)
-{
-	return s->kind == STAGE_ADAM || s->kind == STAGE_ACCUMULATE;
-}
-
 static bool reduces(const struct span *s, int what)
 {
 	return s->kind == STAGE_ALL_REDUCE;
@@ -217,14 +207,14 @@ bool readings_take(struct readings *r, const struct probe_run *run, const struct
 {
 	const struct trace *trace = run->trace;
 	g_autofree double *hot = run->probe.gpus == 1 ? warmth_hot(trace, m) : NULL, *cover = streamed_cover(trace),
-	                  *under = cover_of(trace, reduces, computes, 0);
-	const double alone = probe_run_alone(run), usual = alone > 0 && m->adam_alone_gparams_per_s > 0 ? alone / m->adam_alone_gparams_per_s : 1;
-	r->updates = 0;
+	                  *under = cover_of(trace, reduces, computes, 0), *usual = updates_usual(trace, m, probe_run_alone(run));
+	g_autofree bool *waking = updates_waking(trace);
 	for (guint i = 0; i < trace->spans->len; i++) {
 		const struct span *s = trace_span(trace, i);
-		const double us = (double)(s->end_ns - s->start_ns) / 1e3 * (hot ? hot[i] : 1) * (on_host(s) ? usual : 1);
+		const double us = (double)(s->end_ns - s->start_ns) / 1e3 * (hot ? hot[i] : 1) * usual[i];
+		const struct reading x = {s, us, span_waited_for_launches(s) || waking[i]};
 		if (streamed_alone(cover[i]))
-			(under[i] >= UNDER ? take_under : take_span)(r, run, tables, s, us);
+			(under[i] >= UNDER ? take_under : take_span)(r, run, tables, &x);
 	}
 	if (run->probe.serves & SERVES_EXCHANGES)
 		late_add(trace, cover, r->steps, r->samples);

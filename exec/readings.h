@@ -48,14 +48,12 @@ struct readings {
 	GArray *unequal;     /* struct unequal: exchanges with unequal loads */
 	GArray *streamed;    /* struct streamed: and with equal ones */
 	uint32_t steps;      /* read so far */
-	nsec_t adam_end_ns;  /* of the run that is read, its last update so far */
-	int updates;         /* since CPU Adam had a rest */
 };
 void readings_init(struct readings *r);
 void readings_clear(struct readings *r);
 
-/* Times of matrix products are those of a hot GPU (warmth.h), by m's law, those of CPU Adam what they are where it is as fast alone as m says; sizes
- * are in the unit of the kind's table. `tables` has the all-reduces that were alone. */
+/* Times of matrix products are those of a hot GPU (warmth.h), by m's law, those of CPU Adam as the tables want them (updates.h); sizes are in the
+ * unit of the kind's table. `tables` has the all-reduces that were alone. */
 bool readings_take(struct readings *r, const struct probe_run *run, const struct measured *tables, const struct machine *m,
                    GError **error) G_GNUC_WARN_UNUSED_RESULT;
 double readings_median(GArray *values, double otherwise);

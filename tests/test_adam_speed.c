@@ -3,6 +3,7 @@
 #include "exec/host_memory.h"
 #include "exec/readings.h"
 #include "exec/samples.h"
+#include "exec/updates.h"
 
 #include <criterion/criterion.h>
 #include <math.h>
@@ -148,4 +149,27 @@ Test(adam_speed, the_first_updates_after_a_rest_do_not_count)
 	samples_to_tables(r.samples, tables);
 	cr_assert_float_eq(tables->table[STAGE_ADAM][PASS_FORWARD].median_us.v[0], 4, 1e-9);
 	readings_clear(&r);
+}
+
+/* 4 us each, half of it under an upload, a quarter under a download: by the table 1.5 and 2 times as long beside those all along. */
+Test(adam_speed, what_copies_cost_an_update_is_not_its_own)
+{
+	double adam[] = {0, 60}, adam_u[] = {0, 40}, adam_d[] = {0, 30};
+	const struct machine m = {.table = {.adam = {adam, 2}, .adam_u = {adam_u, 2}, .adam_d = {adam_d, 2}}}, unknown = {0};
+	g_autoptr(trace) trace = trace_new();
+	trace->gpus = trace->gpus_per_node = 1;
+	for (int i = 0; i < 6; i++) {
+		const nsec_t at = NSEC_PER_MSEC + i / 3 * 5000;
+		const struct span spans[] = {{.kind = STAGE_ADAM, .stream = GPU_STREAMS, .start_ns = at, .end_ns = at + 4000},
+		                             {.kind = STAGE_UPLOAD, .stream = STREAM_UPLOAD, .start_ns = at - 500, .end_ns = at + 2000},
+		                             {.kind = STAGE_DOWNLOAD, .stream = STREAM_DOWNLOAD, .start_ns = at + 3000, .end_ns = at + 4800}};
+		struct span s = spans[i % 3];
+		s.id = (uint32_t)i;
+		g_array_append_val(trace->spans, s);
+	}
+	g_autofree double *usual = updates_usual(trace, &m, 0), *as_it_was = updates_usual(trace, &unknown, 0);
+	for (int i = 0; i < 6; i++) {
+		cr_assert_float_eq(usual[i], i % 3 ? 1 : 1 / (1 + 0.5 * 0.5 + 0.25 * 1), 1e-9, "span %d: %g", i, usual[i]);
+		cr_assert_eq(as_it_was[i], 1);
+	}
 }

@@ -1,0 +1,11 @@
+/* What the updates of CPU Adam in a run of one GPU tell. */
+#pragma once
+
+#include "model/machine.h"
+#include "traces/trace.h"
+
+/* By index of span: what an update, or an accumulation, would have taken over what it took, had no copy been beside it and the memory as fast as m's
+ * tables say it is for; 1 for all else. `alone`: how fast CPU Adam was alone at the time, billion parameters/s; 0: as usual. Owned by the caller. */
+double *updates_usual(const struct trace *t, const struct machine *m, double alone);
+/* By index of span: an update is one of the first after a rest. Owned by the caller. */
+bool *updates_waking(const struct trace *t);
