@@ -107,17 +107,18 @@ static void add_probe(struct calibration *c, struct probe p)
 	g_array_append_val(p.serves & SERVES_HOST ? c->host_probes : c->probes, p);
 }
 
-/* At most one a turn. */
-static void list_host_probes(struct calibration *c, int s, int e, int d)
+/* At most one a turn. Where no copy is beside the computation they have experts, too, of as many tokens as even loads give them: what those take
+ * rises in steps of the GPU's waves. */
+static void list_host_probes(struct calibration *c, int s, int e, int k, int d)
 {
-	add_probe(c, (struct probe){SERVES_HOST | SERVES_ADAM | SERVES_OVERHEADS, 1, s, e, 1, d, EVEN});
+	add_probe(c, (struct probe){SERVES_HOST | SERVES_ADAM | SERVES_OVERHEADS | SERVES_EXPERTS, 1, s, e, 1, d, EVEN});
 	add_probe(c, (struct probe){SERVES_HOST | SERVES_ADAM, 1, s, e, 1, MAX(d / 4, 1), EVEN});
 	if (c->real)
 		add_probe(c, (struct probe){SERVES_HOST | SERVES_COPIES, 1, s, e, 1, d, EVEN});
-	add_probe(c, (struct probe){SERVES_HOST | SERVES_SUMS, 1, s + s % 2, e, 2, d, EVEN});
+	add_probe(c, (struct probe){SERVES_HOST | SERVES_SUMS | SERVES_EXPERTS, 1, s + s % 2, e, 2, d, EVEN});
 	if (c->real)
 		add_probe(c, (struct probe){SERVES_HOST | SERVES_ADAM | SERVES_HEAT, 1, s, e, 1, d, EVEN});
-	add_probe(c, (struct probe){SERVES_HOST | SERVES_ADAM, 1, s, e, 1, 2 * d, EVEN});
+	add_probe(c, (struct probe){SERVES_HOST | SERVES_ADAM, 1, s, MAX(e / 2, k), 1, 2 * d, EVEN});
 	if (c->real)
 		add_probe(c, (struct probe){SERVES_HOST | SERVES_ADAM | SERVES_HEAT, 1, s, e, 1, d, EVEN});
 }
@@ -147,7 +148,7 @@ static void list_probes(struct calibration *c, const struct scenario *base)
 		for (int of = 1; of <= 4; of *= 2)
 			add_probe(c, (struct probe){SERVES_GROUPED | (n == s && of == 2 ? SERVES_WHOLE : 0), 1, n, MAX(e * of / 2, k), 1, d, EVEN});
 	add_probe(c, (struct probe){SERVES_GROUPED, 1, s, k, 1, d, EVEN});
-	list_host_probes(c, s, e, d);
+	list_host_probes(c, s, e, k, d);
 	if (gpus < 2)
 		return;
 	for (int n = MAX(s / 16, 1); n < s; n *= 4)
