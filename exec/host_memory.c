@@ -9,7 +9,8 @@
 #define LITTLE_SHARE (1.0 / 32) /* blocks do not fit without gaps */
 #define SAME 0.03
 
-enum { ALONE_MS = 200 };
+/* What a step is predicted with is looked at longer than what it is planned with. */
+enum { FIRST_MS = 200, AGAIN_MS = 350 };
 
 static void tell(const struct run_options *o, char *line)
 {
@@ -32,7 +33,7 @@ bool host_memory_claim(const struct memory *planned, const struct device_info *i
 
 double host_memory_again(const struct adam_speed *speed)
 {
-	return adam_speed_now(speed, ALONE_MS);
+	return adam_speed_now(speed, AGAIN_MS);
 }
 
 /* Of what calibration saw, over a speed that is not the usual one; that speed is among what can be. */
@@ -48,7 +49,7 @@ struct adam_speed *host_memory_speed(const struct device_info *info, struct mach
 	struct adam_speed *speed = usual > 0 ? adam_speed_new(info, m->adam_threads) : NULL;
 	if (!speed)
 		return NULL;
-	const double now = host_memory_again(speed);
+	const double now = adam_speed_now(speed, FIRST_MS);
 	m->adam_share = CLAMP(now / usual, LEAST_PACE, MOST_PACE);
 	shift_range(m, m->adam_share);
 	if (fabs(m->adam_share - 1) > SAME)

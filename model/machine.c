@@ -4,6 +4,7 @@
 
 #include "error.h"
 #include "measured.h"
+#include "monotone.h"
 
 #include <string.h>
 
@@ -302,6 +303,39 @@ int machine_spare_adam_threads(const struct machine *m)
 	return MAX(1, MIN(m->adam_threads, m->cores - others));
 }
 
+void contention_mixes(const struct contention_table *t, struct contention_mix mixes[CONTENTION_MIXES])
+{
+	const struct contention_mix all[] = {
+	    {0, 0, {&t->adam, NULL, NULL}},
+	    {1, 0, {&t->adam_u, &t->u_u, NULL}},
+	    {0, 1, {&t->adam_d, NULL, &t->d_d}},
+	    {1, 1, {&t->adam_ud, &t->u_ud, &t->d_ud}},
+	    {2, 0, {&t->adam_uu, &t->u_uu, NULL}},
+	    {0, 2, {&t->adam_dd, NULL, &t->d_dd}},
+	    {2, 2, {&t->adam_uudd, &t->u_uudd, &t->d_uudd}},
+	};
+	G_STATIC_ASSERT(G_N_ELEMENTS(all) == CONTENTION_MIXES);
+	memcpy(mixes, all, sizeof all);
+}
+
+/* What threads have alone in a row of the table, where what they have beside copies does not contradict it. */
+static double adam_alone_gbps(const struct contention_table *t, int row)
+{
+	struct contention_mix mixes[CONTENTION_MIXES];
+	struct monotone_point points[CONTENTION_MIXES];
+	double rate[CONTENTION_MIXES];
+	int n = 0;
+	contention_mixes(t, mixes);
+	for (int i = 0; i < CONTENTION_MIXES; i++)
+		if (mixes[i].rates[0]->n >= t->threads.n) {
+			rate[n] = mixes[i].rates[0]->v[row];
+			points[n] = (struct monotone_point){{t->threads.v[row], mixes[i].up, mixes[i].down}, &rate[n]};
+			n++;
+		}
+	monotone_pool(points, n);
+	return rate[0];
+}
+
 double machine_adam_gparams_per_s(const struct machine *m, int threads)
 {
 	const struct ini_doubles *rows = &m->table.threads, *adam = &m->table.adam;
@@ -314,6 +348,7 @@ double machine_adam_gparams_per_s(const struct machine *m, int threads)
 	while (i < rows->n - 1 && rows->v[i] < t)
 		i++;
 	t = MIN(t, rows->v[rows->n - 1]);
-	double gbps = adam->v[i - 1] + (adam->v[i] - adam->v[i - 1]) * (t - rows->v[i - 1]) / (rows->v[i] - rows->v[i - 1]);
+	const double fewer = rows->v[i - 1] > 0 ? adam_alone_gbps(&m->table, i - 1) : 0, more = adam_alone_gbps(&m->table, i);
+	const double gbps = fewer + (more - fewer) * (t - rows->v[i - 1]) / (rows->v[i] - rows->v[i - 1]);
 	return m->adam_share * m->adam_pace * gbps / m->adam_bytes_per_param;
 }

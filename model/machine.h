@@ -21,6 +21,14 @@ struct contention_table {
 	struct ini_doubles u_u, d_d, u_ud, d_ud, u_uu, d_dd, u_uudd, d_uudd;           /* GB/s of each copy: direction, then the mix it runs in */
 };
 
+/* One of the mixes in it: copies of each direction, and the columns of who runs in it: Adam, each upload, each download; NULL: nobody does. */
+struct contention_mix {
+	int up, down;
+	const struct ini_doubles *rates[3];
+};
+enum { CONTENTION_MIXES = 7 };
+void contention_mixes(const struct contention_table *t, struct contention_mix mixes[CONTENTION_MIXES]);
+
 struct measured;
 
 /* Of CPU Adam's speed over another one. */

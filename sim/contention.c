@@ -7,16 +7,17 @@
  *             3.. past  past  past   past
  *
  * A column that the machine does not state is simply not known, and the same rules fill it. Measurements are noisy, but more users never speed anyone
- * up: of two known mixes of which one contradicts the other both get the mean, and at the end each entry is lowered to its neighbours with one user
+ * up: known mixes that contradict each other are pooled (model/monotone.h), and at the end each entry is lowered to its neighbours with one user
  * less (copies also to the row with fewer threads). Between rows of threads the rates are linear; past the last row they stay. */
 #include "contention.h"
+
+#include "model/monotone.h"
 
 #include <math.h>
 
 struct mix {
-	int up, down;
-	const struct ini_doubles *rates[3]; /* adam, each upload, each download */
-	double *pooled[3];                  /* (rows) the same without contradictions */
+	struct contention_mix of;
+	double *pooled[3]; /* (rows) its rates without contradictions */
 };
 
 struct contention_rule {
@@ -26,24 +27,6 @@ struct contention_rule {
 	double most;     /* DRAM traffic of the busiest mix measured */
 	double solo[3];
 };
-
-#define N_MIXES 7
-#define POOLED 1e-3 /* of a rate: a contradiction that is left */
-#define POOL_SWEEPS 100
-
-static void mixes_of(const struct contention_table *t, struct mix *mixes)
-{
-	const struct mix all[N_MIXES] = {
-	    {0, 0, {&t->adam, NULL, NULL}, {NULL}},
-	    {1, 0, {&t->adam_u, &t->u_u, NULL}, {NULL}},
-	    {0, 1, {&t->adam_d, NULL, &t->d_d}, {NULL}},
-	    {1, 1, {&t->adam_ud, &t->u_ud, &t->d_ud}, {NULL}},
-	    {2, 0, {&t->adam_uu, &t->u_uu, NULL}, {NULL}},
-	    {0, 2, {&t->adam_dd, NULL, &t->d_dd}, {NULL}},
-	    {2, 2, {&t->adam_uudd, &t->u_uudd, &t->d_uudd}, {NULL}},
-	};
-	memcpy(mixes, all, sizeof all);
-}
 
 static double *entry(const struct contention_rule *c, int class, int row, int up, int down)
 {
@@ -59,41 +42,26 @@ static bool measured(const struct contention_rule *c, const struct mix *mix, int
 	return true;
 }
 
-/* Both get the mean when the one with more users has more. `row` of few, `late` of many. */
-static bool pool(const struct mix *few, const struct mix *many, int class, int row, int late)
-{
-	if (!few->pooled[class] || !many->pooled[class] || few->up > many->up || few->down > many->down)
-		return false;
-	double *a = &few->pooled[class][row], *b = &many->pooled[class][late];
-	if (*b <= *a * (1 + POOLED))
-		return false;
-	*a = *b = (*a + *b) / 2;
-	return true;
-}
-
-/* Copies also suffer from more threads of Adam. */
-static bool pool_row(const struct contention_rule *c, const struct mix *mixes, int class, int row)
-{
-	bool pooled = false;
-	for (int late = row; late < (class ? c->rows : row + 1); late++)
-		for (int i = 0; i < N_MIXES; i++)
-			for (int j = 0; j < N_MIXES; j++)
-				pooled |= pool(&mixes[i], &mixes[j], class, row, late);
-	return pooled;
-}
-
+/* Copies also suffer from more threads of Adam, which has more from them. */
 static void pool_all(const struct contention_rule *c, struct mix *mixes)
 {
+	g_autofree struct monotone_point *points = g_new(struct monotone_point, CONTENTION_MIXES * (size_t)c->rows);
 	for (int class = 0; class < 3; class ++) {
-		bool again = true;
-		for (int i = 0; i < N_MIXES; i++)
-			if (mixes[i].rates[class] && mixes[i].rates[class]->n >= c->rows)
-				mixes[i].pooled[class] = g_memdup2(mixes[i].rates[class]->v, sizeof(double) * (size_t)c->rows);
-		for (int sweep = 0; again && sweep < POOL_SWEEPS; sweep++) {
-			again = false;
-			for (int row = 0; row < c->rows; row++)
-				again |= pool_row(c, mixes, class, row);
+		int n = 0;
+		for (int i = 0; i < CONTENTION_MIXES; i++)
+			if (mixes[i].of.rates[class] && mixes[i].of.rates[class]->n >= c->rows)
+				mixes[i].pooled[class] = g_memdup2(mixes[i].of.rates[class]->v, sizeof(double) * (size_t)c->rows);
+		for (int row = 0; row < c->rows; row++) {
+			for (int i = 0; i < CONTENTION_MIXES; i++)
+				if (mixes[i].pooled[class])
+					points[n++] = (struct monotone_point){{c->threads[row], mixes[i].of.up, mixes[i].of.down},
+					                                      &mixes[i].pooled[class][row]};
+			if (class == 0) {
+				monotone_pool(points, n);
+				n = 0;
+			}
 		}
+		monotone_pool(points, n);
 	}
 }
 
@@ -105,14 +73,14 @@ static double total(const double *rate, int up, int down)
 static double most_traffic(const struct contention_rule *c, const struct mix *mixes, double otherwise)
 {
 	double most = 0;
-	for (int i = 0; i < N_MIXES; i++)
+	for (int i = 0; i < CONTENTION_MIXES; i++)
 		for (int row = 0; row < c->rows; row++) {
 			double rate[3] = {0};
 			bool whole = measured(c, &mixes[i], 0, row, &rate[0]) || c->threads[row] <= 0;
-			whole &= measured(c, &mixes[i], 1, row, &rate[1]) || !mixes[i].up;
-			whole &= measured(c, &mixes[i], 2, row, &rate[2]) || !mixes[i].down;
+			whole &= measured(c, &mixes[i], 1, row, &rate[1]) || !mixes[i].of.up;
+			whole &= measured(c, &mixes[i], 2, row, &rate[2]) || !mixes[i].of.down;
 			if (whole)
-				most = MAX(most, total(rate, mixes[i].up, mixes[i].down));
+				most = MAX(most, total(rate, mixes[i].of.up, mixes[i].of.down));
 		}
 	return most > 0 ? most : otherwise;
 }
@@ -123,13 +91,13 @@ static bool least_below(const struct contention_rule *c, const struct mix *mixes
 {
 	bool known = false;
 	*rate = class == 0 && c->threads[row] <= 0 ? 0 : c->solo[class];
-	for (int i = 0; i < N_MIXES; i++) {
+	for (int i = 0; i < CONTENTION_MIXES; i++) {
 		double value;
-		if (mixes[i].up > up || mixes[i].down > down || !measured(c, &mixes[i], class, row, &value))
+		if (mixes[i].of.up > up || mixes[i].of.down > down || !measured(c, &mixes[i], class, row, &value))
 			continue;
-		bool first = class == 0 && mixes[i].up == 0 && mixes[i].down == 0;
+		bool first = class == 0 && mixes[i].of.up == 0 && mixes[i].of.down == 0;
 		*rate = first ? value : MIN(*rate, value);
-		known |= mixes[i].up == up && mixes[i].down == down;
+		known |= mixes[i].of.up == up && mixes[i].of.down == down;
 	}
 	return known;
 }
@@ -165,8 +133,11 @@ struct contention_rule *contention_new(const struct machine *m)
 	const struct contention_table *table = &m->table;
 	if (m->contention != CONTENTION_MEASURED || table->threads.n < 1)
 		return NULL;
-	struct mix mixes[N_MIXES];
-	mixes_of(table, mixes);
+	struct contention_mix columns[CONTENTION_MIXES];
+	struct mix mixes[CONTENTION_MIXES] = {0};
+	contention_mixes(table, columns);
+	for (int i = 0; i < CONTENTION_MIXES; i++)
+		mixes[i].of = columns[i];
 	struct contention_rule *c = g_new0(struct contention_rule, 1);
 	c->rows = table->threads.n;
 	c->width = MAX(m->gpus_per_node, 2) + 1;
@@ -181,7 +152,7 @@ struct contention_rule *contention_new(const struct machine *m)
 		for (int up = 0; up < c->width; up++)
 			for (int down = 0; down < c->width; down++)
 				fill_mix(c, mixes, row, up, down);
-	for (int i = 0; i < N_MIXES; i++)
+	for (int i = 0; i < CONTENTION_MIXES; i++)
 		for (int class = 0; class < 3; class ++)
 			g_free(mixes[i].pooled[class]);
 	return c;
