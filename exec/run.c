@@ -52,7 +52,7 @@ struct run {
 	struct engine *engine;
 	struct backend *backend;
 	bool claimed;             /* host memory, by this run */
-	struct adam_speed *speed; /* of CPU Adam on it; NULL: it is not looked at */
+	struct adam_speed *speed; /* of CPU Adam on it; NULL: it is not looked at again */
 	double before;            /* what it was when the steps that are recorded began; 0: something ran then */
 	struct record *record;
 	struct folder *folder;
@@ -173,6 +173,8 @@ static bool open_host(struct run *r, GError **error)
 	r->claimed = info->launcher_cores && !r->ranks && host_memory_claim(planned, info, r->o);
 	if (!r->ranks && schedule_expert_home(r->schedule) != HOME_HBM)
 		r->speed = host_memory_speed(info, r->sc->machine, r->o);
+	if (!r->o->trace) /* nobody will ask again, and it has gigabytes */
+		g_clear_pointer(&r->speed, adam_speed_free);
 	schedule_free(r->schedule); /* it divides updates by the speed of CPU Adam */
 	r->schedule = schedule_new(r->sc, NULL, error);
 	return r->schedule && open_engine(r, error);
