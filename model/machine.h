@@ -54,7 +54,8 @@ struct machine {
 	double cool_head_share;    /* of what a cool GPU gains, what a head gains */
 	double heat_ms;            /* time constant with which it follows that share */
 	double copy_gemm_slowdown; /* a GEMM's time under copies in both directions over its time alone; 1: none */
-	double copy_up_share;      /* what uploads have of that, downloads have the rest */
+	double copy_up_share;      /* what uploads alone cost of that */
+	double copy_down_share;    /* and downloads alone; at least what uploads leave */
 	double copy_mixer_share;   /* what copies cost a mixer over what they cost a GEMM */
 	/* [pcie] */
 	double h2d_gbps, d2h_gbps; /* one direction alone */

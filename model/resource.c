@@ -5,12 +5,15 @@
  *
  * A copy crosses every resource from its GPU's memory to the host's, and also holds a sliver of the SMs: GEMMs under copies are slower than the bytes
  * explain (they lose L2 and HBM turns), and no less so while the host's memory keeps copies waiting. Both ways together leave a GEMM 1 / slowdown of
- * the SMs, of which uploads have copy_up_share:
+ * the SMs; one way alone costs its share of that, and both shares may be more than the whole - an expert's backward on an H200 took 287 us alone, 345
+ * beside a download and 380 beside both ways (CPU Adam at work; medians over x2-m8-dram and -kept in tests/h200). So the SMs are there twice:
  *
- *     up = (1 - 1 / slowdown) copy_up_share        down = (1 - 1 / slowdown) (1 - copy_up_share)
+ *     both = 1 - 1 / slowdown        SMs   copies hold   uploads          downloads        uploads alone   downloads alone    both
+ *     up   = both copy_up_share      RES_SM              up               both - up        1 - up                             1 - both
+ *     down = both copy_down_share    RES_SM_DOWN         both - down      down                             1 - down           1 - both
  *
- * A mixer, most of which is no GEMM, loses copy_mixer_share of that: it has the SMs to itself that copies hold less of. A GPU computes one thing at a
- * time, so that the SMs are never given twice.
+ * and what computes needs both, the fewer of which decide. A mixer, most of which is no GEMM, loses copy_mixer_share of that: it has the SMs to
+ * itself that copies hold less of. A GPU computes one thing at a time, so that the SMs are never given twice.
  *
  * A collective's kernels stay on their SMs until it ends: computation has the others meanwhile, and does not slow the collective. Copies do, through
  * what NVLink and PCIe share inside of the GPU, about as much as a GEMM: exchanges of 34 MB on two H200 took 193 us alone and 248 beside copies both
@@ -88,7 +91,7 @@ static void fill_capacities(const struct machine *m, struct resources *r)
 	for (int gpu = 0; gpu < m->gpus; gpu++) {
 		double *c = &r->capacity[of_gpu(gpu, 0)];
 
-		c[RES_SM] = c[RES_SM_MIXER] = c[RES_SM_COLLECTIVE] = 1;
+		c[RES_SM] = c[RES_SM_DOWN] = c[RES_SM_MIXER] = c[RES_SM_MIXER_DOWN] = c[RES_SM_COLLECTIVE] = 1;
 		c[RES_HBM] = m->hbm_gbps;
 		c[RES_PCIE_UP] = m->h2d_gbps;
 		c[RES_PCIE_DOWN] = m->d2h_gbps;
@@ -142,10 +145,27 @@ static double copy_sm_share(const struct machine *m, bool up)
 	return (1 - 1 / m->copy_gemm_slowdown) * (up ? m->copy_up_share : 1 - m->copy_up_share);
 }
 
+/* Of them as they are there the second time. */
+static double copy_sm_down_share(const struct machine *m, bool up)
+{
+	return (1 - 1 / m->copy_gemm_slowdown) * (up ? 1 - m->copy_down_share : m->copy_down_share);
+}
+
+/* Where both ways cost what each costs alone, once says it. */
+static bool has_sm_down(const struct machine *m)
+{
+	return m->copy_up_share + m->copy_down_share > 1;
+}
+
 /* Where copies cost mixers what they cost a GEMM, both see the same. */
 static enum gpu_resource mixer_sms(const struct machine *m)
 {
 	return m->copy_mixer_share == 1 ? RES_SM : RES_SM_MIXER;
+}
+
+static enum gpu_resource sms_down(enum gpu_resource sms)
+{
+	return sms == RES_SM ? RES_SM_DOWN : RES_SM_MIXER_DOWN;
 }
 
 /* Without NVLink collectives share the PCIe link itself with copies. */
@@ -157,8 +177,17 @@ static bool loses_to_others(const struct machine *m)
 static void fill_compute(const struct machine *m, struct profile *p, enum gpu_resource sms, double hbm_share)
 {
 	ask(p, of_gpu(p->gpu, sms), 1);
+	if (has_sm_down(m))
+		ask(p, of_gpu(p->gpu, sms_down(sms)), 1);
 	ask(p, of_gpu(p->gpu, RES_HBM), hbm_share * m->hbm_gbps);
 	ask_stream_cores(m, p);
+}
+
+static void hold_slivers(const struct machine *m, struct profile *p, bool up, enum gpu_resource sms, double scale)
+{
+	hold(p, of_gpu(p->gpu, sms), copy_sm_share(m, up) * scale);
+	if (has_sm_down(m))
+		hold(p, of_gpu(p->gpu, sms_down(sms)), copy_sm_down_share(m, up) * scale);
 }
 
 static void fill_copy(const struct machine *m, struct profile *p, bool up)
@@ -169,9 +198,9 @@ static void fill_copy(const struct machine *m, struct profile *p, bool up)
 	ask(p, of_gpu(p->gpu, up ? RES_PCIE_UP : RES_PCIE_DOWN), rate);
 	ask(p, of_gpu(p->gpu, RES_PCIE_DUPLEX), rate);
 	ask(p, of_gpu(p->gpu, RES_HBM), rate);
-	hold(p, of_gpu(p->gpu, RES_SM), copy_sm_share(m, up));
+	hold_slivers(m, p, up, RES_SM, 1);
 	if (mixer_sms(m) == RES_SM_MIXER)
-		hold(p, of_gpu(p->gpu, RES_SM_MIXER), copy_sm_share(m, up) * m->copy_mixer_share);
+		hold_slivers(m, p, up, RES_SM_MIXER, m->copy_mixer_share);
 	if (loses_to_others(m))
 		hold(p, of_gpu(p->gpu, RES_SM_COLLECTIVE), copy_sm_share(m, up));
 	if (m->root_gbps > 0)
@@ -188,15 +217,22 @@ static void ask_pcie_both(struct profile *p, double rate)
 	ask(p, of_gpu(p->gpu, RES_PCIE_DUPLEX), 2 * rate);
 }
 
+static void hold_sms(const struct machine *m, struct profile *p, enum gpu_resource sms, double share)
+{
+	hold(p, of_gpu(p->gpu, sms), share);
+	if (has_sm_down(m))
+		hold(p, of_gpu(p->gpu, sms_down(sms)), share);
+}
+
 /* Without NVLink a collective goes through buffers in host memory, down by the sender, up by the receiver, or straight to the other GPU. An adapter
  * reads and writes the GPU's memory over its PCIe link, past the root complex (GPUDirect RDMA through a switch). */
 static void fill_collective(const struct machine *m, struct profile *p, const struct link_rates *rate)
 {
 	double pcie = rate->far + (m->nvlink_gbps > 0 ? 0 : rate->near);
 
-	hold(p, of_gpu(p->gpu, RES_SM), m->nccl_sm_share);
+	hold_sms(m, p, RES_SM, m->nccl_sm_share);
 	if (mixer_sms(m) == RES_SM_MIXER)
-		hold(p, of_gpu(p->gpu, RES_SM_MIXER), m->nccl_sm_share);
+		hold_sms(m, p, RES_SM_MIXER, m->nccl_sm_share);
 	if (loses_to_others(m))
 		ask(p, of_gpu(p->gpu, RES_SM_COLLECTIVE), 1);
 	ask(p, of_gpu(p->gpu, RES_HBM), 2 * (rate->near + rate->far));
@@ -300,10 +336,16 @@ void resources_free(struct resources *r)
 	g_free(r);
 }
 
-static const char *const gpu_names[GPU_RESOURCES] = {
-    [RES_SM] = "sms",           [RES_SM_MIXER] = "sms of mixers", [RES_SM_COLLECTIVE] = "sms of collectives",
-    [RES_HBM] = "hbm",          [RES_PCIE_UP] = "pcie up",        [RES_PCIE_DOWN] = "pcie down",
-    [RES_PCIE_DUPLEX] = "pcie", [RES_NVLINK] = "nvlink"};
+static const char *const gpu_names[GPU_RESOURCES] = {[RES_SM] = "sms",
+                                                     [RES_SM_DOWN] = "sms beside downloads",
+                                                     [RES_SM_MIXER_DOWN] = "sms of mixers beside downloads",
+                                                     [RES_SM_MIXER] = "sms of mixers",
+                                                     [RES_SM_COLLECTIVE] = "sms of collectives",
+                                                     [RES_HBM] = "hbm",
+                                                     [RES_PCIE_UP] = "pcie up",
+                                                     [RES_PCIE_DOWN] = "pcie down",
+                                                     [RES_PCIE_DUPLEX] = "pcie",
+                                                     [RES_NVLINK] = "nvlink"};
 static const char *const root_names[ROOT_RESOURCES] = {[RES_ROOT_UP] = "root up", [RES_ROOT_DOWN] = "root down"};
 static const char *const node_names[NODE_RESOURCES] = {
     [RES_DRAM] = "dram", [RES_NIC] = "nic", [RES_SSD_READ] = "ssd read", [RES_SSD_WRITE] = "ssd write", [RES_SSD] = "ssd", [RES_CORES] = "cores"};

@@ -8,16 +8,28 @@
 #include <stdint.h>
 
 /* Per GPU, per root complex, per adapter (where a node has several that serve their own GPUs), per leaf switch and per node; ids are dense in this
- * order. Capacities and demands in bytes per nanosecond (GB/s), SMs as a share of 1, cores in cores. RES_SM_MIXER: the same SMs, as mixers see them,
- * and RES_SM_COLLECTIVE, as collectives do (resource.c). */
-enum gpu_resource { RES_SM, RES_SM_MIXER, RES_SM_COLLECTIVE, RES_HBM, RES_PCIE_UP, RES_PCIE_DOWN, RES_PCIE_DUPLEX, RES_NVLINK, GPU_RESOURCES };
+ * order. Capacities and demands in bytes per nanosecond (GB/s), SMs as a share of 1, cores in cores. RES_SM_DOWN: the same SMs once more, in which
+ * downloads have what they cost alone; RES_SM_MIXER and RES_SM_MIXER_DOWN: as mixers see them; RES_SM_COLLECTIVE: as collectives do (resource.c). */
+enum gpu_resource {
+	RES_SM,
+	RES_SM_DOWN,
+	RES_SM_MIXER,
+	RES_SM_MIXER_DOWN,
+	RES_SM_COLLECTIVE,
+	RES_HBM,
+	RES_PCIE_UP,
+	RES_PCIE_DOWN,
+	RES_PCIE_DUPLEX,
+	RES_NVLINK,
+	GPU_RESOURCES
+};
 enum root_resource { RES_ROOT_UP, RES_ROOT_DOWN, ROOT_RESOURCES };
 enum node_resource { RES_DRAM, RES_NIC, RES_SSD_READ, RES_SSD_WRITE, RES_SSD, RES_CORES, NODE_RESOURCES };
 
 /* Classes of users of host DRAM, for the measured contention rule. */
 enum flow_class { FLOW_OTHER, FLOW_ADAM, FLOW_UP, FLOW_DOWN };
 
-#define PROFILE_DEMANDS 13
+#define PROFILE_DEMANDS 15
 
 struct demand {
 	uint32_t resource;

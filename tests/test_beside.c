@@ -1,5 +1,6 @@
 /* Traces made by the rule of exec/beside.c give its slivers back. */
 #include "exec/beside.h"
+#include "exec/cover.h"
 
 #include <criterion/criterion.h>
 #include <math.h>
@@ -8,7 +9,8 @@ enum { TOKENS = 4096, PIECES = 60 };
 
 /* What a copy costs while it goes on. */
 struct beside {
-	double up, down, mixer_share;
+	double up, down, both, mixer_share;
+	bool comes; /* parameters, for each backward: no download has no upload beside it */
 };
 
 static void add(struct trace *t, int kind, int pass, stream_id stream, nsec_t start, nsec_t ns)
@@ -27,10 +29,10 @@ static struct trace *made(const struct beside *b, double experts_scale)
 	nsec_t now = 0;
 	for (int i = 0; i < PIECES; i++) {
 		const bool backward = i % 2, mixer = i % 5 == 4, first = i / 2 % 3 == 1, second = i / 2 % 3 == 2;
-		const bool up = second ? backward : first && !backward, down = backward && (first || second);
+		const bool up = second ? backward : first && (b->comes || !backward), down = backward && (first || second);
 		const double share = mixer ? b->mixer_share : 1;
 		const double alone = (mixer ? 3e6 : experts_scale * 1e6) * (backward ? 2 : 1);
-		const nsec_t ns = llround(alone / (1 - share * (up * b->up + down * b->down)));
+		const nsec_t ns = llround(alone / (1 - share * (up && down ? b->both : up ? b->up : down ? b->down : 0)));
 		add(t, mixer ? STAGE_MIXER : STAGE_EXPERT, backward ? PASS_BACKWARD : PASS_FORWARD, STREAM_COMPUTE, now, ns);
 		if (up)
 			add(t, STAGE_UPLOAD, PASS_BACKWARD, STREAM_UPLOAD, now, ns);
@@ -53,22 +55,34 @@ static void check(const struct beside *b)
 	g_autoptr(trace) large = made(b, 4);
 	const struct warm_run runs[] = {{t, true, true, 1024}, {large, true, true, 4096}};
 	beside_fit(runs, 2, &m);
-	cr_expect_float_eq(m.copy_gemm_slowdown, 1 / (1 - b->up - b->down), 1e-3, "%g", m.copy_gemm_slowdown);
-	cr_expect_float_eq(m.copy_up_share, b->up / (b->up + b->down), 1e-3, "%g", m.copy_up_share);
+	cr_expect_float_eq(m.copy_gemm_slowdown, 1 / (1 - b->both), 1e-3, "%g", m.copy_gemm_slowdown);
+	cr_expect_float_eq(m.copy_up_share, b->up / b->both, 1e-3, "%g", m.copy_up_share);
+	cr_expect_float_eq(m.copy_down_share, b->comes ? 1 - b->up / b->both : b->down / b->both, 1e-3, "%g", m.copy_down_share);
 	cr_expect_float_eq(m.copy_mixer_share, b->mixer_share, 1e-2, "%g", m.copy_mixer_share);
 }
 
 Test(beside, slivers_come_back)
 {
-	check(&(struct beside){0.1, 0.1, 1});
-	check(&(struct beside){0.18, 0.09, 0.3});
-	check(&(struct beside){0.05, 0.15, 1.5});
+	check(&(struct beside){0.1, 0.1, 0.2, 1});
+	check(&(struct beside){0.18, 0.09, 0.27, 0.3});
+	check(&(struct beside){0.05, 0.15, 0.2, 1.5});
+}
+
+Test(beside, both_ways_may_cost_less_than_each)
+{
+	check(&(struct beside){0.18, 0.16, 0.25, 0.5});
+	check(&(struct beside){0.2, 0.2, 0.2, 1});
+}
+
+Test(beside, where_no_download_is_alone_both_are_the_sum)
+{
+	check(&(struct beside){0.18, 0.16, 0.25, 0.5, true});
 }
 
 Test(beside, without_runs_that_wait_in_company_nothing_is_known)
 {
 	struct machine m = MACHINE;
-	g_autoptr(trace) t = made(&(struct beside){0.1, 0.1, 1}, 1);
+	g_autoptr(trace) t = made(&(struct beside){0.1, 0.1, 0.2, 1}, 1);
 	const struct warm_run others[] = {{t, false, true, 1024}, {t, true, false, 1024}};
 	beside_fit(others, 2, &m);
 	beside_fit(NULL, 0, &m);
@@ -88,4 +102,29 @@ Test(beside, cover_is_a_share_of_the_time)
 	cr_expect_float_eq(up[0], 0.25, 1e-9);
 	cr_expect_float_eq(up[1], 0.125, 1e-9);
 	cr_expect_eq(down[0], 0);
+}
+
+static bool computes(const struct span *s, int stream)
+{
+	return s->stream == STREAM_COMPUTE;
+}
+
+static bool copies(const struct span *s, int stream)
+{
+	return s->stream == (stream_id)stream;
+}
+
+Test(beside, both_are_there_at_once)
+{
+	g_autoptr(trace) t = trace_new();
+	t->gpus = t->gpus_per_node = 1;
+	add(t, STAGE_EXPERT, PASS_FORWARD, STREAM_COMPUTE, 0, 1000);
+	add(t, STAGE_EXPERT, PASS_FORWARD, STREAM_COMPUTE, 1000, 1000);
+	add(t, STAGE_UPLOAD, PASS_FORWARD, STREAM_UPLOAD, 100, 500);
+	add(t, STAGE_UPLOAD, PASS_FORWARD, STREAM_UPLOAD, 700, 600);
+	add(t, STAGE_DOWNLOAD, PASS_FORWARD, STREAM_DOWNLOAD, 500, 300);
+	add(t, STAGE_DOWNLOAD, PASS_FORWARD, STREAM_DOWNLOAD, 1250, 500);
+	g_autofree double *both = cover_of_both(t, computes, copies, STREAM_UPLOAD, STREAM_DOWNLOAD);
+	cr_expect_float_eq(both[0], 0.2, 1e-9, "500 to 600 and 700 to 800: %g", both[0]);
+	cr_expect_float_eq(both[1], 0.05, 1e-9, "%g", both[1]);
 }

@@ -158,6 +158,31 @@ Test(resource, copies_cost_each_way_and_mixers_their_share)
 	}
 }
 
+/* One way alone costs more than its part of both. */
+Test(resource, copies_both_ways_cost_less_than_each_alone)
+{
+	const char *const overrides[] = {"gpu.copy_gemm_slowdown=1.25", "gpu.copy_up_share=0.75", "gpu.copy_down_share=0.5",
+	                                 "gpu.copy_mixer_share=0.5", NULL};
+	g_autoptr(machine) m = machine_of("h200-x1", overrides);
+	g_autoptr(resources) r = resources_new(m, 0);
+	const struct {
+		enum gpu_profile what;
+		double up, down, both, collective;
+	} cases[] = {{PROFILE_COMPUTE, 0.85, 0.9, 0.8, 1 - m->nccl_sm_share},
+	             {PROFILE_MEMORY, 0.85, 0.9, 0.8, 1 - m->nccl_sm_share},
+	             {PROFILE_MIXER, 0.925, 0.95, 0.9, 1 - m->nccl_sm_share}};
+	for (size_t i = 0; i < G_N_ELEMENTS(cases); i++) {
+		const uint32_t what = profile_of_gpu(0, cases[i].what), up = profile_of_gpu(0, PROFILE_UP), down = profile_of_gpu(0, PROFILE_DOWN),
+		               beside[][3] = {{what, up, 0}, {what, down, 0}, {what, profile_of_gpu(0, PROFILE_COLLECTIVE), 0}, {what, up, down}};
+		const double expected[] = {cases[i].up, cases[i].down, cases[i].collective, cases[i].both};
+		for (int k = 0; k < 4; k++) {
+			double rate[3];
+			max_min(r, beside[k], k == 3 ? 3 : 2, rate);
+			cr_expect_float_eq(rate[0], expected[k], NEAR, "case %zu, %d: %g", i, k, rate[0]);
+		}
+	}
+}
+
 /* Computation has the SMs that a collective leaves, and slows it by nothing; copies slow it as they do a GEMM, where it goes over NVLink. */
 Test(resource, collectives_keep_their_sms_and_lose_to_copies)
 {
