@@ -20,19 +20,9 @@
 #define MOST 0.45        /* of both slivers */
 #define MOST_MIXER_SHARE 4.0
 
-static bool computes(const struct span *s, int stream)
-{
-	return s->stream == STREAM_COMPUTE;
-}
-
-static bool copies(const struct span *s, int stream)
-{
-	return s->stream == (stream_id)stream;
-}
-
 double *beside_cover(const struct trace *t, stream_id stream)
 {
-	return cover_of(t, computes, copies, (int)stream);
+	return cover_of(t, cover_computes, cover_on_stream, (int)stream);
 }
 
 struct point {
@@ -52,7 +42,7 @@ static void add_points(const struct warm_run *run, const struct machine *m, GArr
 {
 	const struct trace *t = run->trace;
 	g_autofree double *hot = warmth_hot(t, m), *up = beside_cover(t, STREAM_UPLOAD), *down = beside_cover(t, STREAM_DOWNLOAD),
-	                  *both = cover_of_both(t, computes, copies, STREAM_UPLOAD, STREAM_DOWNLOAD);
+	                  *both = cover_of_both(t, cover_computes, cover_on_stream, STREAM_UPLOAD, STREAM_DOWNLOAD);
 	for (guint i = 0; i < t->spans->len; i++) {
 		const struct span *s = trace_span(t, i);
 		if (s->stream != STREAM_COMPUTE || (s->kind != STAGE_EXPERT && s->kind != STAGE_MIXER) || span_waited_for_launches(s) ||

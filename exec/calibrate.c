@@ -23,7 +23,6 @@
 #include "engine.h"
 #include "model/error.h"
 #include "model/plan.h"
-#include "model/quantile.h"
 #include "one_way.h"
 #include "rates.h"
 #include "readings.h"
@@ -367,25 +366,6 @@ static bool take_turn(struct calibration *c, guint turn, GError **error)
 	return true;
 }
 
-/* What the runs say whose Adam matters. */
-static void fill_alone(const struct calibration *c)
-{
-	g_autofree double *all = g_new(double, c->runs->len);
-	struct machine *m = c->m;
-	int n = 0;
-	for (guint i = 0; i < c->runs->len; i++) {
-		const struct probe_run *r = &g_array_index(c->runs, struct probe_run, i);
-		if (r->probe.serves & SERVES_HOST)
-			all[n++] = probe_run_alone(r);
-	}
-	m->adam_alone_gparams_per_s = n ? quantile_median(all, n) : 0;
-	m->adam_share = m->adam_pace = m->adam_slowest = m->adam_fastest = 1;
-	for (int i = 0; i < n; i++) {
-		m->adam_slowest = CLAMP(all[i] / m->adam_alone_gparams_per_s, LEAST_PACE, m->adam_slowest);
-		m->adam_fastest = CLAMP(all[i] / m->adam_alone_gparams_per_s, m->adam_fastest, MOST_PACE);
-	}
-}
-
 /* Once, so that runs have something to compare with. */
 static bool look_at_adam(struct calibration *c, GError **error)
 {
@@ -408,7 +388,7 @@ static bool measure_all(struct calibration *c, GError **error)
 		if (!take_turn(c, turn, error))
 			return false;
 	rate_rounds_fill(c->rounds, c->m);
-	fill_alone(c);
+	probe_runs_fill_alone(c->runs, c->m);
 	if (!c->runs->len) {
 		g_set_error(error, ESMOE_ERROR, ESMOE_ERROR_FIT, "%s: not even the smallest run fits this machine", c->o->model);
 		return false;

@@ -6,6 +6,16 @@ struct interval {
 	nsec_t start_ns, end_ns;
 };
 
+bool cover_computes(const struct span *s, int what)
+{
+	return cover_on_stream(s, STREAM_COMPUTE);
+}
+
+bool cover_on_stream(const struct span *s, int stream)
+{
+	return s->stream == stream_of_gpu(s->rank, (enum gpu_stream)stream);
+}
+
 static intervals *intervals_new(const struct trace *t)
 {
 	intervals *of = g_new(intervals, t->gpus);

@@ -4,6 +4,8 @@
 #include "traces/trace.h"
 
 typedef bool (*cover_choice)(const struct span *s, int what);
+bool cover_computes(const struct span *s, int what);    /* whatever `what` is */
+bool cover_on_stream(const struct span *s, int stream); /* enum gpu_stream, of the span's own GPU */
 
 /* By index of span, for those that `covered` chooses: the sum over the spans of the same rank that `by` chooses, each a stream's, of their common
  * time over its own; 0 for all else. `what` is handed to both. Owned by the caller. */

@@ -35,6 +35,23 @@ double probe_run_alone(const struct probe_run *r)
 	return m->adam_alone_gparams_per_s * m->adam_share * m->adam_pace;
 }
 
+void probe_runs_fill_alone(const GArray *runs, struct machine *m)
+{
+	g_autofree double *all = g_new(double, runs->len);
+	int n = 0;
+	for (guint i = 0; i < runs->len; i++) {
+		const struct probe_run *r = &g_array_index(runs, struct probe_run, i);
+		if (r->probe.serves & SERVES_HOST)
+			all[n++] = probe_run_alone(r);
+	}
+	m->adam_alone_gparams_per_s = n ? quantile_median(all, n) : 0;
+	m->adam_share = m->adam_pace = m->adam_slowest = m->adam_fastest = 1;
+	for (int i = 0; i < n; i++) {
+		m->adam_slowest = CLAMP(all[i] / m->adam_alone_gparams_per_s, LEAST_PACE, m->adam_slowest);
+		m->adam_fastest = CLAMP(all[i] / m->adam_alone_gparams_per_s, m->adam_fastest, MOST_PACE);
+	}
+}
+
 static GArray *doubles(void)
 {
 	return g_array_new(FALSE, FALSE, sizeof(double));
@@ -198,16 +215,11 @@ static bool reduces(const struct span *s, int what)
 	return s->kind == STAGE_ALL_REDUCE;
 }
 
-static bool computes(const struct span *s, int what)
-{
-	return s->stream == stream_of_gpu(s->rank, STREAM_COMPUTE);
-}
-
 bool readings_take(struct readings *r, const struct probe_run *run, const struct measured *tables, const struct machine *m, GError **error)
 {
 	const struct trace *trace = run->trace;
 	g_autofree double *hot = run->probe.gpus == 1 ? warmth_hot(trace, m) : NULL, *cover = streamed_cover(trace),
-	                  *under = cover_of(trace, reduces, computes, 0), *usual = updates_usual(trace, m, probe_run_alone(run));
+	                  *under = cover_of(trace, reduces, cover_computes, 0), *usual = updates_usual(trace, m, probe_run_alone(run));
 	g_autofree bool *waking = updates_waking(trace);
 	for (guint i = 0; i < trace->spans->len; i++) {
 		const struct span *s = trace_span(trace, i);

@@ -38,6 +38,8 @@ struct probe_run {
 };
 /* How fast CPU Adam was alone, before and after the steps that its trace has, billion parameters/s; 0: it was not looked at. */
 double probe_run_alone(const struct probe_run *r);
+/* The usual of those that look at it (struct probe_run), the slowest and the fastest, into the machine that tables are for. */
+void probe_runs_fill_alone(const GArray *runs, struct machine *m);
 void probe_run_clear(struct probe_run *r);
 
 struct readings {

@@ -20,11 +20,6 @@ static bool on_host(const struct span *s, int stream)
 	return s->kind == STAGE_ADAM || s->kind == STAGE_ACCUMULATE;
 }
 
-static bool copies(const struct span *s, int stream)
-{
-	return s->stream == stream_of_gpu(s->rank, (enum gpu_stream)stream);
-}
-
 /* So much longer takes all of it beside those copies. */
 static double longer(const struct contention_table *t, const struct ini_doubles *beside)
 {
@@ -34,7 +29,7 @@ static double longer(const struct contention_table *t, const struct ini_doubles 
 
 double *updates_usual(const struct trace *t, const struct machine *m, double alone)
 {
-	g_autofree double *up = cover_of(t, on_host, copies, STREAM_UPLOAD), *down = cover_of(t, on_host, copies, STREAM_DOWNLOAD);
+	g_autofree double *up = cover_of(t, on_host, cover_on_stream, STREAM_UPLOAD), *down = cover_of(t, on_host, cover_on_stream, STREAM_DOWNLOAD);
 	const double speed = alone > 0 && m->adam_alone_gparams_per_s > 0 ? alone / m->adam_alone_gparams_per_s : 1,
 	             by_up = longer(&m->table, &m->table.adam_u), by_down = longer(&m->table, &m->table.adam_d);
 	double *usual = g_new(double, t->spans->len + 1);

@@ -98,7 +98,7 @@ static const struct ini_key keys[] = {
            "speed of CPU Adam on the memory there is over that of these rates and tables"),
     NUMBER("host", "adam_pace", adam_pace, "1", LEAST_PACE, MOST_PACE, "its speed in training over what its updates are planned with"),
     NUMBER("host", "adam_slowest", adam_slowest, "1", LEAST_PACE, 1, "alone, when calibration saw it slowest, over the usual"),
-    NUMBER("host", "adam_fastest", adam_fastest, "1", 1, MOST_PACE, "and in the fastest"),
+    NUMBER("host", "adam_fastest", adam_fastest, "1", 1, MOST_PACE, "and when it saw it fastest"),
     NUMBER("host", "adam_bytes_per_param", adam_bytes_per_param, "30", 1, 1000, "memory traffic of one parameter's update, bytes"),
     NUMBER("host", "stream_cores", stream_cores, "0", 0, 64, "CPU cores a running stream of a virtual GPU keeps busy; 0: the GPUs are real"),
     NUMBER("ssd", "gb", ssd_gb, "0", 0, 1e9, "capacity of one node's SSDs, GB; 0: none"),

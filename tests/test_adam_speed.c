@@ -173,3 +173,28 @@ Test(adam_speed, what_copies_cost_an_update_is_not_its_own)
 		cr_assert_eq(as_it_was[i], 1);
 	}
 }
+
+Test(adam_speed, the_usual_is_the_middle_of_the_runs_that_looked)
+{
+	struct machine at[] = {{.adam_alone_gparams_per_s = 5, .adam_share = 0.8, .adam_pace = 1},
+	                       {.adam_alone_gparams_per_s = 5, .adam_share = 1, .adam_pace = 1},
+	                       {.adam_alone_gparams_per_s = 5, .adam_share = 1.25, .adam_pace = 0.96},
+	                       {.adam_alone_gparams_per_s = 5, .adam_share = 9, .adam_pace = 1}},
+	               m = {.adam_share = 0.7, .adam_pace = 1.3};
+	struct scenario sc[G_N_ELEMENTS(at)];
+	g_autoptr(GArray) runs = g_array_new(FALSE, FALSE, sizeof(struct probe_run));
+	for (size_t i = 0; i < G_N_ELEMENTS(at); i++) {
+		sc[i] = (struct scenario){.machine = &at[i]};
+		const struct probe_run run = {.probe = {.serves = i < 3 ? SERVES_HOST : SERVES_COMPUTE}, .scenario = &sc[i]};
+		g_array_append_val(runs, run);
+	}
+	probe_runs_fill_alone(runs, &m);
+	cr_assert_float_eq(m.adam_alone_gparams_per_s, 5, 1e-9);
+	cr_assert_float_eq(m.adam_slowest, 0.8, 1e-9);
+	cr_assert_float_eq(m.adam_fastest, 1.2, 1e-9);
+	cr_assert(m.adam_share == 1 && m.adam_pace == 1, "the tables are for the usual");
+	g_array_set_size(runs, 0);
+	probe_runs_fill_alone(runs, &m);
+	cr_assert_eq(m.adam_alone_gparams_per_s, 0, "nobody looked");
+	cr_assert(m.adam_slowest == 1 && m.adam_fastest == 1);
+}

@@ -104,16 +104,6 @@ Test(beside, cover_is_a_share_of_the_time)
 	cr_expect_eq(down[0], 0);
 }
 
-static bool computes(const struct span *s, int stream)
-{
-	return s->stream == STREAM_COMPUTE;
-}
-
-static bool copies(const struct span *s, int stream)
-{
-	return s->stream == (stream_id)stream;
-}
-
 Test(beside, both_are_there_at_once)
 {
 	g_autoptr(trace) t = trace_new();
@@ -124,7 +114,7 @@ Test(beside, both_are_there_at_once)
 	add(t, STAGE_UPLOAD, PASS_FORWARD, STREAM_UPLOAD, 700, 600);
 	add(t, STAGE_DOWNLOAD, PASS_FORWARD, STREAM_DOWNLOAD, 500, 300);
 	add(t, STAGE_DOWNLOAD, PASS_FORWARD, STREAM_DOWNLOAD, 1250, 500);
-	g_autofree double *both = cover_of_both(t, computes, copies, STREAM_UPLOAD, STREAM_DOWNLOAD);
+	g_autofree double *both = cover_of_both(t, cover_computes, cover_on_stream, STREAM_UPLOAD, STREAM_DOWNLOAD);
 	cr_expect_float_eq(both[0], 0.2, 1e-9, "500 to 600 and 700 to 800: %g", both[0]);
 	cr_expect_float_eq(both[1], 0.05, 1e-9, "%g", both[1]);
 }
