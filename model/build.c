@@ -95,6 +95,7 @@ static void scratch_init(struct schedule *s, int all_experts)
 	s->load_ns = g_new(nsec_t, g);
 	s->rows = g_new(uint64_t, s->plan.expert_parallel);
 	s->received = g_new(uint64_t, g);
+	s->stretches = g_new(uint8_t, g);
 	s->sent_near = g_new(uint64_t, g);
 	s->node_bytes = g_new(uint64_t, 2 * (size_t)s->nodes);
 	s->chosen = g_new(uint8_t, experts);
@@ -249,11 +250,12 @@ void schedule_free(struct schedule *s)
 	}
 	for (int node = 0; s->cache && node < s->nodes; node++)
 		cache_free(s->cache[node]);
-	void *scratch[] = {s->counted,  s->moe,        s->gpu,        s->node_of,        s->cache,     s->dispatched, s->returned,   s->reduced,
-	                   s->gathered, s->round,      s->adam_last,  s->work,           s->place_of,  s->cursor,     s->loads,      s->totals,
-	                   s->place,    s->last_place, s->time_ns,    s->load_ns,        s->rows,      s->received,   s->sent_near,  s->node_bytes,
-	                   s->chosen,   s->evicted,    s->block_read, s->layer_of_block, s->last_of,   s->stream_ns,  s->profile_ns, s->launches,
-	                   s->shadow,   s->arrived,    s->begun,      s->fetched,        s->slot_user, s->sums,       s->since,      s->adam_until};
+	void *scratch[] = {s->counted,        s->moe,       s->gpu,       s->node_of,    s->cache,    s->dispatched, s->returned,
+	                   s->reduced,        s->gathered,  s->round,     s->adam_last,  s->work,     s->place_of,   s->cursor,
+	                   s->loads,          s->totals,    s->place,     s->last_place, s->time_ns,  s->load_ns,    s->rows,
+	                   s->received,       s->stretches, s->sent_near, s->node_bytes, s->chosen,   s->evicted,    s->block_read,
+	                   s->layer_of_block, s->last_of,   s->stream_ns, s->profile_ns, s->launches, s->shadow,     s->arrived,
+	                   s->begun,          s->fetched,   s->slot_user, s->sums,       s->since,    s->adam_until};
 	for (size_t i = 0; i < G_N_ELEMENTS(scratch); i++)
 		g_free(scratch[i]);
 	g_array_free(s->late, TRUE);

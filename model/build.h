@@ -124,6 +124,7 @@ struct schedule {
 	nsec_t *load_ns;                      /* (G) */
 	uint64_t *rows;                       /* (P) of one GPU, for each of its set */
 	uint64_t *received, *sent_near;       /* (G) */
+	uint8_t *stretches;                   /* (G) */
 	uint64_t *node_bytes;                 /* (2, nodes) */
 	int *node_of;                         /* (G) */
 	GArray *late;                         /* struct late */

@@ -440,8 +440,8 @@ nsec_t cost_exchange(const struct cost *c, const struct exchange *x, const struc
 	way.far_bytes = gather ? 0 : (double)(rail ? x->rail_bytes : x->inter_bytes) * g.adapters / g.local;
 	way.leaf_bytes = gather ? 0 : (double)(rail ? x->rail_leaf_bytes : x->leaf_bytes) * switches / (g.local * g.leaf_nodes);
 	way.copy_bytes = gather || rail ? 2 * (double)x->whole_bytes : 0;
-	double ns = crossing_ns(c->m, &g, &way);
-	return cost_whole(g.nodes == 1 ? measured_collective(c, STAGE_ALL_TO_ALL, set->size, (double)x->intra_bytes, ns) : ns);
+	double ns = crossing_ns(c->m, &g, &way), packed_ns = gather || rail ? 0 : 2 * (double)x->packed_bytes / c->hbm;
+	return cost_whole(packed_ns + (g.nodes == 1 ? measured_collective(c, STAGE_ALL_TO_ALL, set->size, (double)x->intra_bytes, ns) : ns));
 }
 
 uint64_t cost_workspace(const struct cost *c, int kind, const struct layer *l, uint32_t tokens)

@@ -43,6 +43,12 @@ static void share_loads(struct schedule *s, int experts)
 			       sizeof(uint32_t) * (size_t)experts);
 }
 
+/* Whether each layer and micro-batch places its experts anew. */
+static bool moves(const struct schedule *s)
+{
+	return s->p->placement != PLACEMENT_FIXED && offloaded(s);
+}
+
 /* Tokens of each expert in each set: totals (sets, E). */
 static void add_up(struct schedule *s, int experts)
 {
@@ -183,11 +189,37 @@ static void count_rows(const struct schedule *s, const struct block *b, int expe
 	}
 }
 
+/* Whether our executor packs rows before it sends them: in the order of experts, they are in that of GPUs where experts are, too. */
+static bool packs(const struct schedule *s, const struct block *b, int experts)
+{
+	return s->m->runtime == RUNTIME_ESMOE && moves(s) && spread_of(s, experts) == 1 && !b->shadows;
+}
+
+/* Of the rows that GPU g has for others, by the experts of one layer, those which lie in several stretches. */
+static uint64_t apart_rows(const struct schedule *s, const struct block *b, int experts, int g)
+{
+	int units = s->plan.expert_parallel / s->plan.unit, own = g % s->plan.expert_parallel / s->plan.unit, last = -1;
+	const uint32_t *load = s->loads + (size_t)g * (size_t)experts;
+	uint64_t rows = 0;
+	memset(s->stretches, 0, (size_t)units);
+	for (int e = 0; e < experts; e++) {
+		if (!b->capacity && !load[e])
+			continue;
+		if (s->place[e] != last)
+			s->stretches[s->place[e]] = (uint8_t)MIN(s->stretches[s->place[e]] + 1, 2);
+		last = s->place[e];
+	}
+	for (int unit = 0; unit < units; unit++)
+		rows += unit != own && s->stretches[unit] > 1 ? s->rows[unit] : 0;
+	return rows;
+}
+
 void count_bytes(struct schedule *s, struct block *b, const struct layer *l)
 {
 	int set = s->plan.expert_parallel, unit = s->plan.unit;
 	uint64_t row = (uint64_t)s->n->d_model * element_bytes(s);
 	struct exchange x = {0};
+	const bool packing = packs(s, b, l->experts);
 	if (s->p->all_to_all == ALL_TO_ALL_DROPPED) /* each GPU of a unit sends its share of what all of them have */
 		row /= (uint64_t)unit;
 	if (s->tally)
@@ -210,6 +242,8 @@ void count_bytes(struct schedule *s, struct block *b, const struct layer *l)
 		}
 		if (s->tally)
 			tally_add(s, s->tally, g, row, s->rows);
+		if (packing)
+			x.packed_bytes = MAX(x.packed_bytes, row * apart_rows(s, b, l->experts, g));
 		b->sent[g] = near + far;
 		s->node_bytes[node] += far;
 		s->sent_near[g] = near;
@@ -274,8 +308,7 @@ static void route_one(struct schedule *s, int layer, int microbatch)
 /* In vertical order all micro-batches of a layer are placed as the first is, so that one upload serves all. */
 static void place(struct schedule *s, int layer, int microbatch)
 {
-	bool moves = s->p->placement != PLACEMENT_FIXED && offloaded(s);
-	if (!moves)
+	if (!moves(s))
 		placement_fixed(s->n->layer[layer].experts, s->plan.expert_parallel / s->plan.unit, s->place);
 	else if (!vertical(s) || microbatch == 0)
 		place_dynamic(s, layer);

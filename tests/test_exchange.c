@@ -380,6 +380,73 @@ Test(exchange, one_way_alone_counts_as_the_machine_says)
 	}
 }
 
+/* What GPU g has for each other, by the work lists of a layer; and the most that one has, of what lies apart among its rows in the order of experts.
+ */
+static double scattered(const struct steps *t, const struct stage *st, const uint32_t *loads, double *busiest)
+{
+	const int gpus = t->s->machine->gpus, experts = t->s->network->layer[st->layer].experts;
+	const double row = 2.0 * t->s->network->d_model;
+	double most = 0, received[4] = {0}, sent[4] = {0};
+	int owner[64];
+	for (int g = 0; g < gpus; g++)
+		for (int i = st->block->first[g]; i < st->block->first[g + 1]; i++)
+			owner[st->block->work[i].expert] = g;
+	for (int g = 0; g < gpus; g++) {
+		double apart = 0;
+		for (int to = 0; to < gpus; to++) {
+			int nth = 0, first = -1, last = -1, n = 0;
+			double rows = 0;
+			for (int e = 0; e < experts; e++) {
+				const uint32_t tokens = loads[g * experts + e];
+				if (tokens && owner[e] == to) {
+					first = first < 0 ? nth : first;
+					last = nth;
+					n++;
+					rows += tokens;
+				}
+				nth += tokens > 0;
+			}
+			apart += to != g && n && last - first + 1 > n ? rows : 0;
+			sent[g] += to == g ? 0 : rows;
+			received[to] += to == g ? 0 : rows;
+		}
+		most = fmax(most, apart);
+	}
+	*busiest = 0;
+	for (int g = 0; g < gpus; g++)
+		*busiest = fmax(*busiest, row * fmax(sent[g], received[g]));
+	return row * most;
+}
+
+/* Experts that go where there is room are not in order there, so rows for one GPU lie apart at the sender, who copies them together first. */
+Test(exchange, rows_that_lie_apart_are_packed)
+{
+	for (int gpus = 2; gpus <= 4; gpus++)
+		for (int ours = 0; ours < 2; ours++) {
+			struct steps t;
+			int packed = 0;
+			g_autofree char *measured = g_strdup_printf("measured.gpus=%d", gpus);
+			struct scenario_options o = one_node(gpus, SETS(MEASURED, measured, "policy.expert_home=dram",
+			                                                ours ? "software.runtime=esmoe" : "software.runtime=framework"));
+			o.policy = "es-moe";
+			steps_record(&t, &o, 1);
+			const struct machine *m = t.s->machine;
+			EACH_STAGE(&t, 0, st)
+			if (st->kind == STAGE_ALL_TO_ALL) {
+				g_autofree uint32_t *loads = g_new(uint32_t, (size_t)gpus * 12);
+				double bytes, apart;
+				cr_assert(routing_loads(t.s->routing, 0, 0, st->layer, gpus, 12, 1, 2048, loads, NULL));
+				apart = scattered(&t, st, loads, &bytes);
+				packed += apart > 0;
+				const double ns = measured_law(bytes) + (ours ? 2 * apart / (m->hbm_gbps * m->hbm_efficiency) : 0);
+				cr_assert_float_eq((double)st->cost_ns, ns, 2, "%d GPUs, layer %d: %ld ns, expected %.0f", gpus, st->layer,
+				                   st->cost_ns, ns);
+			}
+			cr_assert_gt(packed, 0);
+			steps_clear(&t);
+		}
+}
+
 /* Between two GPUs one hop, among four three: the same bytes take as much longer as the machine's law says. */
 Test(exchange, more_gpus_than_were_measured_take_longer_by_the_machines_law)
 {
