@@ -124,8 +124,8 @@ static void list_host_probes(struct calibration *c, int s, int e, int k, int d)
 
 static void list_probes(struct calibration *c, const struct scenario *base)
 {
-	const int s = base->sequences, e = network_experts(base->network), gpus = c->m->gpus_per_node;
-	int d = 0, k = 1;
+	const int s = base->sequences, gpus = c->m->gpus_per_node;
+	int e = network_experts(base->network), d = 0, k = 1;
 	for (int i = 0; i < base->network->layers; i++) {
 		const struct layer *l = &base->network->layer[i];
 		d = l->experts ? l->d_expert : d;
@@ -150,10 +150,11 @@ static void list_probes(struct calibration *c, const struct scenario *base)
 	list_host_probes(c, s, e, k, d);
 	if (gpus < 2)
 		return;
+	e = MAX(e, 4); /* two on each, as the costs of exchanges want it (model/cost.c) */
 	for (int n = MAX(s / 16, 1); n < s; n *= 4)
-		add_probe(c, (struct probe){SERVES_EXCHANGES, 2, n, MAX(e, 2), 1, d, EVEN});
-	add_probe(c, (struct probe){SERVES_EXCHANGES | SERVES_STEPS, 2, s, MAX(e, 2), 1, d, EVEN});
-	add_probe(c, (struct probe){SERVES_EXCHANGES, 2, 2 * s, MAX(e, 2), 1, d, EVEN});
+		add_probe(c, (struct probe){SERVES_EXCHANGES, 2, n, e, 1, d, EVEN});
+	add_probe(c, (struct probe){SERVES_EXCHANGES | SERVES_STEPS, 2, s, e, 1, d, EVEN});
+	add_probe(c, (struct probe){SERVES_EXCHANGES, 2, 2 * s, e, 1, d, EVEN});
 	if (c->real)
 		add_probe(c, (struct probe){SERVES_ONE_WAY, 2, s, 2 * k, 1, d, SKEWED});
 }
@@ -475,7 +476,8 @@ bool calibrate(const struct scenario_options *o, const struct calibrate_options 
 		return false;
 	samples_to_tables(c.readings.samples, c.tables);
 	m->nvlink_stream_share = streamed_share(c.readings.streamed);
-	m->nvlink_one_way = one_way_share(c.readings.unequal, &c.tables->table[STAGE_ALL_TO_ALL][PASS_FORWARD], m->nvlink_one_way);
+	m->nvlink_one_way =
+	    one_way_share(c.readings.unequal, &c.tables->table[STAGE_ALL_TO_ALL][PASS_FORWARD], machine_packed_ns(m), m->nvlink_one_way);
 	fill_cores(&c);
 	fill_identity(&c, base);
 	fill_overheads(&c);

@@ -232,7 +232,7 @@ bool readings_take(struct readings *r, const struct probe_run *run, const struct
 		late_add(trace, cover, r->steps, r->samples);
 	r->steps += trace->step_end_ns->len;
 	if (run->probe.serves & SERVES_ONE_WAY)
-		one_way_add(trace, r->unequal);
+		one_way_add(trace, run->probe.experts > run->probe.gpus, r->unequal);
 	if (run->probe.serves & SERVES_EXCHANGES)
 		streamed_add(trace, cover, r->streamed);
 	if (run->probe.serves & SERVES_OVERHEADS)

@@ -426,6 +426,12 @@ nsec_t cost_counts(const struct cost *c, uint64_t bytes, int gpus)
 	return cost_collective(c, STAGE_COUNTS, &(struct ranks){.stride = 1, .size = gpus}, bytes);
 }
 
+/* All-to-alls were measured with several experts on each GPU and as many tokens for each: what comes to a GPU had to be unpacked. */
+static double packed_ns(const struct cost *c, const struct exchange *x)
+{
+	return machine_packed_ns(c->m) * ((double)x->packed_bytes - (c->m->measured ? (double)x->intra_bytes : 0));
+}
+
 /* The busiest GPU, adapter and leaf switch of each half say how long it takes. */
 nsec_t cost_exchange(const struct cost *c, const struct exchange *x, const struct ranks *set, int algorithm)
 {
@@ -440,8 +446,10 @@ nsec_t cost_exchange(const struct cost *c, const struct exchange *x, const struc
 	way.far_bytes = gather ? 0 : (double)(rail ? x->rail_bytes : x->inter_bytes) * g.adapters / g.local;
 	way.leaf_bytes = gather ? 0 : (double)(rail ? x->rail_leaf_bytes : x->leaf_bytes) * switches / (g.local * g.leaf_nodes);
 	way.copy_bytes = gather || rail ? 2 * (double)x->whole_bytes : 0;
-	double ns = crossing_ns(c->m, &g, &way), packed_ns = gather || rail ? 0 : 2 * (double)x->packed_bytes / c->hbm;
-	return cost_whole(packed_ns + (g.nodes == 1 ? measured_collective(c, STAGE_ALL_TO_ALL, set->size, (double)x->intra_bytes, ns) : ns));
+	double ns = crossing_ns(c->m, &g, &way);
+	if (g.nodes == 1)
+		ns = measured_collective(c, STAGE_ALL_TO_ALL, set->size, (double)x->intra_bytes, ns);
+	return cost_whole(gather || rail ? ns : fmax(0, ns + packed_ns(c, x)));
 }
 
 uint64_t cost_workspace(const struct cost *c, int kind, const struct layer *l, uint32_t tokens)

@@ -60,8 +60,7 @@ nsec_t cost_counts(const struct cost *c, uint64_t bytes, int gpus);     /* the s
 
 /* All-to-all-v, in bytes of the busiest: what one GPU sends or receives inside its node, one adapter (one node, where its adapters are a pool) and
  * the uplinks of one leaf switch; hierarchical: what one GPU has in all, sends or receives when its node gathers, then again adapter and leaf switch.
- * packed_bytes: what lies apart at one GPU among the rows of its tokens, and is copied together there (exec/cuda/packing.c); what lies apart among the
- * rows of experts is in the time of every exchange. */
+ * packed_bytes: of rows that travel together and lie apart at their sender or receiver, who copies them together there (our executor; 0: others). */
 struct exchange {
 	uint64_t intra_bytes, inter_bytes, leaf_bytes, packed_bytes;
 	uint64_t whole_bytes, gather_bytes, rail_bytes, rail_leaf_bytes;

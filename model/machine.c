@@ -298,6 +298,11 @@ double machine_collective_gbps(const struct machine *m)
 	return m->nvlink_gbps > 0 ? m->nvlink_gbps * m->nvlink_efficiency : machine_pcie_both_gbps(m);
 }
 
+double machine_packed_ns(const struct machine *m)
+{
+	return m->runtime == RUNTIME_ESMOE && m->stream_cores == 0 ? 2 / (m->hbm_gbps * m->hbm_efficiency) : 0;
+}
+
 int machine_spare_adam_threads(const struct machine *m)
 {
 	int others = m->stream_cores > 0 ? 0 : m->gpus_per_node + 1;

@@ -189,28 +189,59 @@ static void count_rows(const struct schedule *s, const struct block *b, int expe
 	}
 }
 
-/* Whether our executor packs rows before it sends them: in the order of experts, they are in that of GPUs where experts are, too. */
+/* Whether rows of one message that lie apart are packed, and unpacked (exec/cuda/packing.c). */
 static bool packs(const struct schedule *s, const struct block *b, int experts)
 {
-	return s->m->runtime == RUNTIME_ESMOE && moves(s) && spread_of(s, experts) == 1 && !b->shadows;
+	return machine_packed_ns(s->m) > 0 && spread_of(s, experts) == 1 && !b->shadows;
 }
 
-/* Of the rows that GPU g has for others, by the experts of one layer, those which lie in several stretches. */
-static uint64_t apart_rows(const struct schedule *s, const struct block *b, int experts, int g)
+static uint32_t rows_of(const struct schedule *s, const struct block *b, int experts, int g, int e)
 {
-	int units = s->plan.expert_parallel / s->plan.unit, own = g % s->plan.expert_parallel / s->plan.unit, last = -1;
-	const uint32_t *load = s->loads + (size_t)g * (size_t)experts;
+	return b->capacity ? b->capacity : s->loads[(size_t)g * (size_t)experts + (size_t)e];
+}
+
+/* The next of GPU g's rows in their order are for, or from, member `other`: whether these lie in several stretches now. */
+static void add_stretch(struct schedule *s, int other, int *last)
+{
+	if (other != *last)
+		s->stretches[other] = (uint8_t)MIN(s->stretches[other] + 1, 2);
+	*last = other;
+}
+
+/* Of the rows that GPU g has for others, in the order of experts, those that lie in several stretches. */
+static uint64_t packed_rows(struct schedule *s, const struct block *b, int experts, int g)
+{
+	int set = s->plan.expert_parallel, unit = s->plan.unit, own = g % set / unit, last = -1;
 	uint64_t rows = 0;
-	memset(s->stretches, 0, (size_t)units);
-	for (int e = 0; e < experts; e++) {
-		if (!b->capacity && !load[e])
-			continue;
-		if (s->place[e] != last)
-			s->stretches[s->place[e]] = (uint8_t)MIN(s->stretches[s->place[e]] + 1, 2);
-		last = s->place[e];
-	}
-	for (int unit = 0; unit < units; unit++)
-		rows += unit != own && s->stretches[unit] > 1 ? s->rows[unit] : 0;
+	memset(s->stretches, 0, (size_t)(set / unit));
+	for (int e = 0; e < experts; e++)
+		if (rows_of(s, b, experts, g, e))
+			add_stretch(s, s->place[e], &last);
+	for (int to = 0; to < set / unit; to++)
+		rows += to != own && s->stretches[to] > 1 ? s->rows[to] : 0;
+	return rows;
+}
+
+/* Of those that come to it, in the order of its experts and, of each, of the GPUs that they come from. Those of one expert are a stretch. */
+static uint64_t unpacked_rows(struct schedule *s, const struct block *b, int experts, int g)
+{
+	int set = s->plan.expert_parallel, unit = s->plan.unit, own = g % set / unit, first = g - own * unit, last = -1, hosted = 0;
+	uint64_t rows = 0;
+	for (int e = 0; e < experts; e++)
+		hosted += s->place[e] == own;
+	if (hosted < 2)
+		return 0;
+	memset(s->stretches, 0, (size_t)(set / unit));
+	memset(s->rows, 0, sizeof(uint64_t) * (size_t)(set / unit));
+	for (int e = 0; e < experts; e++)
+		for (int from = 0; from < set / unit && s->place[e] == own; from++) {
+			uint32_t n = rows_of(s, b, experts, first + from * unit, e);
+			if (n)
+				add_stretch(s, from, &last);
+			s->rows[from] += n;
+		}
+	for (int from = 0; from < set / unit; from++)
+		rows += from != own && s->stretches[from] > 1 ? s->rows[from] : 0;
 	return rows;
 }
 
@@ -220,6 +251,7 @@ void count_bytes(struct schedule *s, struct block *b, const struct layer *l)
 	uint64_t row = (uint64_t)s->n->d_model * element_bytes(s);
 	struct exchange x = {0};
 	const bool packing = packs(s, b, l->experts);
+	uint64_t packed = 0, unpacked = 0;
 	if (s->p->all_to_all == ALL_TO_ALL_DROPPED) /* each GPU of a unit sends its share of what all of them have */
 		row /= (uint64_t)unit;
 	if (s->tally)
@@ -242,8 +274,10 @@ void count_bytes(struct schedule *s, struct block *b, const struct layer *l)
 		}
 		if (s->tally)
 			tally_add(s, s->tally, g, row, s->rows);
-		if (packing)
-			x.packed_bytes = MAX(x.packed_bytes, row * apart_rows(s, b, l->experts, g));
+		if (packing) {
+			packed = MAX(packed, packed_rows(s, b, l->experts, g));
+			unpacked = MAX(unpacked, unpacked_rows(s, b, l->experts, g));
+		}
 		b->sent[g] = near + far;
 		s->node_bytes[node] += far;
 		s->sent_near[g] = near;
@@ -254,6 +288,7 @@ void count_bytes(struct schedule *s, struct block *b, const struct layer *l)
 	}
 	for (int i = 0; i < 2 * s->nodes; i++)
 		x.inter_bytes = MAX(x.inter_bytes, s->node_bytes[i]);
+	x.packed_bytes = row * (packed + unpacked);
 	b->exchange = x;
 	if (s->tally)
 		tally_end(s, s->tally, b);

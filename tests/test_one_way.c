@@ -22,25 +22,42 @@ static struct measured_table proportional(void)
 	return t;
 }
 
-static double share_of(double truth, uint64_t most, uint64_t least)
+/* Rows arrive together (packed_ns of a byte 0: nobody ever packs), or lie apart. */
+static double share_packed(double truth, uint64_t most, uint64_t least, double packed_ns, bool apart)
 {
 	g_autoptr(trace) t = trace_new();
 	g_autoptr(GArray) all = g_array_new(FALSE, FALSE, sizeof(struct unequal));
 	struct measured_table table = proportional();
 	t->gpus = 2;
 	for (int layer = 0; layer < 5; layer++) {
-		double us = ((double)least + truth * (double)(most - least)) / 1e3;
+		const double counted = (double)least + truth * (double)(most - least);
+		double us = (counted + ((apart ? (double)most : 0) - counted) * packed_ns) / 1e3;
 		add(t, 0, layer, layer % 2 ? most : least, us);
 		add(t, 1, layer, layer % 2 ? least : most, us * 1.1); /* the shorter one counts */
 	}
 	add(t, 0, 5, most, 1e6);
 	add(t, 1, 5, least, 1e6);
 	g_array_index(t->spans, struct span, 11).launch_end_ns = G_MAXINT64; /* waited for its launches */
-	one_way_add(t, all);
+	one_way_add(t, apart, all);
 	cr_assert_eq(all->len, 5);
-	double share = one_way_share(all, &table, 0.9);
+	double share = one_way_share(all, &table, packed_ns, 0.9);
 	measured_table_clear(&table);
 	return share;
+}
+
+static double share_of(double truth, uint64_t most, uint64_t least)
+{
+	return share_packed(truth, most, least, 0, false);
+}
+
+/* The table has what equal exchanges take to unpack. */
+Test(one_way, what_unpacking_takes_is_no_part_of_the_share)
+{
+	for (int apart = 0; apart < 2; apart++) {
+		cr_expect_float_eq(share_packed(0.7, 40000000, 10000000, 0.2, apart), 0.7, 1e-3, "apart %d", apart);
+		cr_expect_float_eq(share_packed(1, 40000000, 10000000, 0.1, apart), 1, 1e-3, "apart %d", apart);
+		cr_expect_float_eq(share_packed(0.6, 40000000, 0, 0.4, apart), 0.6, 1e-3, "apart %d", apart);
+	}
 }
 
 Test(one_way, the_law_gives_its_share_back)
@@ -58,10 +75,10 @@ Test(one_way, nothing_measured_is_nothing_known)
 	g_autoptr(trace) one = trace_new();
 	struct measured_table table = proportional(), empty = {0};
 	one->gpus = 1;
-	one_way_add(one, none);
-	cr_expect_eq(one_way_share(none, &table, 0.8), 0.8);
-	struct unequal u = {100, 2e6, 1e6};
+	one_way_add(one, false, none);
+	cr_expect_eq(one_way_share(none, &table, 0.1, 0.8), 0.8);
+	struct unequal u = {.us = 100, .most = 2e6, .least = 1e6};
 	g_array_append_val(none, u);
-	cr_expect_eq(one_way_share(none, &empty, 0.8), 0.8);
+	cr_expect_eq(one_way_share(none, &empty, 0.1, 0.8), 0.8);
 	measured_table_clear(&table);
 }
