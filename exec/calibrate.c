@@ -477,7 +477,7 @@ bool calibrate(const struct scenario_options *o, const struct calibrate_options 
 	samples_to_tables(c.readings.samples, c.tables);
 	m->nvlink_stream_share = streamed_share(c.readings.streamed);
 	m->nvlink_one_way =
-	    one_way_share(c.readings.unequal, &c.tables->table[STAGE_ALL_TO_ALL][PASS_FORWARD], machine_packed_ns(m), m->nvlink_one_way);
+	    one_way_share(c.readings.unequal, &c.tables->table[STAGE_ALL_TO_ALL][PASS_FORWARD], machine_move_ns(m), m->nvlink_one_way);
 	fill_cores(&c);
 	fill_identity(&c, base);
 	fill_overheads(&c);

@@ -1,5 +1,6 @@
 /* NCCL's kernels copy what a GPU sends and what it receives with one and the same set of SMs, so links that are full duplex are not used as such.
- * With t(n) the time for n bytes both ways, one of `most` and `least` bytes takes t(least + share (most - least)), where as much is unpacked. */
+ * With t(n) the time for n bytes both ways, one of `most` and `least` bytes takes t(least + share (most - least)), where as much is moved
+ * within a GPU. */
 #include "one_way.h"
 
 #include "model/quantile.h"
@@ -17,7 +18,7 @@ bool exchange_pair(const struct trace *trace, guint i)
 	       a->microbatch == b->microbatch && b->rank != a->rank;
 }
 
-void one_way_add(const struct trace *trace, bool apart, GArray *exchanges)
+void one_way_add(const struct trace *trace, const struct unequal_rows *rows, GArray *exchanges)
 {
 	for (guint i = 0; i < trace->spans->len; i++) {
 		if (!exchange_pair(trace, i))
@@ -25,7 +26,7 @@ void one_way_add(const struct trace *trace, bool apart, GArray *exchanges)
 		const struct span *a = trace_span(trace, i), *b = trace_span(trace, i + 1);
 		nsec_t ns = MIN(a->end_ns - a->start_ns, b->end_ns - b->start_ns); /* who began first waited for the other */
 		struct unequal u = {.us = (double)ns / 1e3, .most = (double)MAX(a->bytes, b->bytes), .least = (double)MIN(a->bytes, b->bytes)};
-		u.unpacked = apart ? u.most : 0;
+		u.moved = rows->bytes - u.least + (rows->apart ? u.most : 0); /* who sends less has more that stays, and that comes */
 		if (!span_waited_for_launches(a) && !span_waited_for_launches(b))
 			g_array_append_val(exchanges, u);
 		i++;
@@ -33,12 +34,12 @@ void one_way_add(const struct trace *trace, bool apart, GArray *exchanges)
 }
 
 /* How many bytes both ways take so long; from least to most. */
-static double bytes_of(const struct measured_table *table, const struct unequal *u, double packed_ns)
+static double bytes_of(const struct measured_table *table, const struct unequal *u, double move_ns)
 {
 	double least = u->least, most = u->most;
 	for (int i = 0; i < 40; i++) {
 		double middle = (least + most) / 2, ns = 0;
-		if (measured_ns(table, middle, &ns) != MEASURED_NONE && ns + (u->unpacked - middle) * packed_ns < u->us * 1e3)
+		if (measured_ns(table, middle, &ns) != MEASURED_NONE && ns + (u->moved - 2 * middle) * move_ns < u->us * 1e3)
 			least = middle;
 		else
 			most = middle;
@@ -46,7 +47,7 @@ static double bytes_of(const struct measured_table *table, const struct unequal 
 	return (least + most) / 2;
 }
 
-double one_way_share(const GArray *exchanges, const struct measured_table *table, double packed_ns, double otherwise)
+double one_way_share(const GArray *exchanges, const struct measured_table *table, double move_ns, double otherwise)
 {
 	g_autoptr(GArray) shares = g_array_new(FALSE, FALSE, sizeof(double));
 	for (guint i = 0; table->sizes.n && i < exchanges->len; i++) {
@@ -54,7 +55,7 @@ double one_way_share(const GArray *exchanges, const struct measured_table *table
 		double more = u->most - u->least;
 		if (more < u->most / 3)
 			continue;
-		double share = (bytes_of(table, u, packed_ns) - u->least) / more;
+		double share = (bytes_of(table, u, move_ns) - u->least) / more;
 		g_array_append_val(shares, share);
 	}
 	if (!shares->len)

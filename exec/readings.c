@@ -210,6 +210,17 @@ static bool take_launches(struct readings *r, struct scenario *sc, const struct 
 	return true;
 }
 
+static void take_unequal(struct readings *r, const struct probe_run *run)
+{
+	const struct scenario *sc = run->scenario;
+	int top_k = 1;
+	for (int i = 0; i < sc->network->layers; i++)
+		top_k = MAX(top_k, sc->network->layer[i].top_k);
+	const double bytes = (double)run->probe.sequences * sc->seq_len * top_k * sc->network->d_model * sc->machine->element_bytes;
+	const struct unequal_rows of = {bytes, run->probe.experts > run->probe.gpus};
+	one_way_add(run->trace, &of, r->unequal);
+}
+
 static bool reduces(const struct span *s, int what)
 {
 	return s->kind == STAGE_ALL_REDUCE;
@@ -232,7 +243,7 @@ bool readings_take(struct readings *r, const struct probe_run *run, const struct
 		late_add(trace, cover, r->steps, r->samples);
 	r->steps += trace->step_end_ns->len;
 	if (run->probe.serves & SERVES_ONE_WAY)
-		one_way_add(trace, run->probe.experts > run->probe.gpus, r->unequal);
+		take_unequal(r, run);
 	if (run->probe.serves & SERVES_EXCHANGES)
 		streamed_add(trace, cover, r->streamed);
 	if (run->probe.serves & SERVES_OVERHEADS)

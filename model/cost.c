@@ -426,10 +426,14 @@ nsec_t cost_counts(const struct cost *c, uint64_t bytes, int gpus)
 	return cost_collective(c, STAGE_COUNTS, &(struct ranks){.stride = 1, .size = gpus}, bytes);
 }
 
-/* All-to-alls were measured with several experts on each GPU and as many tokens for each: what comes to a GPU had to be unpacked. */
-static double packed_ns(const struct cost *c, const struct exchange *x)
+/* All-to-alls were measured with several experts on each GPU and as many tokens for each: all that came was unpacked, and what stayed was moved. */
+static double moved_ns(const struct cost *c, const struct exchange *x, bool node)
 {
-	return machine_packed_ns(c->m) * ((double)x->packed_bytes - (c->m->measured ? (double)x->intra_bytes : 0));
+	const struct measured *measured = c->m->measured;
+	double there = 0;
+	if (node && measured && measured->table[STAGE_ALL_TO_ALL][PASS_FORWARD].sizes.n)
+		there = (double)x->intra_bytes * (1 + 1.0 / (MAX(2, measured->gpus) - 1));
+	return machine_move_ns(c->m) * ((double)x->moved_bytes - there);
 }
 
 /* The busiest GPU, adapter and leaf switch of each half say how long it takes. */
@@ -449,7 +453,7 @@ nsec_t cost_exchange(const struct cost *c, const struct exchange *x, const struc
 	double ns = crossing_ns(c->m, &g, &way);
 	if (g.nodes == 1)
 		ns = measured_collective(c, STAGE_ALL_TO_ALL, set->size, (double)x->intra_bytes, ns);
-	return cost_whole(gather || rail ? ns : fmax(0, ns + packed_ns(c, x)));
+	return cost_whole(gather || rail ? ns : fmax(0, ns + moved_ns(c, x, g.nodes == 1)));
 }
 
 uint64_t cost_workspace(const struct cost *c, int kind, const struct layer *l, uint32_t tokens)

@@ -60,9 +60,10 @@ nsec_t cost_counts(const struct cost *c, uint64_t bytes, int gpus);     /* the s
 
 /* All-to-all-v, in bytes of the busiest: what one GPU sends or receives inside its node, one adapter (one node, where its adapters are a pool) and
  * the uplinks of one leaf switch; hierarchical: what one GPU has in all, sends or receives when its node gathers, then again adapter and leaf switch.
- * packed_bytes: of rows that travel together and lie apart at their sender or receiver, who copies them together there (our executor; 0: others). */
+ * moved_bytes: of the rows that a GPU copies within its memory: those that lie apart at their sender or receiver, and those that stay (our executor;
+ * 0: others). */
 struct exchange {
-	uint64_t intra_bytes, inter_bytes, leaf_bytes, packed_bytes;
+	uint64_t intra_bytes, inter_bytes, leaf_bytes, moved_bytes;
 	uint64_t whole_bytes, gather_bytes, rail_bytes, rail_leaf_bytes;
 };
 /* Of one set; ALGORITHM_PAIRWISE, or one of the halves ALGORITHM_GATHER and ALGORITHM_RAIL. */

@@ -184,7 +184,7 @@ static struct exchange chunk_of(const struct exchange *x, uint64_t chunks)
 	return (struct exchange){.intra_bytes = x->intra_bytes / chunks,
 	                         .inter_bytes = x->inter_bytes / chunks,
 	                         .leaf_bytes = x->leaf_bytes / chunks,
-	                         .packed_bytes = x->packed_bytes / chunks,
+	                         .moved_bytes = x->moved_bytes / chunks,
 	                         .whole_bytes = x->whole_bytes / chunks,
 	                         .gather_bytes = x->gather_bytes / chunks,
 	                         .rail_bytes = x->rail_bytes / chunks,

@@ -298,7 +298,7 @@ double machine_collective_gbps(const struct machine *m)
 	return m->nvlink_gbps > 0 ? m->nvlink_gbps * m->nvlink_efficiency : machine_pcie_both_gbps(m);
 }
 
-double machine_packed_ns(const struct machine *m)
+double machine_move_ns(const struct machine *m)
 {
 	return m->runtime == RUNTIME_ESMOE && m->stream_cores == 0 ? 2 / (m->hbm_gbps * m->hbm_efficiency) : 0;
 }

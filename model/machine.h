@@ -153,9 +153,9 @@ double machine_collective_gbps(const struct machine *m);
  * compute on the cores themselves, leave none. A core that a launcher shares with Adam is taken from that for a scheduler's slice, some milliseconds,
  * each time a gate answers, and an update ends with the last of its threads. */
 int machine_spare_adam_threads(const struct machine *m);
-/* What a GPU takes for each byte of rows that it packs or unpacks for an exchange, because they lie apart; 0 where none does: other software than
- * ours says what its exchanges take, and virtual GPUs copy row by row. */
-double machine_packed_ns(const struct machine *m);
+/* What a GPU takes for each byte of rows that it copies within its memory for an exchange; 0 where none does: other software than ours says what its
+ * exchanges take, and virtual GPUs copy row by row. */
+double machine_move_ns(const struct machine *m);
 /* CPU Adam of one node on `threads` threads with nothing beside it, billion parameters/s; 0 or more than adam_threads: all of them. Read off the
  * contention table's column `adam` when there is one, otherwise from a saturating law through adam_gparams_per_s. */
 double machine_adam_gparams_per_s(const struct machine *m, int threads);

@@ -189,10 +189,10 @@ static void count_rows(const struct schedule *s, const struct block *b, int expe
 	}
 }
 
-/* Whether rows of one message that lie apart are packed, and unpacked (exec/cuda/packing.c). */
+/* Whether rows of one message that lie apart are packed, and unpacked, and those that stay are moved with the first of both (exec/cuda/packing.c). */
 static bool packs(const struct schedule *s, const struct block *b, int experts)
 {
-	return machine_packed_ns(s->m) > 0 && spread_of(s, experts) == 1 && !b->shadows;
+	return machine_move_ns(s->m) > 0 && spread_of(s, experts) == 1 && !b->shadows;
 }
 
 static uint32_t rows_of(const struct schedule *s, const struct block *b, int experts, int g, int e)
@@ -251,7 +251,7 @@ void count_bytes(struct schedule *s, struct block *b, const struct layer *l)
 	uint64_t row = (uint64_t)s->n->d_model * element_bytes(s);
 	struct exchange x = {0};
 	const bool packing = packs(s, b, l->experts);
-	uint64_t packed = 0, unpacked = 0;
+	uint64_t before = 0, behind = 0;            /* what is sent */
 	if (s->p->all_to_all == ALL_TO_ALL_DROPPED) /* each GPU of a unit sends its share of what all of them have */
 		row /= (uint64_t)unit;
 	if (s->tally)
@@ -275,8 +275,9 @@ void count_bytes(struct schedule *s, struct block *b, const struct layer *l)
 		if (s->tally)
 			tally_add(s, s->tally, g, row, s->rows);
 		if (packing) {
-			packed = MAX(packed, packed_rows(s, b, l->experts, g));
-			unpacked = MAX(unpacked, unpacked_rows(s, b, l->experts, g));
+			uint64_t stay = s->rows[g % set / unit], out = packed_rows(s, b, l->experts, g), in = unpacked_rows(s, b, l->experts, g);
+			before = MAX(before, out ? out + stay : 0);
+			behind = MAX(behind, in + (out ? 0 : stay));
 		}
 		b->sent[g] = near + far;
 		s->node_bytes[node] += far;
@@ -288,7 +289,7 @@ void count_bytes(struct schedule *s, struct block *b, const struct layer *l)
 	}
 	for (int i = 0; i < 2 * s->nodes; i++)
 		x.inter_bytes = MAX(x.inter_bytes, s->node_bytes[i]);
-	x.packed_bytes = row * (packed + unpacked);
+	x.moved_bytes = row * (before + behind);
 	b->exchange = x;
 	if (s->tally)
 		tally_end(s, s->tally, b);

@@ -22,8 +22,8 @@ static struct measured_table proportional(void)
 	return t;
 }
 
-/* Rows arrive together (packed_ns of a byte 0: nobody ever packs), or lie apart. */
-static double share_packed(double truth, uint64_t most, uint64_t least, double packed_ns, bool apart)
+/* Of GPUs with 50 million bytes of rows each; they arrive together, or lie apart. */
+static double share_packed(double truth, uint64_t most, uint64_t least, double move_ns, bool apart)
 {
 	g_autoptr(trace) t = trace_new();
 	g_autoptr(GArray) all = g_array_new(FALSE, FALSE, sizeof(struct unequal));
@@ -31,16 +31,17 @@ static double share_packed(double truth, uint64_t most, uint64_t least, double p
 	t->gpus = 2;
 	for (int layer = 0; layer < 5; layer++) {
 		const double counted = (double)least + truth * (double)(most - least);
-		double us = (counted + ((apart ? (double)most : 0) - counted) * packed_ns) / 1e3;
+		double moved = 50e6 - (double)least + (apart ? (double)most : 0);
+		double us = (counted + (moved - 2 * counted) * move_ns) / 1e3;
 		add(t, 0, layer, layer % 2 ? most : least, us);
 		add(t, 1, layer, layer % 2 ? least : most, us * 1.1); /* the shorter one counts */
 	}
 	add(t, 0, 5, most, 1e6);
 	add(t, 1, 5, least, 1e6);
 	g_array_index(t->spans, struct span, 11).launch_end_ns = G_MAXINT64; /* waited for its launches */
-	one_way_add(t, apart, all);
+	one_way_add(t, &(struct unequal_rows){50e6, apart}, all);
 	cr_assert_eq(all->len, 5);
-	double share = one_way_share(all, &table, packed_ns, 0.9);
+	double share = one_way_share(all, &table, move_ns, 0.9);
 	measured_table_clear(&table);
 	return share;
 }
@@ -50,8 +51,7 @@ static double share_of(double truth, uint64_t most, uint64_t least)
 	return share_packed(truth, most, least, 0, false);
 }
 
-/* The table has what equal exchanges take to unpack. */
-Test(one_way, what_unpacking_takes_is_no_part_of_the_share)
+Test(one_way, what_moves_within_a_gpu_is_no_part_of_the_share)
 {
 	for (int apart = 0; apart < 2; apart++) {
 		cr_expect_float_eq(share_packed(0.7, 40000000, 10000000, 0.2, apart), 0.7, 1e-3, "apart %d", apart);
@@ -75,7 +75,7 @@ Test(one_way, nothing_measured_is_nothing_known)
 	g_autoptr(trace) one = trace_new();
 	struct measured_table table = proportional(), empty = {0};
 	one->gpus = 1;
-	one_way_add(one, false, none);
+	one_way_add(one, &(struct unequal_rows){50e6, false}, none);
 	cr_expect_eq(one_way_share(none, &table, 0.1, 0.8), 0.8);
 	struct unequal u = {.us = 100, .most = 2e6, .least = 1e6};
 	g_array_append_val(none, u);
