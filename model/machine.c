@@ -305,7 +305,7 @@ double machine_move_ns(const struct machine *m)
 
 int machine_spare_adam_threads(const struct machine *m)
 {
-	int others = m->stream_cores > 0 ? 0 : m->gpus_per_node + 1;
+	int others = m->stream_cores > 0 ? 0 : m->gpus_per_node + (m->gpus_per_node > 1 ? 3 : 1);
 	return MAX(1, MIN(m->adam_threads, m->cores - others));
 }
 

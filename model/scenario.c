@@ -140,7 +140,7 @@ static struct scenario *assemble(const char *text, const struct scenario_options
 	s->policy = s->machine ? policy_load(o->policy, set, error) : NULL;
 	if (!s->policy)
 		return NULL;
-	if (s->machine->runtime == RUNTIME_ESMOE && !s->policy->adam_threads && machine_spare_adam_threads(s->machine) < s->machine->adam_threads)
+	if (s->machine->runtime == RUNTIME_ESMOE && !s->policy->adam_threads) /* what a recorded run then says of itself */
 		s->policy->adam_threads = machine_spare_adam_threads(s->machine);
 	s->sequences = s->network->sequences;
 	s->seq_len = s->network->seq_len;

@@ -45,9 +45,9 @@ Test(scenario, run_leaves_cores_to_the_launchers)
 	const struct {
 		const char *machine, *set;
 		int threads;
-	} cases[] = {{"h200-x1", "software.runtime=esmoe", 14},    {"h200-x2", "software.runtime=esmoe", 29},
+	} cases[] = {{"h200-x1", "software.runtime=esmoe", 14},    {"h200-x2", "software.runtime=esmoe", 27},
 	             {"h200-x2", "software.runtime=framework", 0}, {"h200-x1", "policy.adam_threads=16", 16},
-	             {"h200-x1", "host.adam_threads=5", 0},        {"h200-x1", "host.stream_cores=1", 0}};
+	             {"h200-x1", "host.adam_threads=5", 5},        {"h200-x1", "host.stream_cores=1", 16}};
 	for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
 		const char *set[] = {cases[i].set, i == 2 ? NULL : "software.runtime=esmoe", NULL};
 		struct scenario_options o = {.model = "gpt-moe-s", .machine = cases[i].machine, .policy = "es-moe", .set = set};
