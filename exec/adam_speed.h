@@ -2,8 +2,7 @@
  *
  * Memory whose channels other machines use, too, is slower and faster for seconds at a time, and which pages a process gets of it is another matter
  * of chance. So each run of a calibration that tells what Adam takes stands between two looks at how fast it is alone, and what it took is told for
- * the usual one (host.adam_alone_gparams_per_s); a run looks at the memory that it got before it plans its updates (host.adam_share), and, where it
- * is recorded, before and after the recorded steps (host.adam_pace). */
+ * the usual one (host.adam_alone_gparams_per_s), and a run looks at the memory that it got before it plans its updates (host_memory.h). */
 #pragma once
 
 #include "adam.h"

@@ -221,6 +221,7 @@ static struct trace *run(const struct calibration *c, const struct probe *p, con
 	                              .z = 1e-3f,
 	                              .trace = folder,
 	                              .trace_steps = c->how->steps,
+	                              .looks = true,
 	                              .apart = !c->real || (p->serves & APART && !(p->serves & SERVES_COPIES)),
 	                              .save_every = 1,
 	                              .impose = p->routing != NULL,

@@ -13,7 +13,6 @@
 
 #include "busiest.h"
 #include "checkpoint.h"
-#include "claim.h"
 #include "exec.h"
 #include "host_memory.h"
 #include "model/error.h"
@@ -51,9 +50,7 @@ struct run {
 	char *ssd_made;  /* when it is our own */
 	struct engine *engine;
 	struct backend *backend;
-	bool claimed;             /* host memory, by this run */
-	struct adam_speed *speed; /* of CPU Adam on it; NULL: it is not looked at again */
-	double before;            /* what it was when the steps that are recorded began; 0: something ran then */
+	struct host_memory *memory; /* NULL: others have theirs of it */
 	struct record *record;
 	struct folder *folder;
 	size_t tokens;         /* counts of one step: (microbatches, MoE layers, G, E) */
@@ -81,9 +78,7 @@ static void run_clear(struct run *r)
 	temporary_folder_remove(r->ssd_made);
 	g_free(r->ssd_made);
 	ranks_free(r->ranks);
-	adam_speed_free(r->speed);
-	if (r->claimed)
-		claim_close();
+	host_memory_free(r->memory);
 	g_free(r->begun[0].tokens);
 	g_free(r->begun[1].tokens);
 	signals_free(r->signals);
@@ -170,11 +165,8 @@ static bool open_host(struct run *r, GError **error)
 {
 	const struct memory *planned = &schedule_plan(r->schedule)->memory;
 	const struct device_info *info = device_info(r->devices[r->first]);
-	r->claimed = info->launcher_cores && !r->ranks && host_memory_claim(planned, info, r->o);
-	if (!r->ranks && schedule_expert_home(r->schedule) != HOME_HBM)
-		r->speed = host_memory_speed(info, r->sc->machine, r->o);
-	if (!r->o->trace) /* nobody will ask again, and it has gigabytes */
-		g_clear_pointer(&r->speed, adam_speed_free);
+	if (!r->ranks)
+		r->memory = host_memory_open(r->sc, planned, schedule_expert_home(r->schedule) != HOME_HBM, info, r->o);
 	schedule_free(r->schedule); /* it divides updates by the speed of CPU Adam */
 	r->schedule = schedule_new(r->sc, NULL, error);
 	return r->schedule && open_engine(r, error);
@@ -367,6 +359,12 @@ static bool settle_spans(struct run *r, const struct begun *b, GError **error)
 	return true;
 }
 
+/* If the run comes to its end. */
+static uint64_t first_recorded(const struct run *r)
+{
+	return r->o->steps - MIN((uint64_t)r->o->trace_steps, r->o->steps);
+}
+
 static bool step_end(struct run *r, GError **error)
 {
 	const int gpus = r->sc->machine->gpus;
@@ -379,6 +377,8 @@ static bool step_end(struct run *r, GError **error)
 	if (!b->tokens)
 		b->tokens = step_loads(r);
 	take_spans(r, b, spans, &round);
+	if (r->step <= first_recorded(r))
+		host_memory_step(r->memory, spans, first_recorded(r) - r->step);
 	if (!round_align(spans, r->ranks, error))
 		return false;
 	measure(r, spans, &round);
@@ -398,18 +398,18 @@ static bool step_end(struct run *r, GError **error)
 	return !r->o->save || r->step == r->o->steps || r->step % r->o->save_every || save(r, error);
 }
 
-/* The steps that are recorded, if the run comes to its end, begin with the next. */
-static bool records_from_here(const struct run *r)
+/* Between two steps, whether CPU Adam is looked at: those that are recorded, if the run comes to its end, begin with the next. */
+static bool looks_here(const struct run *r)
 {
-	return r->folder && r->n_begun + MIN((uint64_t)r->o->trace_steps, r->o->steps) == r->o->steps;
+	return host_memory_wants_looks(r->memory) && r->n_begun == first_recorded(r);
 }
 
 /* A step that cannot begin does not take the one before with it; of several processes the others go on to begin theirs. */
 static bool step_begin(struct run *r, GError **error)
 {
 	struct begun *b = &r->begun[r->n_begun & 1];
-	if (r->speed && records_from_here(r))
-		r->before = host_memory_again(r->speed);
+	if (looks_here(r))
+		host_memory_look(r->memory);
 	*b = (struct begun){.first = r->backend->n_launched, .start_ns = exec_now_ns()};
 	engine_begin(r->engine, r->n_begun);
 	if (engine_unread(r->engine) && !r->ranks && r->step < r->n_begun && !step_end(r, error))
@@ -427,7 +427,7 @@ static bool step_begin(struct run *r, GError **error)
 static bool stands(const struct run *r)
 {
 	const struct run_options *o = r->o;
-	return !overlaps(r) || (r->speed && records_from_here(r)) || (o->save && r->n_begun % o->save_every == 0) ||
+	return !overlaps(r) || looks_here(r) || (o->save && r->n_begun % o->save_every == 0) ||
 	       (r->exact && r->n_begun % (uint64_t)o->trace_steps == 0);
 }
 
@@ -486,8 +486,9 @@ static bool train(struct run *r, GError **error)
 	while (r->step < r->n_begun || (r->n_begun < r->o->steps && !r->taken))
 		if (!advance(r, error))
 			return false;
-	if (r->before > 0)
-		host_memory_between(r->sc->machine, r->before, host_memory_again(r->speed));
+	if (host_memory_wants_looks(r->memory))
+		host_memory_look(r->memory);
+	host_memory_settle(r->memory);
 	/* launchers send a signal more than once: until the files are whole, the next ones change nothing */
 	if ((r->o->save && !save(r, error)) || (r->folder && !folder_finish(r->folder, r->record, error)))
 		return false;

@@ -19,6 +19,7 @@ struct run_options {
 	bool impose;                     /* the scenario's routing decides where tokens go, not the gate */
 	const char *ssd;                 /* folder of expert files; NULL: a temporary one */
 	const struct launched *launched; /* one of several processes, each with the GPUs of one node; NULL, or of size 1: alone */
+	bool looks;                      /* CPU Adam is looked at alone around the recorded steps (host_memory.h) */
 	bool apart;                      /* each step ends before the next begins: no stage runs in the company of another step's */
 	int rendezvous_s;                /* for how long ranks wait for each other at the start */
 	const char *command;             /* for run.ini */
