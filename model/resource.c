@@ -103,7 +103,7 @@ static void fill_capacities(const struct machine *m, struct resources *r)
 	for (int node = 0; node < machine_nodes(m); node++) {
 		double *c = &r->capacity[of_node(m, node, 0)];
 
-		c[RES_DRAM] = m->dram_gbps;
+		c[RES_DRAM] = m->dram_gbps * m->adam_share * m->adam_pace; /* as fast as it is for Adam */
 		c[RES_NIC] = m->nic_gbps;
 		c[RES_SSD_READ] = m->ssd_read_gbps;
 		c[RES_SSD_WRITE] = m->ssd_write_gbps;

@@ -274,6 +274,17 @@ Test(resource, reads_and_writes_of_the_ssd_end_at_the_mixed_rate)
 	cr_assert_float_eq(rate[0], 1, NEAR);
 }
 
+Test(resource, slow_memory_has_less_for_all)
+{
+	const char *const overrides[] = {"host.adam_share=0.8", "host.adam_pace=1.1", NULL};
+	g_autoptr(machine) usual = machine_of("h200-x2", NULL), now = machine_of("h200-x2", overrides);
+	g_autoptr(resources) r = resources_new(usual, 0), slow = resources_new(now, 0);
+	for (int i = 0; i < r->n_resources; i++) {
+		g_autofree char *name = resource_name(usual, (uint32_t)i);
+		cr_expect_float_eq(slow->capacity[i], r->capacity[i] * (g_str_has_prefix(name, "dram") ? 0.88 : 1), 1e-6, "%s", name);
+	}
+}
+
 Test(resource, adam_asks_the_dram_for_its_traffic)
 {
 	const char *const overrides[] = {"host.adam_gparams_per_s=2", "host.adam_bytes_per_param=30", "host.adam_threads=32", NULL};
