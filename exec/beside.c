@@ -2,7 +2,11 @@
  *
  *     t (1 - up u - down d - both b)                  (model/resource.c)
  *
- * so that its time alone, the middle of its like, gives a sliver. Forward passes have uploads alone and give `up`, the middle of theirs; the last
+ * so that its time alone, the middle of its like, gives a sliver. A long product loses no more time to copies than one that takes copy_exposed_us: of
+ * an expert that has n of them and takes t0 alone, the slivers are as much smaller as n copy_exposed_us is less than t0. Runs with experts of several
+ * sizes tell that: the one by which the slivers explain best what all of them lost.
+ *
+ * Forward passes have uploads alone and give `up`, the middle of theirs; the last
  * experts of a backward, whose parameters have all come, have downloads alone and give `down`; the others have both, and give `both` by what the two
  * leave - or, where no download was alone, `down`, as if both were the sum. Mixers, whose slivers are alike but smaller, give the share that they
  * have of all. What waited for its own launches tells nothing. Copies that the host's memory keeps waiting cost the more - an expert of 8 million
@@ -15,10 +19,17 @@
 #include <math.h>
 #include <stdlib.h>
 
+enum { BACKWARD_PRODUCTS = 3 };
+
 #define ALONE 0.02       /* of a span under copies, and less */
 #define ACCOMPANIED 0.25 /* and more */
 #define MOST 0.45        /* of both slivers */
 #define MOST_MIXER_SHARE 4.0
+#define LEAST_EXPOSED_US 5.0
+#define MOST_EXPOSED_US 1000.0
+#define FINER 1.1
+#define BETTER 0.9    /* of the squares that are left without it: less are a law */
+#define NO_WORSE 0.99 /* of what a larger one leaves: where all are longer, only their product is known */
 
 double *beside_cover(const struct trace *t, stream_id stream)
 {
@@ -28,7 +39,9 @@ double *beside_cover(const struct trace *t, stream_id stream)
 struct point {
 	uint64_t like; /* equal for what takes as long alone */
 	bool mixer, company;
+	int products;              /* of an expert */
 	double us, up, down, both; /* up, down: with or without the other */
+	double alone;              /* us */
 	double lost;               /* of its time: 1 - alone / us */
 };
 
@@ -51,10 +64,12 @@ static void add_points(const struct warm_run *run, const struct machine *m, GArr
 		struct point p = {like_of(s, run->d_expert),
 		                  s->kind == STAGE_MIXER,
 		                  run->company,
+		                  s->kind == STAGE_EXPERT ? run->products * (s->pass == PASS_BACKWARD ? BACKWARD_PRODUCTS : 1) : 0,
 		                  (double)(s->end_ns - s->start_ns) / 1e3 * hot[i],
 		                  up[i],
 		                  down[i],
 		                  both[i],
+		                  NAN,
 		                  NAN};
 		g_array_append_val(points, p);
 	}
@@ -76,8 +91,10 @@ static void tell_lost(struct point *p, guint n)
 	if (!alone->len)
 		return;
 	const double base = quantile_median((double *)(void *)alone->data, (int)alone->len);
-	for (guint i = 0; i < n; i++)
+	for (guint i = 0; i < n; i++) {
+		p[i].alone = base;
 		p[i].lost = 1 - base / p[i].us;
+	}
 }
 
 static void tell_all_lost(GArray *points)
@@ -106,7 +123,14 @@ static bool in_class(const struct point *p, enum class class)
 
 struct slivers {
 	double up, down, both;
+	double exposed_us; /* of a product; 0: all of it */
 };
+
+/* What of its slivers a point has. */
+static double exposed(const struct point *p, double exposed_us)
+{
+	return exposed_us > 0 && p->products ? fmin(1, p->products * exposed_us / p->alone) : 1;
+}
 
 static double lost_to(const struct slivers *s, const struct point *p)
 {
@@ -119,7 +143,7 @@ static double middle(const GArray *points, enum class class, struct slivers know
 	g_autoptr(GArray) values = g_array_new(FALSE, FALSE, sizeof(double));
 	for (guint i = 0; i < points->len; i++) {
 		const struct point *p = &g_array_index(points, struct point, i);
-		const double value = (p->lost - lost_to(&known, p)) / lost_to(&unit, p);
+		const double value = (p->lost / exposed(p, known.exposed_us) - lost_to(&known, p)) / lost_to(&unit, p);
 		if (in_class(p, class))
 			g_array_append_val(values, value);
 	}
@@ -127,23 +151,51 @@ static double middle(const GArray *points, enum class class, struct slivers know
 }
 
 /* NAN up: nothing is known. */
-static struct slivers fit(const GArray *points)
+static struct slivers fit(const GArray *points, double us)
 {
-	struct slivers s = {.up = middle(points, UNDER_UPLOADS, (struct slivers){0}, (struct slivers){1, 0, 1})};
+	struct slivers s = {.up = middle(points, UNDER_UPLOADS, (struct slivers){0, 0, 0, us}, (struct slivers){1, 0, 1, 0}), .exposed_us = us};
 	if (isnan(s.up))
 		return s;
 	s.up = CLAMP(s.up, 0, MOST);
-	s.down = middle(points, UNDER_DOWNLOADS, (struct slivers){0}, (struct slivers){0, 1, 1});
+	s.down = middle(points, UNDER_DOWNLOADS, (struct slivers){0, 0, 0, us}, (struct slivers){0, 1, 1, 0});
 	if (isnan(s.down)) {
-		s.down = middle(points, UNDER_BOTH, (struct slivers){s.up, 0, s.up}, (struct slivers){0, 1, 1});
+		s.down = middle(points, UNDER_BOTH, (struct slivers){s.up, 0, s.up, us}, (struct slivers){0, 1, 1, 0});
 		s.down = isnan(s.down) ? MIN(s.up, MOST - s.up) : CLAMP(s.down, 0, MOST - s.up);
 		s.both = s.up + s.down;
 		return s;
 	}
 	s.down = CLAMP(s.down, 0, MOST);
-	s.both = middle(points, UNDER_BOTH, (struct slivers){s.up, s.down, 0}, (struct slivers){0, 0, 1});
+	s.both = middle(points, UNDER_BOTH, (struct slivers){s.up, s.down, 0, us}, (struct slivers){0, 0, 1, 0});
 	s.both = CLAMP(isnan(s.both) ? s.up + s.down : s.both, MAX(s.up, s.down), MIN(s.up + s.down, MOST));
 	return s;
+}
+
+/* The squares of what experts lost beyond that. */
+static double left_over(const GArray *points, const struct slivers *s)
+{
+	double sum = 0;
+	for (guint i = 0; i < points->len; i++) {
+		const struct point *p = &g_array_index(points, struct point, i);
+		const double left = p->lost - exposed(p, s->exposed_us) * lost_to(s, p);
+		if (in_class(p, UNDER_UPLOADS) || in_class(p, UNDER_DOWNLOADS) || in_class(p, UNDER_BOTH))
+			sum += left * left;
+	}
+	return sum;
+}
+
+static struct slivers best(const GArray *points)
+{
+	struct slivers best = fit(points, 0);
+	double least = isnan(best.up) ? 0 : BETTER * left_over(points, &best);
+	for (double us = MOST_EXPOSED_US; least > 0 && us > LEAST_EXPOSED_US; us /= FINER) {
+		const struct slivers s = fit(points, us);
+		const double left = left_over(points, &s);
+		if (left < (best.exposed_us > 0 ? NO_WORSE : 1) * least) {
+			best = s;
+			least = left;
+		}
+	}
+	return best;
 }
 
 void beside_fit(const struct warm_run *runs, int n, struct machine *m)
@@ -153,10 +205,11 @@ void beside_fit(const struct warm_run *runs, int n, struct machine *m)
 		if (runs[i].waits)
 			add_points(&runs[i], m, points);
 	tell_all_lost(points);
-	const struct slivers s = fit(points);
+	const struct slivers s = best(points);
 	if (isnan(s.up))
 		return;
 	m->copy_gemm_slowdown = 1 / (1 - s.both);
+	m->copy_exposed_us = s.exposed_us;
 	if (s.both <= 0)
 		return;
 	m->copy_up_share = s.up / s.both;

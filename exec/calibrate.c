@@ -107,7 +107,7 @@ static void add_probe(struct calibration *c, struct probe p)
 }
 
 /* At most one a turn. Where no copy is beside the computation they have experts, too, of as many tokens as even loads give them: what those take
- * rises in steps of the GPU's waves. */
+ * rises in steps of the GPU's waves. Copies are beside experts of two sizes. */
 static void list_host_probes(struct calibration *c, int s, int e, int k, int d)
 {
 	add_probe(c, (struct probe){SERVES_HOST | SERVES_ADAM | SERVES_OVERHEADS | SERVES_EXPERTS, 1, s, e, 1, d, EVEN});
@@ -119,7 +119,7 @@ static void list_host_probes(struct calibration *c, int s, int e, int k, int d)
 		add_probe(c, (struct probe){SERVES_HOST | SERVES_ADAM | SERVES_HEAT, 1, s, e, 1, d, EVEN});
 	add_probe(c, (struct probe){SERVES_HOST | SERVES_ADAM, 1, s, MAX(e / 2, k), 1, 2 * d, EVEN});
 	if (c->real)
-		add_probe(c, (struct probe){SERVES_HOST | SERVES_ADAM | SERVES_HEAT, 1, s, e, 1, d, EVEN});
+		add_probe(c, (struct probe){SERVES_HOST | SERVES_COPIES, 1, s, MAX(e / 2, k), 1, d, EVEN});
 }
 
 static void list_probes(struct calibration *c, const struct scenario *base)
@@ -165,7 +165,15 @@ static int layers_of(const struct calibration *c, const struct probe *p)
 		return c->all_layers;
 	if (p->d_expert > c->d_expert)
 		return MAX(1, c->layers * c->d_expert / p->d_expert);
-	return p->serves & SERVES_HOST && !(p->serves & SERVES_COPIES) ? c->host_layers : c->layers;
+	if (p->serves & SERVES_COPIES)
+		return (c->host_layers + c->layers) / 2;
+	return p->serves & SERVES_HOST ? c->host_layers : c->layers;
+}
+
+/* Beside copies a quarter stays, whose backwards have downloads beside them and no uploads. */
+static const char *pinned_of(const struct probe *p)
+{
+	return p->serves & SERVES_HEAT ? "policy.pinned_share=1" : p->serves & SERVES_COPIES ? "policy.pinned_share=0.25" : "policy.pinned_share=0";
 }
 
 static struct scenario *scenario_of(const struct calibration *c, const struct probe *p, GError **error)
@@ -183,7 +191,7 @@ static struct scenario *scenario_of(const struct calibration *c, const struct pr
 	g_strv_builder_add_many(set, inner, threads, layers, grouped ? "policy.expert_compute=grouped" : "policy.expert_compute=sequential",
 	                        "contention.rule=max-min", alone, NULL);
 	if (copies)
-		g_strv_builder_add_many(set, "policy.expert_home=dram", p->serves & SERVES_HEAT ? "policy.pinned_share=1" : "policy.pinned_share=0",
+		g_strv_builder_add_many(set, "policy.expert_home=dram", pinned_of(p),
 		                        p->serves & SERVES_COPIES ? "policy.optimizer=cpu-expert" : "policy.optimizer=cpu-step",
 		                        p->serves & SERVES_COPIES ? "policy.update_order=next-forward" : "policy.update_order=arrival", NULL);
 	if (copies && !(p->serves & SERVES_COPIES))
@@ -248,9 +256,10 @@ static bool measure_probe(struct calibration *c, const struct probe *p, GError *
 static bool read_runs(struct calibration *c, GError **error)
 {
 	g_autoptr(GArray) warm = g_array_new(FALSE, FALSE, sizeof(struct warm_run));
+	const int products = c->runs->len ? activation_matrices(g_array_index(c->runs, struct probe_run, 0).scenario->network->activation) : 0;
 	for (guint i = 0; i < c->runs->len; i++) {
 		const struct probe_run *r = &g_array_index(c->runs, struct probe_run, i);
-		struct warm_run w = {r->trace, r->probe.serves & SERVES_HOST, r->probe.serves & SERVES_COPIES, r->probe.d_expert};
+		struct warm_run w = {r->trace, r->probe.serves & SERVES_HOST, r->probe.serves & SERVES_COPIES, r->probe.d_expert, products};
 		if (r->probe.gpus == 1)
 			g_array_append_val(warm, w);
 	}

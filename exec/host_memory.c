@@ -11,7 +11,7 @@
 #define SAME 0.03
 
 /* What a step is predicted with is looked at longer than what it is planned with. */
-enum { FIRST_MS = 200, AGAIN_MS = 350 };
+enum { FIRST_MS = 200, AGAIN_MS = 250 };
 
 struct host_memory {
 	const struct scenario *sc;

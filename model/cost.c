@@ -238,6 +238,12 @@ nsec_t cost_compute(struct cost *c, int kind, int pass, const struct layer *l, u
 	return m->ns;
 }
 
+int cost_expert_products(const struct cost *c, int pass)
+{
+	const int matrices = activation_matrices(c->n->activation);
+	return pass == PASS_BACKWARD ? (2 + recomputes(c)) * matrices : matrices;
+}
+
 static double group_gemms_ns(const struct cost *c, bool backward, const struct layer *l, int experts, double tokens)
 {
 	const double d = c->n->d_model, f = inner_size(c, l, STAGE_EXPERT), up = activation_matrices(c->n->activation) - 1;

@@ -20,6 +20,9 @@ AUTOPTR(cost)
  * checkpoints. *n_kernels receives the launches it needs. */
 nsec_t cost_compute(struct cost *c, int kind, int pass, const struct layer *l, uint32_t tokens, uint32_t *n_kernels);
 
+/* Products of matrices in an expert's pass, one behind the other. */
+int cost_expert_products(const struct cost *c, int pass);
+
 /* Experts of one GPU in one launch, each with its tokens (experts), none of them 0 (padded: each counts as the busiest). The roofline takes them as
  * equal; a measured machine adds up what each takes in company. */
 nsec_t cost_grouped(struct cost *c, int pass, const struct layer *l, const uint32_t *tokens, int experts, bool padded, uint32_t *n_kernels);

@@ -65,6 +65,7 @@ static const struct ini_key keys[] = {
     NUMBER("gpu", "copy_up_share", copy_up_share, "0.5", 0, 1, "of it caused by uploads alone"),
     NUMBER("gpu", "copy_down_share", copy_down_share, "0", 0, 1, "and by downloads alone, at least what uploads leave"),
     NUMBER("gpu", "copy_mixer_share", copy_mixer_share, "1", 0, 4, "what copies cost a mixer over what they cost a GEMM"),
+    NUMBER("gpu", "copy_exposed_us", copy_exposed_us, "0", 0, 1e6, "a GEMM loses no more time to copies than one that takes that, us; 0: no limit"),
     NUMBER("pcie", "h2d_gbps", h2d_gbps, NULL, 0.01, 1e5, "upload alone, GB/s"),
     NUMBER("pcie", "d2h_gbps", d2h_gbps, NULL, 0.01, 1e5, "download alone, GB/s"),
     NUMBER("pcie", "duplex_gbps", duplex_gbps, NULL, 0.01, 1e5, "both directions together on one GPU's link, GB/s"),

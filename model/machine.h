@@ -57,6 +57,8 @@ struct machine {
 	double copy_up_share;      /* what uploads alone cost of that */
 	double copy_down_share;    /* and downloads alone; at least what uploads leave */
 	double copy_mixer_share;   /* what copies cost a mixer over what they cost a GEMM */
+	double copy_exposed_us; /* a product of matrices that takes longer loses no more time to copies than one that takes that; 0: the longer, the
+	                           more */
 	/* [pcie] */
 	double h2d_gbps, d2h_gbps; /* one direction alone */
 	double duplex_gbps;        /* both directions together on one GPU's link */

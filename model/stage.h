@@ -61,6 +61,7 @@ struct stage {
 	uint8_t kind, pass; /* enum stage_kind, enum stage_pass */
 	uint8_t n_preds;
 	uint8_t step_parity; /* lowest bit of the step's number, so that readers can tell steps apart */
+	uint8_t products;    /* experts: of matrices, one behind the other */
 	uint16_t layer, microbatch;
 	int32_t expert; /* -1: none, or all of the layer's on this GPU (grouped) */
 	int32_t slot;   /* experts and uploads: where in HBM the parameters are, see schedule.h; -1: at home there. Downloads: the gradient slot */

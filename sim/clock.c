@@ -85,6 +85,22 @@ static bool computes(const struct sim *sim, stream_id s)
 	return s < (stream_id)sim->m->gpus * GPU_STREAMS && s % GPU_STREAMS == STREAM_COMPUTE;
 }
 
+/* A long product of matrices loses no more time to copies than one of copy_exposed_us (exec/beside.c). */
+static double exposed(const struct sim *sim, const struct task *task)
+{
+	const double exposed_ns = task->products * sim->m->copy_exposed_us * 1e3;
+	return exposed_ns > 0 && exposed_ns < (double)task->cost_ns ? exposed_ns / (double)task->cost_ns : 1;
+}
+
+/* Collectives keep the SMs that they have from all that is computed beside them. */
+static double exposed_rate(const struct sim *sim, stream_id s, double rate)
+{
+	const struct stream *stream = &sim->streams[s];
+	if (stream->exposed == 1 || sim->streams[s - s % GPU_STREAMS + STREAM_COLLECTIVE].phase == PHASE_FLOWING)
+		return rate;
+	return 1 - stream->exposed * (1 - rate);
+}
+
 static void begin(struct sim *sim, stream_id s)
 {
 	struct stream *stream = &sim->streams[s];
@@ -95,6 +111,7 @@ static void begin(struct sim *sim, stream_id s)
 		    heat_cost_ns(sim->heat, sim->r->profile[task->profile].gpu, sim->now_ns, task->cost_ns, sim->notes[stream->head].kind);
 	stream->remaining = (double)task->cost_ns;
 	stream->rate = 0;
+	stream->exposed = exposed(sim, task);
 	if (task->next != STAGE_NONE) /* it comes to the cache while this one runs */
 		__builtin_prefetch(&sim->tasks[task->next]);
 	if (sim->share && task->cost_ns) {
@@ -200,7 +217,7 @@ void sim_instant(struct sim *sim)
 	uint32_t n;
 	const uint32_t *changed = share_settle(sim->share, &n);
 	for (uint32_t i = 0; i < n; i++)
-		set_rate(sim, changed[i], share_rate(sim->share, changed[i]));
+		set_rate(sim, changed[i], exposed_rate(sim, changed[i], share_rate(sim->share, changed[i])));
 }
 
 static char *stage_words(const struct sim *sim, stage_id id)

@@ -17,7 +17,7 @@ struct task {
 	uint32_t profile;
 	uint32_t group;   /* index, 0: none */
 	uint32_t waiters; /* 1 + the first stream that waits for its end */
-	uint8_t n_preds, n_met;
+	uint8_t n_preds, n_met, products;
 	bool ended;
 };
 G_STATIC_ASSERT(sizeof(struct task) == 64);
@@ -40,6 +40,7 @@ struct stream {
 	uint32_t next_member;   /* 1 + the next stream in its group */
 	nsec_t since_ns;        /* rate and remaining are as of then; between stages: the next one starts no earlier */
 	double remaining, rate; /* of the flow at since_ns */
+	double exposed;         /* share of what copies beside it take from its like that they take from it */
 	enum phase phase;
 };
 

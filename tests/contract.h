@@ -40,6 +40,8 @@ static inline void ground_init(struct ground *ground)
 	                .gemm_efficiency = 1,
 	                .hbm_efficiency = 1,
 	                .copy_gemm_slowdown = 1,
+	                .adam_share = 1,
+	                .adam_pace = 1,
 	                .h2d_gbps = 20,
 	                .d2h_gbps = 20,
 	                .duplex_gbps = 40,

@@ -10,7 +10,8 @@ enum { TOKENS = 4096, PIECES = 60 };
 /* What a copy costs while it goes on. */
 struct beside {
 	double up, down, both, mixer_share;
-	bool comes; /* parameters, for each backward: no download has no upload beside it */
+	bool comes;        /* parameters, for each backward: no download has no upload beside it */
+	double exposed_us; /* of a product; 0: all of it */
 };
 
 static void add(struct trace *t, int kind, int pass, stream_id stream, nsec_t start, nsec_t ns)
@@ -30,8 +31,8 @@ static struct trace *made(const struct beside *b, double experts_scale)
 	for (int i = 0; i < PIECES; i++) {
 		const bool backward = i % 2, mixer = i % 5 == 4, first = i / 2 % 3 == 1, second = i / 2 % 3 == 2;
 		const bool up = second ? backward : first && (b->comes || !backward), down = backward && (first || second);
-		const double share = mixer ? b->mixer_share : 1;
-		const double alone = (mixer ? 3e6 : experts_scale * 1e6) * (backward ? 2 : 1);
+		const double alone = (mixer ? 3e6 : experts_scale * 1e6) * (backward ? 2 : 1), exposed = (backward ? 6 : 2) * b->exposed_us * 1e3;
+		const double share = mixer ? b->mixer_share : exposed > 0 ? fmin(1, exposed / alone) : 1;
 		const nsec_t ns = llround(alone / (1 - share * (up && down ? b->both : up ? b->up : down ? b->down : 0)));
 		add(t, mixer ? STAGE_MIXER : STAGE_EXPERT, backward ? PASS_BACKWARD : PASS_FORWARD, STREAM_COMPUTE, now, ns);
 		if (up)
@@ -53,12 +54,13 @@ static void check(const struct beside *b)
 	struct machine m = MACHINE;
 	g_autoptr(trace) t = made(b, 1);
 	g_autoptr(trace) large = made(b, 4);
-	const struct warm_run runs[] = {{t, true, true, 1024}, {large, true, true, 4096}};
+	const struct warm_run runs[] = {{t, true, true, 1024, 2}, {large, true, true, 4096, 2}};
 	beside_fit(runs, 2, &m);
 	cr_expect_float_eq(m.copy_gemm_slowdown, 1 / (1 - b->both), 1e-3, "%g", m.copy_gemm_slowdown);
 	cr_expect_float_eq(m.copy_up_share, b->up / b->both, 1e-3, "%g", m.copy_up_share);
 	cr_expect_float_eq(m.copy_down_share, b->comes ? 1 - b->up / b->both : b->down / b->both, 1e-3, "%g", m.copy_down_share);
 	cr_expect_float_eq(m.copy_mixer_share, b->mixer_share, 1e-2, "%g", m.copy_mixer_share);
+	cr_expect_eq(m.copy_exposed_us, 0);
 }
 
 Test(beside, slivers_come_back)
@@ -77,6 +79,24 @@ Test(beside, both_ways_may_cost_less_than_each)
 Test(beside, where_no_download_is_alone_both_are_the_sum)
 {
 	check(&(struct beside){0.18, 0.16, 0.25, 0.5, true});
+}
+
+/* Forward passes of two products and 1 and 4 ms, backwards of six and 2 and 8 ms. */
+Test(beside, long_products_lose_what_short_ones_do)
+{
+	static const struct beside laws[] = {{0.2, 0.15, 0.3, 0.4, false, 400}, {0.1, 0.1, 0.15, 1, false, 600}};
+	for (size_t i = 0; i < G_N_ELEMENTS(laws); i++) {
+		struct machine m = MACHINE;
+		g_autoptr(trace) t = made(&laws[i], 1);
+		g_autoptr(trace) large = made(&laws[i], 4);
+		const struct warm_run runs[] = {{t, true, true, 1024, 2}, {large, true, true, 4096, 2}};
+		beside_fit(runs, 2, &m);
+		const double both = 1 - 1 / m.copy_gemm_slowdown;
+		cr_expect_float_eq(m.copy_exposed_us, laws[i].exposed_us, 0.06 * laws[i].exposed_us, "%g us", m.copy_exposed_us);
+		cr_expect_float_eq(both, laws[i].both, 0.05 * laws[i].both, "%g", both);
+		cr_expect_float_eq(m.copy_up_share * both, laws[i].up, 0.06 * laws[i].up, "%g", m.copy_up_share * both);
+		cr_expect_float_eq(m.copy_down_share * both, laws[i].down, 0.06 * laws[i].down, "%g", m.copy_down_share * both);
+	}
 }
 
 Test(beside, without_runs_that_wait_in_company_nothing_is_known)

@@ -64,6 +64,44 @@ Test(sim, one_expert_alone_is_the_sum_of_its_parts)
 	bed_clear(&bed);
 }
 
+static void hold(struct profile *p, double share)
+{
+	ask_for(p, RES_SM, share);
+	p->demand[p->n_demands - 1].held = true;
+}
+
+/* An expert of so many products beside an upload that holds a fifth of the GPU and, up to then, a collective that holds a tenth. */
+static nsec_t beside_an_upload(int products, nsec_t cost_ns, nsec_t collective_ns)
+{
+	struct bed bed = {.m = machine_by_hand(1, 1, 0, 200)};
+	bed.m.copy_exposed_us = 100;
+	bed.r = resources_by_hand(&bed.m, 32, 100);
+	hold(&bed.r->profile[profile_of_gpu(0, PROFILE_UP)], 0.2);
+	hold(&bed.r->profile[profile_of_gpu(0, PROFILE_COLLECTIVE)], 0.1);
+	bed.b = sim_new(&bed.m, bed.r, NULL, &bare);
+	struct stage expert = on_gpu(0, STREAM_COMPUTE, cost_ns, STAGE_NONE, STAGE_NONE);
+	expert.products = (uint8_t)products;
+	add(&bed, on_gpu(0, STREAM_UPLOAD, 10000000, STAGE_NONE, STAGE_NONE));
+	if (collective_ns)
+		add(&bed, on_gpu(0, STREAM_COLLECTIVE, collective_ns, STAGE_NONE, STAGE_NONE));
+	const stage_id id = add(&bed, expert);
+	await(&bed, id);
+	const nsec_t ns = sim_end_ns(bed.b, id) - sim_start_ns(bed.b, id);
+	bed_clear(&bed);
+	return ns;
+}
+
+Test(sim, a_long_product_loses_no_more_to_copies_than_one_that_is_exposed)
+{
+	cr_expect_eq(beside_an_upload(0, 800000, 0), 1000000, "what is no product");
+	cr_expect_eq(beside_an_upload(2, 160000, 0), 200000, "two of 80 us");
+	cr_expect_eq(beside_an_upload(2, 760000, 0), 802223, "of 380 us: 200 of 760, and 1 - 0.2 x 200 / 760 of the speed: %ld",
+	             (long)beside_an_upload(2, 760000, 0));
+	cr_expect_eq(beside_an_upload(8, 800000, 0), 1000000);
+	/* 100 us beside both, at 0.7; then the rest */
+	cr_expect_eq(beside_an_upload(2, 760000, 100000), 828334, "%ld", (long)beside_an_upload(2, 760000, 100000));
+}
+
 Test(sim, stages_of_one_stream_follow_each_other_without_gap_or_overlap)
 {
 	struct bed bed;
