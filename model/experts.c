@@ -47,7 +47,7 @@ stage_id expert_compute(struct schedule *s, int pass, int layer, int microbatch,
 	st.part = at.part;
 	st.block = &s->moe[layer].block[microbatch];
 	st.tokens = tokens;
-	st.products = (uint8_t)cost_expert_products(s->cost, pass);
+	st.products = (uint32_t)cost_expert_products(s->cost, pass);
 	st.cost_ns = cost_compute(s->cost, STAGE_EXPERT, pass, l, tokens, &st.n_kernels);
 	st.cost_ns /= st.block->slices;
 	after_awaited(s, &st);
@@ -188,7 +188,7 @@ static void resident(struct schedule *s, int pass, int layer, int microbatch, co
 	st.part = t->chunk;
 	st.block = b;
 	st.tokens = tokens;
-	st.products = (uint8_t)cost_expert_products(s->cost, pass);
+	st.products = (uint32_t)cost_expert_products(s->cost, pass);
 	st.cost_ns = cost_grouped(s->cost, pass, l, shares, busy, b->capacity > 0, &st.n_kernels) / b->slices;
 	after(&st, t->arrived);
 	after_awaited(s, &st);

@@ -61,7 +61,6 @@ struct stage {
 	uint8_t kind, pass; /* enum stage_kind, enum stage_pass */
 	uint8_t n_preds;
 	uint8_t step_parity; /* lowest bit of the step's number, so that readers can tell steps apart */
-	uint8_t products;    /* experts: of matrices, one behind the other */
 	uint16_t layer, microbatch;
 	int32_t expert; /* -1: none, or all of the layer's on this GPU (grouped) */
 	int32_t slot;   /* experts and uploads: where in HBM the parameters are, see schedule.h; -1: at home there. Downloads: the gradient slot */
@@ -74,6 +73,7 @@ struct stage {
 	uint32_t profile;    /* what it asks of the shared resources (resource.h) */
 	uint32_t tokens;
 	uint32_t n_kernels;                 /* launches it needs; 0: free for the host */
+	uint32_t products;                  /* experts: of matrices, one behind the other */
 	uint64_t bytes;                     /* moved by copies and collectives, touched by optimizers; 0 otherwise */
 	nsec_t cost_ns;                     /* solo duration */
 	const struct block *block;          /* how its MoE layer was routed (schedule.h); NULL where it does not matter */

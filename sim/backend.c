@@ -164,7 +164,7 @@ static bool sim_launch(struct backend *b, const struct stage *stage, GError **er
 	    .profile = stage->profile,
 	    .group = group_join(sim, stage),
 	    .n_preds = stage->n_preds,
-	    .products = stage->products,
+	    .products = (uint8_t)stage->products,
 	};
 	memcpy(task->preds, stage->preds, sizeof task->preds);
 	struct stream *stream = &sim->streams[stage->stream];

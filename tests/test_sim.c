@@ -80,7 +80,7 @@ static nsec_t beside_an_upload(int products, nsec_t cost_ns, nsec_t collective_n
 	hold(&bed.r->profile[profile_of_gpu(0, PROFILE_COLLECTIVE)], 0.1);
 	bed.b = sim_new(&bed.m, bed.r, NULL, &bare);
 	struct stage expert = on_gpu(0, STREAM_COMPUTE, cost_ns, STAGE_NONE, STAGE_NONE);
-	expert.products = (uint8_t)products;
+	expert.products = (uint32_t)products;
 	add(&bed, on_gpu(0, STREAM_UPLOAD, 10000000, STAGE_NONE, STAGE_NONE));
 	if (collective_ns)
 		add(&bed, on_gpu(0, STREAM_COLLECTIVE, collective_ns, STAGE_NONE, STAGE_NONE));
