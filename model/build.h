@@ -21,6 +21,7 @@ struct expert_state {
 	int pinned_slot;   /* there */
 	int last;          /* GPU that computed it last, -1 */
 	bool put_off;      /* next-forward: its last update waited for the end of the backward */
+	bool fresh;        /* its pinned copy has come up since */
 	uint32_t tokens;   /* of the step so far */
 };
 
@@ -196,13 +197,16 @@ void experts_prefetch(struct schedule *s, int layer);                         /*
 void experts_pin(struct schedule *s, int layer);                              /* chooses them: the busiest of the step so far */
 
 /* Updates of experts beyond HBM, and additions to their gradients before (expert_updates.c): one whose gradient is complete, made now or put off as
- * the policy says; those put off so far; pinned copies brought up to date, all of them or, where the next forward does it, a layer's. */
+ * the policy says; those put off so far; pinned copies brought up to date, all of them or, with next-forward, a layer's: those of updates that the
+ * backward hid when the layer below has begun its own, the others when the next forward comes to it. */
 void updates_init(struct schedule *s);
 stage_id updates_accumulate(struct schedule *s, const struct late *u, int microbatch);
 void updates_add(struct schedule *s, const struct late *u);
 void updates_late(struct schedule *s);
 void updates_refresh(struct schedule *s);
 void updates_refresh_layer(struct schedule *s, int layer);
+void updates_refresh_hidden(struct schedule *s, int layer);
+void updates_layer_ends(struct schedule *s); /* its backward: what is pinned in its slots from now on may come */
 
 /* Uploads expert e into the next slot of the GPU; *slot receives which. */
 stage_id experts_upload(struct schedule *s, int pass, int layer, int microbatch, int e, int gpu, int *slot);

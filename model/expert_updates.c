@@ -9,8 +9,10 @@
  * which Adam has nothing to do. Neither does Adam wait for a gradient in the backward as long as what it was given lasts to the next one, through the
  * attention of a layer. Both worlds decide alike: by solo costs, not by a clock.
  *
- * Pinned copies in HBM are brought up to date behind the step; with next-forward one layer at a time, when the next forward comes to it: the copy of
- * a layer that is updated last must not keep the uploads of the first ones waiting. */
+ * Pinned copies in HBM are brought up to date behind the step; with next-forward one layer at a time. Those of updates that the backward hid follow
+ * them there, under the layer below, when the forward has no copies to wait for; the others come when the next forward comes to their layer: the copy
+ * of a layer that is updated last must not keep the uploads of the first ones waiting. From an SSD all come with the forward, since the frames of a
+ * backward are counted without them. */
 #include "build.h"
 
 #include <string.h>
@@ -130,6 +132,7 @@ void updates_add(struct schedule *s, const struct late *u)
 {
 	bool put_off = puts_off(s) && !is_wanted_now(s, u);
 	s->moe[u->layer].expert[u->expert].put_off = put_off;
+	s->moe[u->layer].expert[u->expert].fresh = false;
 	if (put_off || s->p->optimizer != OPTIMIZER_CPU_EXPERT)
 		g_array_append_vals(s->late, u, 1);
 	else
@@ -172,13 +175,13 @@ static void refresh(struct schedule *s, int layer, int e)
 	after(&st, s->gpu[x->pinned].pinned_user);
 	after(&st, fetched);
 	x->refreshed = x->uploaded = x->aside = emit(s, &st);
+	x->fresh = true;
 }
 
 /* In the order in which the updates end, behind all uploads of the backward: a refresh that waits for its update must not stand before them. */
 void updates_refresh(struct schedule *s)
 {
-	for (int g = 0; g < s->gpus; g++)
-		s->gpu[g].pinned_user = s->gpu[g].last_compute;
+	updates_layer_ends(s);
 	for (int layer = s->n->layers - 1; layer >= 0 && !puts_off(s); layer--)
 		for (int e = 0; e < s->moe[layer].experts; e++)
 			refresh(s, layer, e);
@@ -187,5 +190,19 @@ void updates_refresh(struct schedule *s)
 void updates_refresh_layer(struct schedule *s, int layer)
 {
 	for (int e = 0; e < s->moe[layer].experts && puts_off(s); e++)
-		refresh(s, layer, e);
+		if (!s->moe[layer].expert[e].fresh)
+			refresh(s, layer, e);
+}
+
+void updates_refresh_hidden(struct schedule *s, int layer)
+{
+	for (int e = 0; puts_off(s) && s->plan.home == HOME_DRAM && e < s->moe[layer].experts; e++)
+		if (!s->moe[layer].expert[e].put_off && !s->moe[layer].expert[e].fresh)
+			refresh(s, layer, e);
+}
+
+void updates_layer_ends(struct schedule *s)
+{
+	for (int g = 0; g < s->gpus; g++)
+		s->gpu[g].pinned_user = s->gpu[g].last_compute;
 }

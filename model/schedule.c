@@ -185,6 +185,8 @@ static void backward_layer(struct schedule *s, int layer, struct batches of)
 		backward_before_experts(s, layer, mb);
 	if (moe)
 		experts_backward(s, layer, of);
+	if (of.to == s->plan.microbatches && layer + 1 < s->n->layers)
+		updates_refresh_hidden(s, layer + 1);
 	for (int mb = of.from; mb < of.to; mb++) {
 		if (moe) {
 			experts_return(s, PASS_BACKWARD, layer, mb);
@@ -192,6 +194,7 @@ static void backward_layer(struct schedule *s, int layer, struct batches of)
 		}
 		backward_after_experts(s, layer, mb);
 	}
+	updates_layer_ends(s);
 }
 
 /* ZeRO-Offload's step returns when all updates have been made; the next step starts behind it. */
