@@ -18,8 +18,8 @@ within "step time" . step "" 20 2.4 10.8
 within "step time, experts in HBM" static step "" 9 1.4 3.4
 within "step time, experts in DRAM" dram step "" 11 3.3 10.8
 within "compute stream" . stream "compute$" 25 2.7 9.4
-within "uploads" . stream "upload$" 13 3.7 8.9
-within "downloads" . stream "download$" 13 4.3 10.9
+within "uploads" . stream "upload$" 13 4.9 10.4
+within "downloads" . stream "download$" 13 4.6 10.9
 within "optimizer" . stream "optimizer$" 11 2.3 9.7
 within "collectives" . stream "collective$" 10 1.9 3.6
 within "HBM" . memory "^HBM$" 20 0.06 0.12
@@ -30,4 +30,4 @@ awk -F, '$2 == "step" && $1 ~ /dram/ { n++; inside += $4 >= $11 && $4 <= $10 } E
 
 # what is left when the speed of Adam in each run is known
 "$source/tests/h200/own_adam.sh" "$esmoe" "$folder"/runs/*dram* >"$folder/own"
-awk '/mean error/ { printf "Adam as fast as in the run: %s\n", $0; gsub(",", ""); found = $8 <= 1.6 && $11 <= 3.4 } END { exit !found }' "$folder/own"
+awk '/mean error/ { printf "Adam as fast as in the run: %s\n", $0; gsub(",", ""); found = $8 <= 1.7 && $11 <= 3.5 } END { exit !found }' "$folder/own"
