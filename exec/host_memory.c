@@ -58,6 +58,7 @@ static void look_first(struct host_memory *h, const struct device_info *info)
 		return;
 	const double now = adam_speed_now(h->speed, FIRST_MS);
 	m->adam_share = CLAMP(now / usual, LEAST_PACE, MOST_PACE);
+	m->adam_pace = 1;
 	shift_range(m, m->adam_share);
 	if (fabs(m->adam_share - 1) > SAME)
 		tell(h->o, g_strdup_printf("CPU Adam: %.2f billion parameters/s alone, %.0f %% %s than when this machine was calibrated", now,

@@ -437,6 +437,8 @@ static double moved_ns(const struct cost *c, const struct exchange *x, bool node
 {
 	const struct measured *measured = c->m->measured;
 	double there = 0;
+	if (!x->moves)
+		return 0;
 	if (node && measured && measured->table[STAGE_ALL_TO_ALL][PASS_FORWARD].sizes.n)
 		there = (double)x->intra_bytes * (1 + 1.0 / (MAX(2, measured->gpus) - 1));
 	return machine_move_ns(c->m) * ((double)x->moved_bytes - there);

@@ -68,6 +68,7 @@ nsec_t cost_counts(const struct cost *c, uint64_t bytes, int gpus);     /* the s
 struct exchange {
 	uint64_t intra_bytes, inter_bytes, leaf_bytes, moved_bytes;
 	uint64_t whole_bytes, gather_bytes, rail_bytes, rail_leaf_bytes;
+	bool moves; /* moved_bytes is known */
 };
 /* Of one set; ALGORITHM_PAIRWISE, or one of the halves ALGORITHM_GATHER and ALGORITHM_RAIL. */
 nsec_t cost_exchange(const struct cost *c, const struct exchange *x, const struct ranks *set, int algorithm);

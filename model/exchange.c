@@ -185,6 +185,7 @@ static struct exchange chunk_of(const struct exchange *x, uint64_t chunks)
 	                         .inter_bytes = x->inter_bytes / chunks,
 	                         .leaf_bytes = x->leaf_bytes / chunks,
 	                         .moved_bytes = x->moved_bytes / chunks,
+	                         .moves = x->moves,
 	                         .whole_bytes = x->whole_bytes / chunks,
 	                         .gather_bytes = x->gather_bytes / chunks,
 	                         .rail_bytes = x->rail_bytes / chunks,

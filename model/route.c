@@ -290,6 +290,7 @@ void count_bytes(struct schedule *s, struct block *b, const struct layer *l)
 	for (int i = 0; i < 2 * s->nodes; i++)
 		x.inter_bytes = MAX(x.inter_bytes, s->node_bytes[i]);
 	x.moved_bytes = row * (before + behind);
+	x.moves = packing;
 	b->exchange = x;
 	if (s->tally)
 		tally_end(s, s->tally, b);

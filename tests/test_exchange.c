@@ -479,6 +479,22 @@ Test(exchange, rows_that_lie_apart_are_packed)
 	}
 }
 
+/* Two experts on four GPUs: nobody says what moves, and it is what was measured. */
+Test(exchange, where_experts_are_spread_the_table_stands)
+{
+	nsec_t ns[2] = {0};
+	for (int ours = 0; ours < 2; ours++) {
+		struct steps t;
+		struct scenario_options o =
+		    one_node(4, SETS(MEASURED, "measured.gpus=4", ours ? "software.runtime=esmoe" : "software.runtime=framework"));
+		o.experts = 2;
+		steps_record(&t, &o, 1);
+		ns[ours] = stage_find(&t, 0, STAGE_ALL_TO_ALL, PASS_FORWARD, 0)->cost_ns;
+		steps_clear(&t);
+	}
+	cr_assert(ns[0] > 0 && ns[0] == ns[1], "%ld and %ld ns", (long)ns[0], (long)ns[1]);
+}
+
 /* Between two GPUs one hop, among four three: the same bytes take as much longer as the machine's law says. */
 Test(exchange, more_gpus_than_were_measured_take_longer_by_the_machines_law)
 {
