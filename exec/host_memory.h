@@ -3,9 +3,10 @@
  *     look |  step 0  | steps that tell   | steps that are recorded |              real GPUs
  *     look |  steps                  look | steps that are recorded | look         virtual ones, and runs of a calibration
  *
- * Steps tell better than looks: in 15 runs on H200 the updates of four recorded steps were within 1.6 % on average (4.3 % at most) of those of the four
- * before them, looks before and after all eight within 3.7 % (16 %), what copies cost counted off as exec/updates.c does (the eleven runs of 2026-11-29
- * and four of -30 that are not in tests/h200, by a script that is not in the repository). But what calibration has to tell is what such updates take. */
+ * Steps tell better than looks: in 15 runs on H200 the updates of four recorded steps were within 1.6 % on average (4.3 % at most) of those of the
+ * four before them, looks before and after all eight within 3.7 % (16 %), what copies cost counted off as exec/updates.c does (the eleven runs of
+ * 2026-11-29 and four of -30 that are not in tests/h200, by a script that is not in the repository). But what calibration has to tell is what such
+ * updates take. */
 #pragma once
 
 #include "device.h"
