@@ -6,11 +6,11 @@
  * an expert that has n of them and takes t0 alone, the slivers are as much smaller as n copy_exposed_us is less than t0. Runs with experts of several
  * sizes tell that: the one by which the slivers explain best what all of them lost.
  *
- * Forward passes have uploads alone and give `up`, the middle of theirs; the last
- * experts of a backward, whose parameters have all come, have downloads alone and give `down`; the others have both, and give `both` by what the two
- * leave - or, where no download was alone, `down`, as if both were the sum. Mixers, whose slivers are alike but smaller, give the share that they
- * have of all. What waited for its own launches tells nothing. Copies that the host's memory keeps waiting cost the more - an expert of 8 million
- * parameters on an H200 2 % beside a download, 16 to 20 % while CPU Adam works, too - so that what counts is measured in its company. */
+ * Forward passes have uploads alone and give `up`, the middle of theirs; experts of a backward whose parameters have come, or stay, have downloads
+ * alone and give `down`; the others have both, and give `both` by what the two leave - or, where no download was alone, `down`, as if both were the
+ * sum. Mixers, whose slivers are alike but smaller, give the share that they have of all. What waited for its own launches tells nothing. Copies that
+ * the host's memory keeps waiting cost the more - an expert of 8 million parameters on an H200 2 % beside a download, 16 to 20 % while CPU Adam
+ * works, too - so that what counts is measured in its company. */
 #include "beside.h"
 
 #include "cover.h"
@@ -18,8 +18,6 @@
 
 #include <math.h>
 #include <stdlib.h>
-
-enum { BACKWARD_PRODUCTS = 3 };
 
 #define ALONE 0.02       /* of a span under copies, and less */
 #define ACCOMPANIED 0.25 /* and more */
@@ -64,7 +62,7 @@ static void add_points(const struct warm_run *run, const struct machine *m, GArr
 		struct point p = {like_of(s, run->d_expert),
 		                  s->kind == STAGE_MIXER,
 		                  run->company,
-		                  s->kind == STAGE_EXPERT ? run->products * (s->pass == PASS_BACKWARD ? BACKWARD_PRODUCTS : 1) : 0,
+		                  s->kind == STAGE_EXPERT ? run->products[s->pass == PASS_BACKWARD] : 0,
 		                  (double)(s->end_ns - s->start_ns) / 1e3 * hot[i],
 		                  up[i],
 		                  down[i],

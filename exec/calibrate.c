@@ -256,10 +256,15 @@ static bool measure_probe(struct calibration *c, const struct probe *p, GError *
 static bool read_runs(struct calibration *c, GError **error)
 {
 	g_autoptr(GArray) warm = g_array_new(FALSE, FALSE, sizeof(struct warm_run));
-	const int products = c->runs->len ? activation_matrices(g_array_index(c->runs, struct probe_run, 0).scenario->network->activation) : 0;
 	for (guint i = 0; i < c->runs->len; i++) {
 		const struct probe_run *r = &g_array_index(c->runs, struct probe_run, i);
-		struct warm_run w = {r->trace, r->probe.serves & SERVES_HOST, r->probe.serves & SERVES_COPIES, r->probe.d_expert, products};
+		const struct scenario *sc = r->scenario;
+		g_autoptr(cost) cost = cost_new(sc->network, sc->machine, sc->policy, sc->seq_len, 0);
+		const struct warm_run w = {.trace = r->trace,
+		                           .waits = r->probe.serves & SERVES_HOST,
+		                           .company = r->probe.serves & SERVES_COPIES,
+		                           .d_expert = r->probe.d_expert,
+		                           .products = {cost_expert_products(cost, PASS_FORWARD), cost_expert_products(cost, PASS_BACKWARD)}};
 		if (r->probe.gpus == 1)
 			g_array_append_val(warm, w);
 	}

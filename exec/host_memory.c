@@ -13,6 +13,8 @@
 /* What a step is predicted with is looked at longer than what it is planned with. */
 enum { FIRST_MS = 200, AGAIN_MS = 250 };
 
+enum { STEPS_BEFORE = 2 /* the recorded ones; the very first does not tell */ };
+
 struct host_memory {
 	const struct scenario *sc;
 	const struct run_options *o;
@@ -75,7 +77,7 @@ struct host_memory *host_memory_open(const struct scenario *sc, const struct mem
 	if (!offloaded)
 		return h;
 	look_first(h, info);
-	h->steps_tell = h->speed && o->trace && info->launcher_cores && !o->looks;
+	h->steps_tell = h->speed && o->trace && info->launcher_cores && !o->looks && o->steps >= (uint64_t)o->trace_steps + STEPS_BEFORE;
 	h->seen = trace_new();
 	h->seen->gpus = sc->machine->gpus;
 	h->seen->gpus_per_node = sc->machine->gpus_per_node;

@@ -1,7 +1,7 @@
 /* The host memory of a run, and how fast CPU Adam is on it (host.adam_share and host.adam_pace of its run.ini).
  *
- *     look |  step 0  | steps that tell   | steps that are recorded |              real GPUs
- *     look |  steps                  look | steps that are recorded | look         virtual ones, and runs of a calibration
+ *     look |  step 0  | steps that tell   | steps that are recorded |              real GPUs, and steps before the recorded ones
+ *     look |  steps                  look | steps that are recorded | look         others, and runs of a calibration
  *
  * Steps tell better than looks: in 15 runs on H200 the updates of four recorded steps were within 1.6 % on average (4.3 % at most) of those of the
  * four before them, looks before and after all eight within 3.7 % (16 %), what copies cost counted off as exec/updates.c does (the eleven runs of

@@ -9,8 +9,8 @@
 struct warm_run {
 	const struct trace *trace;
 	bool waits, company;
-	int d_expert; /* inner size of its experts */
-	int products; /* of matrices, in an expert's forward pass; its backward, with what it recomputes, has three times as many */
+	int d_expert;    /* inner size of its experts */
+	int products[2]; /* of matrices, in an expert's forward pass and in its backward */
 };
 
 /* Fills cool_speedup, cool_share and heat_ms from the mixers of `tokens` tokens that no copy accompanies: the law that leaves the least of their

@@ -63,12 +63,11 @@ nsec_t cost_counts(const struct cost *c, uint64_t bytes, int gpus);     /* the s
 
 /* All-to-all-v, in bytes of the busiest: what one GPU sends or receives inside its node, one adapter (one node, where its adapters are a pool) and
  * the uplinks of one leaf switch; hierarchical: what one GPU has in all, sends or receives when its node gathers, then again adapter and leaf switch.
- * moved_bytes: of the rows that a GPU copies within its memory: those that lie apart at their sender or receiver, and those that stay (our executor;
- * 0: others). */
+ * moved_bytes: of the rows that a GPU copies within its memory: those that lie apart at their sender or receiver, and those that stay. */
 struct exchange {
 	uint64_t intra_bytes, inter_bytes, leaf_bytes, moved_bytes;
 	uint64_t whole_bytes, gather_bytes, rail_bytes, rail_leaf_bytes;
-	bool moves; /* moved_bytes is known */
+	bool moves; /* moved_bytes is known: it is our executor's exchange */
 };
 /* Of one set; ALGORITHM_PAIRWISE, or one of the halves ALGORITHM_GATHER and ALGORITHM_RAIL. */
 nsec_t cost_exchange(const struct cost *c, const struct exchange *x, const struct ranks *set, int algorithm);

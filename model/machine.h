@@ -155,7 +155,8 @@ double machine_collective_gbps(const struct machine *m);
  * compute on the cores themselves, leave none. A core that a launcher shares with Adam is taken from that for a scheduler's slice, some milliseconds,
  * each time a gate answers, and an update ends with the last of its threads. With several GPUs the two threads that begin and end updates have a core
  * each, too: all GPUs wait in an exchange for the one whose launcher came late. M/8 from DRAM on two H200 with 32 cores, 384 exchanges of a forward:
- * 51 took more than 200 us to launch with 29 threads and 22 with 27, and an update took as long. */
+ * 51 took more than 200 us to launch with 29 threads and 22 with 27, and an update took as long (two runs of 2026-11-30 that are not in tests/h200).
+ */
 int machine_spare_adam_threads(const struct machine *m);
 /* What a GPU takes for each byte of rows that it copies within its memory for an exchange; 0 where none does: other software than ours says what its
  * exchanges take, and virtual GPUs copy row by row. */

@@ -43,12 +43,6 @@ static void share_loads(struct schedule *s, int experts)
 			       sizeof(uint32_t) * (size_t)experts);
 }
 
-/* Whether each layer and micro-batch places its experts anew. */
-static bool moves(const struct schedule *s)
-{
-	return s->p->placement != PLACEMENT_FIXED && offloaded(s);
-}
-
 /* Tokens of each expert in each set: totals (sets, E). */
 static void add_up(struct schedule *s, int experts)
 {
@@ -251,7 +245,7 @@ void count_bytes(struct schedule *s, struct block *b, const struct layer *l)
 	uint64_t row = (uint64_t)s->n->d_model * element_bytes(s);
 	struct exchange x = {0};
 	const bool packing = packs(s, b, l->experts);
-	uint64_t before = 0, behind = 0;            /* what is sent */
+	uint64_t before = 0, behind = 0;            /* rows that are moved before and after what is sent */
 	if (s->p->all_to_all == ALL_TO_ALL_DROPPED) /* each GPU of a unit sends its share of what all of them have */
 		row /= (uint64_t)unit;
 	if (s->tally)
@@ -345,7 +339,8 @@ static void route_one(struct schedule *s, int layer, int microbatch)
 /* In vertical order all micro-batches of a layer are placed as the first is, so that one upload serves all. */
 static void place(struct schedule *s, int layer, int microbatch)
 {
-	if (!moves(s))
+	bool moves = s->p->placement != PLACEMENT_FIXED && offloaded(s);
+	if (!moves)
 		placement_fixed(s->n->layer[layer].experts, s->plan.expert_parallel / s->plan.unit, s->place);
 	else if (!vertical(s) || microbatch == 0)
 		place_dynamic(s, layer);

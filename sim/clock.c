@@ -95,8 +95,8 @@ static double exposed(const struct sim *sim, const struct task *task)
 /* Collectives keep the SMs that they have from all that is computed beside them. */
 static double exposed_rate(const struct sim *sim, stream_id s, double rate)
 {
-	const struct stream *stream = &sim->streams[s];
-	if (stream->exposed == 1 || sim->streams[s - s % GPU_STREAMS + STREAM_COLLECTIVE].phase == PHASE_FLOWING)
+	const struct stream *stream = &sim->streams[s], *of_gpu = stream - s % GPU_STREAMS;
+	if (stream->exposed == 1 || of_gpu[STREAM_COLLECTIVE].phase == PHASE_FLOWING || of_gpu[STREAM_REDUCTION].phase == PHASE_FLOWING)
 		return rate;
 	return 1 - stream->exposed * (1 - rate);
 }

@@ -78,7 +78,7 @@ static void bed_make(struct bed *b, bool real, bool looks)
 	                  .network = {.layers = 1, .d_model = 1000, .heads = 1, .activation = ACTIVATION_GELU},
 	                  .m = {.gpus = 1, .gpus_per_node = 1, .adam_gparams_per_s = 2, .adam_threads = 2, .adam_bytes_per_param = 28},
 	                  .policy = {.gradient_bytes = 2},
-	                  .o = {.trace = "there", .trace_steps = 2, .looks = looks},
+	                  .o = {.trace = "there", .steps = 6, .trace_steps = 2, .looks = looks},
 	                  .device = {.name = "host", .element_bytes = 4, .launcher_cores = real}};
 	b->network.layer = &b->layer;
 	b->m.adam_share = b->m.adam_pace = b->m.hbm_gbps = b->m.hbm_efficiency = b->m.sms = 1;
@@ -154,6 +154,17 @@ Test(adam_speed, on_real_gpus_the_steps_before_those_that_are_recorded_tell)
 	step_of(h, 4, 7, 0); /* recorded */
 	host_memory_settle(h);
 	cr_assert_float_eq(b.m.adam_pace, 1 / 1.25, 1e-4);
+}
+
+Test(adam_speed, where_all_steps_are_recorded_it_is_looked_at)
+{
+	for (uint64_t steps = 1; steps <= 5; steps++) {
+		struct bed b;
+		bed_make(&b, true, false);
+		b.o.steps = steps;
+		g_autoptr(host_memory) h = host_memory_open(&b.sc, &b.planned, true, &b.device, &b.o);
+		cr_assert_eq(host_memory_wants_looks(h), steps < 4, "%lu steps, the last two of which are recorded", steps);
+	}
 }
 
 static double update_us(double alone, double usual)

@@ -54,7 +54,7 @@ static void check(const struct beside *b)
 	struct machine m = MACHINE;
 	g_autoptr(trace) t = made(b, 1);
 	g_autoptr(trace) large = made(b, 4);
-	const struct warm_run runs[] = {{t, true, true, 1024, 2}, {large, true, true, 4096, 2}};
+	const struct warm_run runs[] = {{t, true, true, 1024, {2, 6}}, {large, true, true, 4096, {2, 6}}};
 	beside_fit(runs, 2, &m);
 	cr_expect_float_eq(m.copy_gemm_slowdown, 1 / (1 - b->both), 1e-3, "%g", m.copy_gemm_slowdown);
 	cr_expect_float_eq(m.copy_up_share, b->up / b->both, 1e-3, "%g", m.copy_up_share);
@@ -89,7 +89,7 @@ Test(beside, long_products_lose_what_short_ones_do)
 		struct machine m = MACHINE;
 		g_autoptr(trace) t = made(&laws[i], 1);
 		g_autoptr(trace) large = made(&laws[i], 4);
-		const struct warm_run runs[] = {{t, true, true, 1024, 2}, {large, true, true, 4096, 2}};
+		const struct warm_run runs[] = {{t, true, true, 1024, {2, 6}}, {large, true, true, 4096, {2, 6}}};
 		beside_fit(runs, 2, &m);
 		const double both = 1 - 1 / m.copy_gemm_slowdown;
 		cr_expect_float_eq(m.copy_exposed_us, laws[i].exposed_us, 0.06 * laws[i].exposed_us, "%g us", m.copy_exposed_us);
