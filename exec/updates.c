@@ -80,9 +80,12 @@ static guint first_after(const GArray *copies, nsec_t ns)
 /* The share of its work alone that Adam does beside so many, all of its threads: [up][down]. What was not measured is as the nearest below. */
 static void fill_shares(const struct contention_table *t, double share[COLUMNS][COLUMNS])
 {
-	const struct ini_doubles *column[COLUMNS][COLUMNS] = {
-	    {NULL, &t->adam_d, &t->adam_dd}, {&t->adam_u, &t->adam_ud, NULL}, {&t->adam_uu, NULL, &t->adam_uudd}};
+	struct contention_mix mixes[CONTENTION_MIXES];
+	const struct ini_doubles *column[COLUMNS][COLUMNS] = {{NULL}};
 	const int last = t->adam.n - 1;
+	contention_mixes(t, mixes);
+	for (int i = 0; i < CONTENTION_MIXES; i++)
+		column[mixes[i].up][mixes[i].down] = mixes[i].rates[0];
 	for (int up = 0; up < COLUMNS; up++)
 		for (int down = 0; down < COLUMNS; down++) {
 			const struct ini_doubles *c = column[up][down];
