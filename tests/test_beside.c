@@ -99,6 +99,29 @@ Test(beside, long_products_lose_what_short_ones_do)
 	}
 }
 
+/* One update from the first span to the last. */
+static void add_adam(struct trace *t)
+{
+	const nsec_t end = trace_span(t, t->spans->len - 1)->end_ns;
+	add(t, STAGE_ADAM, PASS_UPDATE, GPU_STREAMS, 0, end);
+}
+
+/* Of two runs alike in all else. */
+Test(beside, copies_count_while_adam_works)
+{
+	struct machine m = MACHINE;
+	const struct beside fast = {0.02, 0.01, 0.03, 1}, slow = {0.18, 0.16, 0.25, 0.5};
+	g_autoptr(trace) rests = made(&fast, 1);
+	g_autoptr(trace) works = made(&slow, 1);
+	add_adam(works);
+	const struct warm_run runs[] = {{rests, true, true, 1024, {2, 6}}, {rests, true, true, 1024, {2, 6}}, {works, true, true, 1024, {2, 6}}};
+	beside_fit(runs, G_N_ELEMENTS(runs), &m);
+	cr_expect_float_eq(m.copy_gemm_slowdown, 1 / (1 - slow.both), 1e-3, "%g", m.copy_gemm_slowdown);
+	cr_expect_float_eq(m.copy_up_share, slow.up / slow.both, 1e-3, "%g", m.copy_up_share);
+	cr_expect_float_eq(m.copy_down_share, slow.down / slow.both, 1e-3, "%g", m.copy_down_share);
+	cr_expect_float_eq(m.copy_mixer_share, slow.mixer_share, 1e-2, "%g", m.copy_mixer_share);
+}
+
 Test(beside, without_runs_that_wait_in_company_nothing_is_known)
 {
 	struct machine m = MACHINE;
