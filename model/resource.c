@@ -17,9 +17,10 @@
  * SMs to itself that copies hold less of. A GPU computes one thing at a time, so that the SMs are never given twice.
  *
  * A collective's kernels stay on their SMs until it ends: computation has the others meanwhile, and does not slow the collective. Copies do, through
- * what NVLink and PCIe share inside of the GPU, about as much as a GEMM: exchanges of 34 MB on two H200 took 199 us alone and 255 beside copies both
- * ways, 22 % of their speed, where the slivers of their machine are 24 % (medians over the backward of x2-m8-dram-2 in tests/h200). So do kernels
- * that stream rows through HBM, which hold nvlink.stream_share of its speed (exec/streamed.h). */
+ * what NVLink and PCIe share inside of the GPU, about as much as a GEMM, and downloads, which leave by the links' way, more than uploads: they hold
+ * of RES_SM_COLLECTIVE what they hold of RES_SM_DOWN. Exchanges of 34 MB on two H200 took 210 us beside no copy, 218 beside uploads, 232 beside
+ * downloads and 254 beside both, from the later start of the two to the later end (medians over x2-m8-dram-2 in tests/h200). So do kernels that
+ * stream rows through HBM, which hold nvlink.stream_share of its speed (exec/streamed.h). */
 #include "resource.h"
 
 #include <math.h>
@@ -149,7 +150,8 @@ static double copy_sm_share(const struct machine *m, bool up)
 /* Of them as they are there the second time. */
 static double copy_sm_down_share(const struct machine *m, bool up)
 {
-	return (1 - 1 / m->copy_gemm_slowdown) * (up ? 1 - m->copy_down_share : m->copy_down_share);
+	const double down = fmax(m->copy_down_share, 1 - m->copy_up_share); /* at least what uploads leave */
+	return (1 - 1 / m->copy_gemm_slowdown) * (up ? 1 - down : down);
 }
 
 /* Where both ways cost what each costs alone, once says it. */
@@ -203,7 +205,7 @@ static void fill_copy(const struct machine *m, struct profile *p, bool up)
 	if (mixer_sms(m) == RES_SM_MIXER)
 		hold_slivers(m, p, up, RES_SM_MIXER, m->copy_mixer_share);
 	if (loses_to_others(m))
-		hold(p, of_gpu(p->gpu, RES_SM_COLLECTIVE), copy_sm_share(m, up));
+		hold(p, of_gpu(p->gpu, RES_SM_COLLECTIVE), copy_sm_down_share(m, up));
 	if (m->root_gbps > 0)
 		ask(p, of_root(m, p->gpu, up ? RES_ROOT_UP : RES_ROOT_DOWN), rate);
 	ask_dram(m, p, rate);

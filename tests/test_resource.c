@@ -183,10 +183,12 @@ Test(resource, copies_both_ways_cost_less_than_each_alone)
 	}
 }
 
-/* Computation has the SMs that a collective leaves, and slows it by nothing; copies slow it as they do a GEMM, where it goes over NVLink. */
+/* Computation has the SMs that a collective leaves, and slows it by nothing; copies both ways slow it as they do a GEMM, where it goes over NVLink,
+ * and downloads by their share of that. */
 Test(resource, collectives_keep_their_sms_and_lose_to_copies)
 {
-	const char *const overrides[] = {"gpu.copy_gemm_slowdown=1.25", "gpu.copy_up_share=0.75", "gpu.nccl_sm_share=0.2", NULL};
+	const char *const overrides[] = {"gpu.copy_gemm_slowdown=1.25", "gpu.copy_up_share=0.75", "gpu.copy_down_share=0.6", "gpu.nccl_sm_share=0.2",
+	                                 NULL};
 	const char *const over_pcie[] = {"gpu.copy_gemm_slowdown=1.25", "nvlink.gbps=0", NULL};
 	g_autoptr(machine) m = machine_of("h200-x2", overrides), narrow = machine_of("h200-x2", over_pcie);
 	g_autoptr(resources) r = resources_new(m, 0), n = resources_new(narrow, 0);
@@ -198,8 +200,10 @@ Test(resource, collectives_keep_their_sms_and_lose_to_copies)
 	cr_expect_float_eq(rate[0], 1, NEAR, "%g", rate[0]);
 	cr_expect_float_eq(rate[1], 0.8, NEAR, "%g", rate[1]);
 	max_min(r, all, 3, rate);
-	cr_expect_float_eq(rate[0], 0.85, NEAR, "%g", rate[0]);
+	cr_expect_float_eq(rate[0], 0.92, NEAR, "%g", rate[0]);
 	cr_expect_float_eq(rate[1], 0.65, NEAR, "%g", rate[1]);
+	max_min(r, (const uint32_t[]){all[0], all[3]}, 2, rate);
+	cr_expect_float_eq(rate[0], 0.88, NEAR, "%g", rate[0]);
 	max_min(r, all, 4, rate);
 	cr_expect_float_eq(rate[0], 0.8, NEAR, "%g", rate[0]);
 	for (int i = 0; i < n->profile[all[0]].n_demands; i++)
