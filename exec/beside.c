@@ -10,7 +10,7 @@
  * alone and give `down`; the others have both, and give `both` by what the two leave - or, where no download was alone, `down`, as if both were the
  * sum. Mixers, whose slivers are alike but smaller, give the share that they have of all. What waited for its own launches tells nothing.
  *
- * Copies that the host's memory keeps waiting cost the more: of an expert of 8 million parameters on an H200 a download takes 3 % at 54 GB/s and 14 %
+ * Copies that the host's memory keeps waiting cost the more: of an expert of 8 million parameters on an H200 a download takes 2 % at 54 GB/s and 15 %
  * at the 40 that CPU Adam leaves it (medians over x2-m8-dram in tests/h200, of the last layer and of the others). So what counts is measured while
  * Adam works, and worked beside what was computed before; everything counts of a kind of which that is never so. */
 #include "beside.h"

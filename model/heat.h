@@ -2,8 +2,9 @@
  * hot GPU; gpu.cool_speedup says how much faster a cool one multiplies, gpu.cool_share up to which share of work it stays cool, gpu.heat_ms how fast
  * the share follows (all three measured by exec/warmth.c).
  *
- * A head's products are so large that they meet the power limit from their first moment on: 15.3 ms on an H200 that waits, 15.9 on a hot one, where
- * the mixers of the recomputation take 701 and 804 us (medians over the traces of x2-m8-dram-kept and x2-m8-static in tests/h200). It gains
+ * A head's products are so large that they meet the power limit from their first moment on: 15.2 ms on an H200 that waits, 15.9 on a hot one, where
+ * the mixers of the recomputation that no copy accompanies take 680 and 807 us (medians over the traces of x2-m8-dram-kept and x2-m8-static in
+ * tests/h200). It gains
  * gpu.cool_head_share of what they do; what is no product gains nothing. */
 #pragma once
 

@@ -4,23 +4,25 @@
  *                 `-- nvlink        `-- nic of the node, or adapter -- leaf switch
  *
  * A copy crosses every resource from its GPU's memory to the host's, and also holds a sliver of the SMs: GEMMs under copies are slower than the bytes
- * explain (they lose L2 and HBM turns), and no less so while the host's memory keeps copies waiting. Both ways together leave a GEMM 1 / slowdown of
- * the SMs; one way alone costs its share of that, and both shares may be more than the whole - an expert's backward on an H200 took 290 us alone, 345
- * beside a download and 375 beside both ways (CPU Adam at work; medians over x2-m8-dram and -kept in tests/h200). So the SMs are there twice:
+ * explain (they lose L2 and HBM turns), and the more so while the host's memory keeps copies waiting, which is left out: slivers are those beside CPU
+ * Adam (exec/beside.c). Both ways together leave a GEMM 1 / slowdown of the SMs; one way alone costs its share of that, and both shares may be more
+ * than the whole - an expert's backward on an H200 took 287 us alone, 336 beside a download and 376 beside both ways (CPU Adam at work; medians over
+ * x2-m8-dram in tests/h200). So the SMs are there twice:
  *
  *     both = 1 - 1 / slowdown        SMs   copies hold   uploads          downloads        uploads alone   downloads alone    both
  *     up   = both copy_up_share      RES_SM              up               both - up        1 - up                             1 - both
  *     down = both copy_down_share    RES_SM_DOWN         both - down      down                             1 - down           1 - both
  *
  * and what computes needs both, the fewer of which decide. What a long GEMM loses does not grow with it (gpu.copy_exposed_us): experts of twice as
- * many tokens on two H200 took 552 us alone and 650 beside both ways. A mixer, most of which is no GEMM, loses copy_mixer_share of that: it has the
+ * many tokens on two H200 took 553 us alone and 641 beside both ways. A mixer, most of which is no GEMM, loses copy_mixer_share of that: it has the
  * SMs to itself that copies hold less of. A GPU computes one thing at a time, so that the SMs are never given twice.
  *
  * A collective's kernels stay on their SMs until it ends: computation has the others meanwhile, and does not slow the collective. Copies do, through
- * what NVLink and PCIe share inside of the GPU, about as much as a GEMM, and downloads, which leave by the links' way, more than uploads: they hold
- * of RES_SM_COLLECTIVE what they hold of RES_SM_DOWN. Exchanges of 34 MB on two H200 took 210 us beside no copy, 218 beside uploads, 232 beside
- * downloads and 254 beside both, from the later start of the two to the later end (medians over x2-m8-dram-2 in tests/h200). So do kernels that
- * stream rows through HBM, which hold nvlink.stream_share of its speed (exec/streamed.h). */
+ * what NVLink and PCIe share inside of the GPU, and both ways at most as much as a GEMM; one way is no more than its part of that: exchanges of 34 MB
+ * on two H200 took 207 us beside no copy, 222 beside uploads, 226 beside downloads and 245 beside both, from the later start of the two to the later
+ * end (medians over x2-m8-dram-2 in tests/h200; 206, 238 beside downloads and 260 beside both the night before). So they hold of RES_SM_COLLECTIVE
+ * what they hold of RES_SM_DOWN, where uploads have what downloads leave. So do kernels that stream rows through HBM, which hold nvlink.stream_share
+ * of its speed (exec/streamed.h). */
 #include "resource.h"
 
 #include <math.h>
