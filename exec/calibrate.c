@@ -4,17 +4,12 @@
  *     Adam          one GPU, experts in DRAM, and only when the backward has ended; how the clock follows work and rest: in some of these runs the
  *                   GPU waits for each expert, in others for Adam alone
  *     exchanges     two GPUs, experts at home: both compute streams wait meanwhile
- *     company       one GPU, experts in DRAM, Adam under the forward, too: what copies cost computation, and Adam the host
+ *     company       one GPU, experts in DRAM, Adam all along: what copies cost computation, and Adam the host
  *     the others    copies, counts: outside a run, because in one they have company
  *
  * What the host's memory decides - Adam, and rates of copies against it - is measured in turns spread over the whole calibration: memory that other
  * machines use, too, is faster and slower for seconds and minutes at a time. How fast Adam is alone right before and after the steps that
- * count says which of them a run had (run.c).
- *
- * Runs differ in tokens, experts and the experts' inner size, so that each kind is seen over a range of sizes; where experts are measured, a rule
- * takes the gate's place (skewed where they run one by one, even where they are grouped), so that there are tokens for all of them. Most runs have a
- * few of the network's layers. Those of the scenario's size have them all: a GPU's clock follows what it works on within tens of milliseconds, and
- * what is far from the step's ends is slower. */
+ * count says which of them a run had (run.c). probes.c has the runs. */
 #include "calibrate.h"
 
 #include "adam_speed.h"
@@ -44,35 +39,20 @@ enum {
 	WARMUP = 2,
 	TURNS = 7,      /* of the host's memory */
 	ALONE_MS = 200, /* Adam */
-	HASTE = 130,    /* %: as fast as that is Adam taken to be where it shall have no pause in a backward */
-	LAYERS_LEAST = 4,
-	HOST_LAYERS = 6, /* more state than caches of any kind hold */
-	HOT_LAYERS = 12, /* steps long beside what lies between them */
 	HEATING_LEAST = 4
 };
 
 #define APART (SERVES_HOST | SERVES_EXCHANGES | SERVES_ONE_WAY)
-
-/* Loads of a rule: sizes an octave and more apart in one run; and the same for all. */
-#define SKEWED "zipf:2"
-#define EVEN "uniform"
 
 struct calibration {
 	const struct scenario_options *o;
 	const struct calibrate_options *how;
 	struct machine *m;
 	struct measured *tables;
-	GArray *probes, *host_probes; /* struct probe */
-	GArray *runs;                 /* struct probe_run */
+	struct probes probes;
+	GArray *runs; /* struct probe_run */
 	struct rate_rounds *rounds;
-	double alone; /* CPU Adam at the start, billion parameters/s */
 	struct readings readings;
-	bool real;       /* GPUs have cores of their own, and a clock that follows their work */
-	int layers;      /* of a run */
-	int all_layers;  /* of one that has them all */
-	int host_layers; /* of one whose Adam matters */
-	int d_expert;    /* of the network */
-	size_t expert;   /* parameters of one */
 	uint32_t tokens; /* of a step of the scenario's size */
 	int heating;     /* steps until a GPU is as hot as it gets */
 	int done, total;
@@ -83,145 +63,12 @@ static void advance(struct calibration *c, const char *what)
 	c->how->progress(++c->done, c->total, what, c->how->user);
 }
 
-/* For whoever waits. */
-static char *probe_name(const struct probe *p)
-{
-	static const struct {
-		int serves;
-		const char *what;
-	} names[] = {{SERVES_COPIES, "computation beside copies"},
-	             {SERVES_HOST, "Adam"},
-	             {SERVES_EXCHANGES, "exchanges"},
-	             {SERVES_ONE_WAY, "exchanges with unequal loads"},
-	             {SERVES_GROUPED, "grouped experts"},
-	             {SERVES_EXPERTS, "experts"},
-	             {SERVES_COMPUTE, "computation"}};
-	const char *what = "";
-	for (size_t i = 0; i < G_N_ELEMENTS(names) && !*what; i++)
-		what = p->serves & names[i].serves ? names[i].what : "";
-	return g_strdup_printf("%s, %d sequences, %d experts, inner size %d", what, p->sequences, p->experts, p->d_expert);
-}
-
-static void add_probe(struct calibration *c, struct probe p)
-{
-	g_array_append_val(p.serves & SERVES_HOST ? c->host_probes : c->probes, p);
-}
-
-/* At most one a turn. Where no copy is beside the computation they have experts, too, of as many tokens as even loads give them: what those take
- * rises in steps of the GPU's waves. Copies are beside experts of two sizes. How fast a clock falls is told by steps that compute for long and then
- * wait for long: all layers, and few experts. */
-static void list_host_probes(struct calibration *c, int s, int e, int k, int d)
-{
-	add_probe(c, (struct probe){SERVES_HOST | SERVES_ADAM | SERVES_OVERHEADS | SERVES_EXPERTS, 1, s, e, 1, d, EVEN});
-	add_probe(c, (struct probe){SERVES_HOST | SERVES_ADAM, 1, s, e, 1, MAX(d / 4, 1), EVEN});
-	if (c->real)
-		add_probe(c, (struct probe){SERVES_HOST | SERVES_COPIES, 1, s, e, 1, d, EVEN});
-	add_probe(c, (struct probe){SERVES_HOST | SERVES_SUMS | SERVES_EXPERTS, 1, s + s % 2, e, 2, d, EVEN});
-	if (c->real)
-		add_probe(c, (struct probe){SERVES_HOST | SERVES_ADAM | SERVES_HEAT | SERVES_WHOLE, 1, s, MAX(e / 4, k), 1, d, EVEN});
-	add_probe(c, (struct probe){SERVES_HOST | SERVES_ADAM, 1, s, MAX(e / 2, k), 1, 2 * d, EVEN});
-	if (c->real)
-		add_probe(c, (struct probe){SERVES_HOST | SERVES_COPIES, 1, s, MAX(e / 2, k), 1, d, EVEN});
-}
-
-static void list_probes(struct calibration *c, const struct scenario *base)
-{
-	const int s = base->sequences, gpus = c->m->gpus_per_node;
-	int e = network_experts(base->network), d = 0, k = 1;
-	for (int i = 0; i < base->network->layers; i++) {
-		const struct layer *l = &base->network->layer[i];
-		d = l->experts ? l->d_expert : d;
-		k = MAX(k, l->top_k);
-	}
-	c->d_expert = d;
-	c->expert = (size_t)activation_matrices(base->network->activation) * (size_t)base->network->d_model * (size_t)d;
-	for (int n = 1; n < s; n *= 2)
-		add_probe(c, (struct probe){SERVES_COMPUTE | (2 * n >= s ? SERVES_WHOLE : 0), 1, n, e, 1, d});
-	add_probe(c, (struct probe){SERVES_COMPUTE | SERVES_WHOLE | SERVES_STEPS | (c->real ? 0 : SERVES_OVERHEADS), 1, s, e, 1, d});
-	add_probe(c, (struct probe){SERVES_COMPUTE, 1, 2 * s, e, 1, d});
-	add_probe(c, (struct probe){SERVES_COMPUTE, 1, s, MAX(e / 4, k), 1, d});
-	add_probe(c, (struct probe){SERVES_COMPUTE, 1, s, e * 4, 1, d});
-	add_probe(c, (struct probe){SERVES_COMPUTE, 1, s + s % 2, e, 2, d});
-	for (int n = MAX(s / 16, 1); n < 2 * s; n *= 4)
-		add_probe(c, (struct probe){SERVES_EXPERTS, 1, n, e, 1, d, SKEWED});
-	add_probe(c, (struct probe){SERVES_EXPERTS, 1, 2 * s, e, 1, d, SKEWED});
-	for (int n = s; n >= MAX(s / 16, 1); n /= 4)
-		for (int of = 1; of <= 4; of *= 2)
-			add_probe(c, (struct probe){SERVES_GROUPED | (n == s && of == 2 ? SERVES_WHOLE : 0), 1, n, MAX(e * of / 2, k), 1, d, EVEN});
-	add_probe(c, (struct probe){SERVES_GROUPED, 1, s, k, 1, d, EVEN});
-	list_host_probes(c, s, e, k, d);
-	if (gpus < 2)
-		return;
-	e = MAX(e, 4); /* two on each, as the costs of exchanges want it (model/cost.c) */
-	for (int n = MAX(s / 16, 1); n < s; n *= 4)
-		add_probe(c, (struct probe){SERVES_EXCHANGES, 2, n, e, 1, d, EVEN});
-	add_probe(c, (struct probe){SERVES_EXCHANGES | SERVES_STEPS, 2, s, e, 1, d, EVEN});
-	add_probe(c, (struct probe){SERVES_EXCHANGES, 2, 2 * s, e, 1, d, EVEN});
-	if (c->real)
-		add_probe(c, (struct probe){SERVES_ONE_WAY, 2, s, 2 * k, 1, d, SKEWED});
-}
-
-static int layers_of(const struct calibration *c, const struct probe *p)
-{
-	if (p->serves & SERVES_WHOLE)
-		return c->all_layers;
-	if (p->d_expert > c->d_expert)
-		return MAX(1, c->layers * c->d_expert / p->d_expert);
-	if (p->serves & SERVES_COPIES)
-		return (c->host_layers + c->layers) / 2;
-	return p->serves & SERVES_HOST ? c->host_layers : c->layers;
-}
-
-/* Beside copies a quarter stays, whose backwards have downloads beside them and no uploads. */
-static const char *pinned_of(const struct probe *p)
-{
-	return p->serves & SERVES_HEAT ? "policy.pinned_share=1" : p->serves & SERVES_COPIES ? "policy.pinned_share=0.25" : "policy.pinned_share=0";
-}
-
-/* Updates are planned by what a backward is assumed to take, which nobody has measured yet, and which is less: beside copies that would leave Adam
- * nothing to do from layer to layer. A run finds that Adam is so much faster than usual, and gives it more. */
-static double usual_of(const struct calibration *c, const struct probe *p)
-{
-	return p->serves & SERVES_COPIES ? c->alone * 100 / HASTE : c->alone;
-}
-
-static struct scenario *scenario_of(const struct calibration *c, const struct probe *p, GError **error)
-{
-	bool copies = p->serves & SERVES_HOST;
-	bool grouped = p->serves & SERVES_GROUPED || (c->real && p->serves & SERVES_COMPUTE); /* as experts at home run */
-	g_autoptr(GStrvBuilder) set = g_strv_builder_new();
-	g_autofree char *inner = g_strdup_printf("network.d_expert=%d", p->d_expert),
-	                *threads = g_strdup_printf("policy.adam_threads=%d", c->m->adam_threads),
-	                *layers = g_strdup_printf("network.layers=%d", layers_of(c, p)),
-	                *alone = g_strdup_printf("host.adam_alone_gparams_per_s=%.9g", usual_of(c, p));
-	struct scenario_options o = *c->o;
-	if (o.set)
-		g_strv_builder_addv(set, (const char **)o.set);
-	g_strv_builder_add_many(set, inner, threads, layers, grouped ? "policy.expert_compute=grouped" : "policy.expert_compute=sequential",
-	                        "contention.rule=max-min", alone, NULL);
-	if (copies)
-		g_strv_builder_add_many(set, "policy.expert_home=dram", pinned_of(p),
-		                        p->serves & SERVES_COPIES ? "policy.optimizer=cpu-expert" : "policy.optimizer=cpu-step",
-		                        p->serves & SERVES_COPIES ? "policy.update_order=next-forward" : "policy.update_order=arrival", NULL);
-	if (copies && !(p->serves & SERVES_COPIES))
-		g_strv_builder_add_many(set, "policy.upload_ahead=0", "policy.upload_scope=layer", NULL);
-	g_auto(GStrv) words = g_strv_builder_end(set);
-	o.set = (const char *const *)words;
-	o.policy = copies ? "es-moe" : "static";
-	o.gpus = p->gpus;
-	o.sequences = p->sequences;
-	o.experts = p->experts;
-	o.microbatches = p->microbatches;
-	o.routing = p->routing;
-	return scenario_new(&o, error);
-}
-
 /* A run's steps before those that count: fewer of those that take longer. */
 static int heating_of(const struct calibration *c, const struct probe *p)
 {
 	if (p->serves & SERVES_HOST)
 		return 0;
-	return CLAMP(c->heating * c->layers / layers_of(c, p), MIN(c->heating, HEATING_LEAST), c->heating);
+	return CLAMP(c->heating * c->probes.layers / probes_layers(&c->probes, p), MIN(c->heating, HEATING_LEAST), c->heating);
 }
 
 static void say_nothing(const struct run_step *step, void *user) {}
@@ -239,7 +86,7 @@ static struct trace *run(const struct calibration *c, const struct probe *p, con
 	                              .trace = folder,
 	                              .trace_steps = c->how->steps,
 	                              .looks = true,
-	                              .apart = !c->real || (p->serves & APART && !(p->serves & SERVES_COPIES)),
+	                              .apart = !c->probes.real || (p->serves & APART && !(p->serves & SERVES_COPIES)),
 	                              .save_every = 1,
 	                              .impose = p->routing != NULL,
 	                              .command = "esmoe calibrate",
@@ -252,7 +99,7 @@ static struct trace *run(const struct calibration *c, const struct probe *p, con
 
 static bool measure_probe(struct calibration *c, const struct probe *p, GError **error)
 {
-	g_autoptr(scenario) sc = scenario_of(c, p, error);
+	g_autoptr(scenario) sc = probes_scenario(&c->probes, p, error);
 	struct trace *trace = sc ? run(c, p, sc, error) : NULL;
 	if (!trace)
 		return false;
@@ -279,7 +126,7 @@ static bool read_runs(struct calibration *c, GError **error)
 	}
 	const struct warm_run *runs = (const struct warm_run *)(const void *)warm->data;
 	c->m->cool_speedup = 1;
-	if (c->real) {
+	if (c->probes.real) {
 		warmth_fit(runs, (int)warm->len, c->tokens, c->m);
 		beside_fit(runs, (int)warm->len, c->m);
 	}
@@ -293,7 +140,7 @@ static bool read_runs(struct calibration *c, GError **error)
 static void fill_cores(struct calibration *c)
 {
 	double alone = readings_median(c->readings.mixer_us[0], 1), beside = readings_median(c->readings.mixer_us[1], alone);
-	c->m->stream_cores = c->real ? 0 : fmax(1, beside / alone * fmin(c->m->cores, 2) / 2);
+	c->m->stream_cores = c->probes.real ? 0 : fmax(1, beside / alone * fmin(c->m->cores, 2) / 2);
 }
 
 static void set_text(char **field, char *owned)
@@ -321,7 +168,7 @@ static void rates_advance(const char *what, void *calibration)
 
 static struct machine_rates rates_of(struct calibration *c, const char *ssd)
 {
-	return (struct machine_rates){c->how->device, ssd, c->m, c->expert, c->tables, rates_advance, c};
+	return (struct machine_rates){c->how->device, ssd, c->m, c->probes.expert, c->tables, rates_advance, c};
 }
 
 static bool measure_rates(struct calibration *c, GError **error)
@@ -339,7 +186,7 @@ static uint64_t needed_bytes(const struct calibration *c, const GArray *probes)
 {
 	uint64_t most = 0;
 	for (guint i = 0; i < probes->len; i++) {
-		g_autoptr(scenario) sc = scenario_of(c, &g_array_index(probes, struct probe, i), NULL);
+		g_autoptr(scenario) sc = probes_scenario(&c->probes, &g_array_index(probes, struct probe, i), NULL);
 		struct plan plan;
 		if (sc && plan_make(sc, &plan, NULL))
 			most = MAX(most, memory_total(&plan.memory, TIER_PINNED) + memory_total(&plan.memory, TIER_DRAM));
@@ -352,7 +199,7 @@ static uint64_t needed_bytes(const struct calibration *c, const GArray *probes)
 static void settle_memory(struct calibration *c)
 {
 	struct claim_found found;
-	bool claimed = claim_open(POOLS + MAX(needed_bytes(c, c->probes), needed_bytes(c, c->host_probes)), CLAIM_BESIDES, &found);
+	bool claimed = claim_open(POOLS + MAX(needed_bytes(c, c->probes.list), needed_bytes(c, c->probes.host)), CLAIM_BESIDES, &found);
 	g_autofree char *what = claimed ? claim_describe(&found) : NULL;
 	advance(c, claimed ? what : "host memory");
 }
@@ -380,13 +227,13 @@ static bool measure_if_it_fits(struct calibration *c, struct probe p, GError **e
 static bool take_turn(struct calibration *c, guint turn, GError **error)
 {
 	const struct machine_rates r = rates_of(c, NULL);
-	const guint n = c->probes->len;
+	const guint n = c->probes.list->len;
 	if (!rate_rounds_add(c->rounds, &r, error))
 		return false;
-	if (turn < c->host_probes->len && !measure_if_it_fits(c, g_array_index(c->host_probes, struct probe, turn), error))
+	if (turn < c->probes.host->len && !measure_if_it_fits(c, g_array_index(c->probes.host, struct probe, turn), error))
 		return false;
 	for (guint i = n * turn / TURNS; i < n * (turn + 1) / TURNS; i++)
-		if (!measure_if_it_fits(c, g_array_index(c->probes, struct probe, i), error))
+		if (!measure_if_it_fits(c, g_array_index(c->probes.list, struct probe, i), error))
 			return false;
 	return true;
 }
@@ -396,7 +243,7 @@ static bool look_at_adam(struct calibration *c, GError **error)
 {
 	g_autoptr(adam_speed) speed = adam_speed_new(device_find(c->how->device, NULL), c->m->adam_threads);
 	if (speed)
-		c->alone = adam_speed_now(speed, ALONE_MS);
+		c->probes.alone = adam_speed_now(speed, ALONE_MS);
 	else
 		g_set_error(error, ESMOE_ERROR, ESMOE_ERROR_FIT, "no memory for a block of CPU Adam's state");
 	return speed != NULL;
@@ -405,7 +252,7 @@ static bool look_at_adam(struct calibration *c, GError **error)
 /* Rates first: it takes them no time to find out that a device or a folder is not there. */
 static bool measure_all(struct calibration *c, GError **error)
 {
-	if (c->real)
+	if (c->probes.real)
 		settle_memory(c);
 	if (!measure_rates(c, error) || !look_at_adam(c, error))
 		return false;
@@ -424,28 +271,18 @@ static bool measure_all(struct calibration *c, GError **error)
 static void calibration_clear(struct calibration *c)
 {
 	claim_close();
-	g_array_unref(c->probes);
-	g_array_unref(c->host_probes);
+	probes_clear(&c->probes);
 	g_array_unref(c->runs);
 	rate_rounds_free(c->rounds);
 	readings_clear(&c->readings);
 	measured_free(c->tables);
 }
 
-/* Up to the second MoE layer at least, so that each kind of layer is there. */
-static int few_layers(const struct network *n, int least)
-{
-	int layers = 0, moe = 0;
-	while (layers < n->layers && (moe < 2 || layers < least))
-		moe += n->layer[layers++].experts > 0;
-	return layers;
-}
-
 /* Beside a GPU's launcher the host that waits for counts is late now and then, and a step has all of that; where streams share the cores, lateness is
  * theirs and told by what they ask for. */
 static double lateness(const struct calibration *c, GArray *waits, double otherwise)
 {
-	return c->real ? readings_mean(waits, otherwise) : readings_median(waits, otherwise);
+	return c->probes.real ? readings_mean(waits, otherwise) : readings_median(waits, otherwise);
 }
 
 static void fill_overheads(struct calibration *c)
@@ -479,23 +316,18 @@ bool calibrate(const struct scenario_options *o, const struct calibrate_options 
 	if (!info)
 		return false;
 	autoclear(calibration) c = {.o = o, .how = how, .m = m, .tables = measured_new()};
-	c.probes = g_array_new(FALSE, FALSE, sizeof(struct probe));
-	c.host_probes = g_array_new(FALSE, FALSE, sizeof(struct probe));
 	c.rounds = rate_rounds_new();
 	c.runs = g_array_new(FALSE, FALSE, sizeof(struct probe_run));
 	g_array_set_clear_func(c.runs, (GDestroyNotify)probe_run_clear);
 	readings_init(&c.readings);
-	c.real = info->launcher_cores > 0;
+	const bool real = info->launcher_cores > 0;
 	c.tokens = (uint32_t)(base->sequences * base->seq_len);
 	c.heating = info->hot_after_steps;
 	m->cores = (int)g_get_num_processors();
-	m->stream_cores = c.real ? 0 : m->stream_cores;
-	m->adam_threads = c.real ? machine_spare_adam_threads(m) : MIN(m->adam_threads, m->cores);
-	c.layers = few_layers(base->network, c.heating ? HOT_LAYERS : LAYERS_LEAST);
-	c.all_layers = c.heating ? base->network->layers : c.layers;
-	c.host_layers = MIN(c.layers, few_layers(base->network, HOST_LAYERS));
-	list_probes(&c, base);
-	c.total = c.real + rates_parts() + TURNS + (int)(c.probes->len + c.host_probes->len);
+	m->stream_cores = real ? 0 : m->stream_cores;
+	m->adam_threads = real ? machine_spare_adam_threads(m) : MIN(m->adam_threads, m->cores);
+	probes_init(&c.probes, o, base, m, real, c.heating > 0);
+	c.total = real + rates_parts() + TURNS + (int)(c.probes.list->len + c.probes.host->len);
 	if (!measure_all(&c, error))
 		return false;
 	samples_to_tables(c.readings.samples, c.tables);

@@ -4,31 +4,9 @@
 #include "model/machine.h"
 #include "model/measured.h"
 #include "model/scenario.h"
+#include "probes.h"
 #include "traces/trace.h"
 #include "waits.h"
-
-/* What a run has to itself. */
-enum serves {
-	SERVES_COMPUTE = 1,
-	SERVES_HOST = 2,
-	SERVES_EXCHANGES = 4,
-	SERVES_OVERHEADS = 8,
-	SERVES_STEPS = 16, /* of the scenario's size and like those that will run: the host's waits, what streams ask of shared cores */
-	SERVES_GROUPED = 32,
-	SERVES_EXPERTS = 64,
-	SERVES_ADAM = 128,
-	SERVES_SUMS = 256,
-	SERVES_COPIES = 512,
-	SERVES_ONE_WAY = 1024,
-	SERVES_HEAT = 2048,
-	SERVES_WHOLE = 4096 /* all layers of the network */
-};
-
-struct probe {
-	int serves;
-	int gpus, sequences, experts, microbatches, d_expert;
-	const char *routing; /* in the gate's place; NULL: it decides */
-};
 
 /* A probe that was run. */
 struct probe_run {
