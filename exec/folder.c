@@ -62,7 +62,8 @@ static void remove_earlier(const struct folder *f)
 {
 	g_autoptr(GDir) dir = g_dir_open(f->path, 0, NULL);
 	for (const char *name; dir && (name = g_dir_read_name(dir));)
-		if ((g_str_has_prefix(name, "trace.") && g_str_has_suffix(name, ".json")) || g_str_equal(name, "loads.csv")) {
+		if ((g_str_has_prefix(name, "trace.") && g_str_has_suffix(name, ".json")) || g_str_equal(name, "loads.csv") ||
+		    g_str_equal(name, "places.csv")) {
 			g_autofree char *path = g_build_filename(f->path, name, NULL);
 			g_unlink(path);
 		}
@@ -131,10 +132,12 @@ bool folder_step(struct folder *f, const struct run_step *s, const struct run_me
 bool folder_finish(struct folder *f, const struct record *r, GError **error)
 {
 	g_autoptr(trace) trace = record_trace(r);
-	g_autoptr(GString) loads = g_string_new(NULL);
+	g_autoptr(GString) loads = g_string_new(NULL), places = g_string_new(NULL);
 	g_autofree char *prefix = g_build_filename(f->path, "trace", NULL);
 	if (f->first == 0)
 		record_loads(r, loads);
+	if (f->first == 0 && record_places(r, places) && !write_whole(f, "places.csv", places->str, error))
+		return false;
 	return (f->first || (write_ini(f, error) && write_whole(f, "loads.csv", loads->str, error))) &&
 	       kineto_write_part(trace, prefix, false, f->first, f->end, error);
 }

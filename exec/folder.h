@@ -1,5 +1,5 @@
-/* The folder of a run: run.ini, losses.csv and memory.csv from the first step on; at its end trace.rank<N>.json, trace.host.json and loads.csv. Of
- * several processes, which share the folder, each writes the traces of its GPUs and of its host, and the first one the rest. */
+/* The folder of a run: run.ini, losses.csv and memory.csv from the first step on; at its end trace.rank<N>.json, trace.host.json, loads.csv
+ * and places.csv. Of several processes, which share the folder, each writes the traces of its GPUs and of its host, and the first one the rest. */
 #pragma once
 
 #include "record.h"
@@ -32,5 +32,6 @@ AUTOPTR(folder)
 /* Appends a step's rows: "step,loss,tokens_per_s,step_ms" and, a row a GPU, "step,gpu,hbm_bytes,host_bytes,ssd_bytes,pinned_bytes,pageable_bytes". */
 bool folder_step(struct folder *f, const struct run_step *s, const struct run_memory *m, GError **error) G_GNUC_WARN_UNUSED_RESULT;
 
-/* Writes the trace and the loads of the recorded steps, and run.ini as the scenario is now: how fast CPU Adam was is known at the end. */
+/* Writes the trace and the loads of the recorded steps, where experts were before, and run.ini as the scenario is now: how fast CPU Adam was is known
+ * at the end. */
 bool folder_finish(struct folder *f, const struct record *r, GError **error) G_GNUC_WARN_UNUSED_RESULT;

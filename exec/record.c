@@ -6,26 +6,19 @@
  * A step lasts from the end of the one before, under which its first stages may have run. */
 #include "record.h"
 
-struct kept_step {
-	stage_id first;
-	nsec_t start_ns, end_ns;
-	GArray *spans;
-	uint32_t *tokens;
-	uint64_t *hbm_bytes; /* (G) */
-};
-
 struct record {
 	const struct scenario *sc;
 	int microbatches, keep;
-	GQueue steps; /* struct kept_step * */
+	GQueue steps; /* struct recorded_step * */
 };
 
-static void kept_step_free(void *step)
+static void recorded_step_free(void *step)
 {
-	struct kept_step *s = step;
+	struct recorded_step *s = step;
 	g_array_unref(s->spans);
 	g_free(s->tokens);
 	g_free(s->hbm_bytes);
+	g_free(s->places);
 	g_free(s);
 }
 
@@ -41,7 +34,7 @@ void record_free(struct record *r)
 {
 	if (!r)
 		return;
-	g_queue_clear_full(&r->steps, kept_step_free);
+	g_queue_clear_full(&r->steps, recorded_step_free);
 	g_free(r);
 }
 
@@ -51,14 +44,12 @@ static int by_id(gconstpointer a, gconstpointer b)
 	return (x->id > y->id) - (x->id < y->id);
 }
 
-void record_step(struct record *r, stage_id first, nsec_t start_ns, nsec_t end_ns, GArray *spans, uint32_t *tokens, uint64_t *hbm_bytes)
+void record_step(struct record *r, const struct recorded_step *step)
 {
-	struct kept_step *s = g_new(struct kept_step, 1);
-	*s = (struct kept_step){first, start_ns, end_ns, spans, tokens, hbm_bytes};
-	g_array_sort(spans, by_id);
-	g_queue_push_tail(&r->steps, s);
+	g_array_sort(step->spans, by_id);
+	g_queue_push_tail(&r->steps, g_memdup2(step, sizeof *step));
 	while (g_queue_get_length(&r->steps) > (guint)r->keep)
-		kept_step_free(g_queue_pop_head(&r->steps));
+		recorded_step_free(g_queue_pop_head(&r->steps));
 }
 
 void record_exact(struct record *r, const GArray *spans)
@@ -68,7 +59,7 @@ void record_exact(struct record *r, const GArray *spans)
 	for (guint i = 0; i < spans->len; i++) {
 		const struct span *exact = &g_array_index(spans, struct span, i);
 		for (; item; item = item->next, at = 0) {
-			GArray *kept = ((struct kept_step *)item->data)->spans;
+			GArray *kept = ((struct recorded_step *)item->data)->spans;
 			while (at < kept->len && g_array_index(kept, struct span, at).id < exact->id)
 				at++;
 			if (at == kept->len)
@@ -109,12 +100,12 @@ static void add_hbm(const struct record *r, struct trace *trace)
 {
 	for (int gpu = 0; gpu < trace->gpus && r->steps.head; gpu++) {
 		struct counter *counter = counter_new("HBM bytes", gpu, -1);
-		struct sample sample = {0, (double)((const struct kept_step *)r->steps.head->data)->hbm_bytes[gpu]};
+		struct sample sample = {0, (double)((const struct recorded_step *)r->steps.head->data)->hbm_bytes[gpu]};
 		g_array_append_val(counter->samples, sample);
 		guint step = 0;
 		for (const GList *item = r->steps.head; item; item = item->next, step++) {
 			sample = (struct sample){g_array_index(trace->step_end_ns, nsec_t, step),
-			                         (double)((const struct kept_step *)item->data)->hbm_bytes[gpu]};
+			                         (double)((const struct recorded_step *)item->data)->hbm_bytes[gpu]};
 			g_array_append_val(counter->samples, sample);
 		}
 		g_ptr_array_add(trace->counters, counter);
@@ -122,7 +113,7 @@ static void add_hbm(const struct record *r, struct trace *trace)
 }
 
 /* The first stages of the oldest step may have run, or been launched, before its time. */
-static nsec_t begin_ns(const struct kept_step *s)
+static nsec_t begin_ns(const struct recorded_step *s)
 {
 	nsec_t begin_ns = s->start_ns;
 	for (guint i = 0; i < s->spans->len; i++) {
@@ -136,7 +127,7 @@ struct trace *record_trace(const struct record *r)
 {
 	struct trace *trace = trace_new();
 	const struct machine *m = r->sc->machine;
-	const struct kept_step *oldest = r->steps.head ? r->steps.head->data : NULL;
+	const struct recorded_step *oldest = r->steps.head ? r->steps.head->data : NULL;
 	stage_id first = oldest ? oldest->first : 0;
 	nsec_t end_ns = oldest ? oldest->start_ns - begin_ns(oldest) : 0;
 	uint16_t step = 0;
@@ -147,7 +138,7 @@ struct trace *record_trace(const struct record *r)
 	trace->sms = m->sms;
 	trace->description = scenario_ini(r->sc);
 	for (const GList *item = r->steps.head; item; item = item->next, step++) {
-		const struct kept_step *s = item->data;
+		const struct recorded_step *s = item->data;
 		for (guint i = 0; i < s->spans->len; i++) {
 			struct span span = moved(&g_array_index(s->spans, struct span, i), step, first, end_ns - s->start_ns);
 			g_array_append_val(trace->spans, span);
@@ -165,11 +156,25 @@ void record_loads(const struct record *r, GString *out)
 	int microbatch = 0;
 	g_string_append(out, "microbatch,layer,gpu,expert,tokens\n");
 	for (const GList *item = r->steps.head; item; item = item->next) {
-		const uint32_t *tokens = ((const struct kept_step *)item->data)->tokens;
+		const uint32_t *tokens = ((const struct recorded_step *)item->data)->tokens;
 		for (int mb = 0; mb < r->microbatches; mb++, microbatch++)
 			for (int layer = 0; layer < n->layers; layer++)
 				for (int i = 0; i < r->sc->machine->gpus * n->layer[layer].experts; i++)
 					g_string_append_printf(out, "%d,%d,%d,%d,%u\n", microbatch, layer, i / n->layer[layer].experts,
 					                       i % n->layer[layer].experts, *tokens++);
 	}
+}
+
+bool record_places(const struct record *r, GString *out)
+{
+	const struct network *n = r->sc->network;
+	const struct recorded_step *oldest = r->steps.head ? r->steps.head->data : NULL;
+	const struct expert_place *place = oldest ? oldest->places : NULL;
+	if (!place)
+		return false;
+	g_string_append(out, "layer,expert,last,pinned\n");
+	for (int layer = 0; layer < n->layers; layer++)
+		for (int e = 0; e < n->layer[layer].experts; e++, place++)
+			g_string_append_printf(out, "%d,%d,%d,%d\n", layer, e, place->last, place->pinned);
+	return true;
 }

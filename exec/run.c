@@ -34,6 +34,7 @@ struct begun {
 	stage_id first, end;
 	nsec_t start_ns;
 	uint32_t *tokens; /* of its gates; the next step's come in the same place */
+	struct expert_place *places;
 };
 
 struct run {
@@ -81,6 +82,8 @@ static void run_clear(struct run *r)
 	host_memory_free(r->memory);
 	g_free(r->begun[0].tokens);
 	g_free(r->begun[1].tokens);
+	g_free(r->begun[0].places);
+	g_free(r->begun[1].places);
 	signals_free(r->signals);
 }
 
@@ -385,8 +388,13 @@ static bool step_end(struct run *r, GError **error)
 	if (!round_meet(&round, r->ranks, gpus, r->first, r->end, error))
 		return false;
 	const struct run_step s = step_of(r, &round);
-	record_step(r->record, b->first, r->last_end_ns - round.step_ns, r->last_end_ns, g_steal_pointer(&spans), g_steal_pointer(&b->tokens),
-	            g_memdup2(round.hbm_bytes, sizeof(*round.hbm_bytes) * (size_t)gpus));
+	record_step(r->record, &(struct recorded_step){.first = b->first,
+	                                               .start_ns = r->last_end_ns - round.step_ns,
+	                                               .end_ns = r->last_end_ns,
+	                                               .spans = g_steal_pointer(&spans),
+	                                               .tokens = g_steal_pointer(&b->tokens),
+	                                               .hbm_bytes = g_memdup2(round.hbm_bytes, sizeof(*round.hbm_bytes) * (size_t)gpus),
+	                                               .places = g_steal_pointer(&b->places)});
 	if (!settle_spans(r, b, error))
 		return false;
 	r->step++;
@@ -414,6 +422,8 @@ static bool step_begin(struct run *r, GError **error)
 	engine_begin(r->engine, r->n_begun);
 	if (engine_unread(r->engine) && !r->ranks && r->step < r->n_begun && !step_end(r, error))
 		return false;
+	b->places = g_new(struct expert_place, schedule_places(r->schedule, NULL) + 1);
+	schedule_places(r->schedule, b->places);
 	if (!schedule_step(r->schedule, r->backend, error))
 		return false;
 	b->end = r->backend->n_launched;

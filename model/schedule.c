@@ -313,6 +313,52 @@ int schedule_microbatches(const struct schedule *s)
 	return s->plan.microbatches;
 }
 
+size_t schedule_places(const struct schedule *s, struct expert_place *out)
+{
+	size_t n = 0;
+	for (int layer = 0; layer < s->n->layers; layer++)
+		for (int e = 0; e < s->moe[layer].experts; e++, n++)
+			if (out)
+				out[n] = (struct expert_place){s->moe[layer].expert[e].last, s->moe[layer].expert[e].pinned};
+	return n;
+}
+
+static bool has_room(const struct schedule *s, const struct moe_layer *moe, const struct expert_place *places)
+{
+	g_autofree int *copies = g_new0(int, s->gpus);
+	for (int e = 0; e < moe->experts; e++) {
+		const struct expert_place *p = &places[e];
+		if (p->last < -1 || p->last >= s->gpus || p->pinned < -1 || p->pinned >= s->gpus ||
+		    (p->pinned >= 0 && ++copies[p->pinned] > moe->pinned_slots))
+			return false;
+	}
+	return true;
+}
+
+static void set_places(const struct schedule *s, struct moe_layer *moe, const struct expert_place *places)
+{
+	g_autofree int *copies = g_new0(int, s->gpus);
+	for (int e = 0; e < moe->experts; e++) {
+		struct expert_state *x = &moe->expert[e];
+		x->last = places[e].last;
+		x->pinned = places[e].pinned;
+		if (x->pinned >= 0)
+			x->pinned_slot = moe->first_pinned_slot + copies[x->pinned]++;
+	}
+}
+
+bool schedule_set_places(struct schedule *s, const struct expert_place *places)
+{
+	const struct expert_place *of = places;
+	for (int layer = 0; layer < s->n->layers; of += s->moe[layer++].experts)
+		if (!has_room(s, &s->moe[layer], of))
+			return false;
+	of = places;
+	for (int layer = 0; layer < s->n->layers; of += s->moe[layer++].experts)
+		set_places(s, &s->moe[layer], of);
+	return true;
+}
+
 bool schedule_asks_gates(const struct schedule *s)
 {
 	return asks_gates(s);

@@ -69,6 +69,17 @@ int schedule_expert_home(const struct schedule *schedule); /* enum expert_home, 
 int schedule_microbatches(const struct schedule *schedule);
 bool schedule_asks_gates(const struct schedule *schedule); /* so that all counts of a step are known when it has been launched */
 
+/* Where an expert was computed last, and which GPU keeps a copy of it in HBM; -1: none. */
+struct expert_place {
+	int last, pinned;
+};
+
+/* Those of all MoE layers' experts, layer by layer, between two steps: what the next one places by. How many there are; `out` may be NULL. */
+size_t schedule_places(const struct schedule *schedule, struct expert_place *out);
+/* Of a schedule that begins in the middle of a run, between two of its steps. False, and nothing changes: a GPU that is not there, or one with more
+ * copies of a layer than it has room for. */
+bool schedule_set_places(struct schedule *schedule, const struct expert_place *places) G_GNUC_WARN_UNUSED_RESULT;
+
 /* What was chosen for each load, over the MoE layers and micro-batches of the last step (of inference: what was routed last). */
 struct choices {
 	int layers;                 /* routed, micro-batches counted apart; those whose experts travel are in no other count */

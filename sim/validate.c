@@ -4,12 +4,14 @@
  *
  *     run.ini  --> scenario --+
  *     loads.csv -> routing  --+--> schedule --> sim --> predicted --+
+ *     places.csv -------------+                                    |
  *     trace.*  -------------------------------------> measured  ----+--> per step, stream, stage kind
  */
 #include "validate.h"
 
 #include "model/error.h"
 #include "model/quantile.h"
+#include "places.h"
 #include "sim.h"
 #include "traces/kineto.h"
 #include "used.h"
@@ -30,6 +32,7 @@ void recorded_clear(struct recorded *r)
 {
 	scenario_free(r->scenario);
 	trace_free(r->trace);
+	g_free(r->places);
 	*r = (struct recorded){0};
 }
 
@@ -95,10 +98,20 @@ static bool read_all(const char *folder, struct recorded *r, GError **error)
 	return true;
 }
 
+static bool read_places(const char *folder, struct recorded *r, GError **error)
+{
+	g_autofree char *path = NULL, *csv = NULL;
+	if (!exists(folder, "places.csv", &path))
+		return true;
+	csv = file_of(folder, "places.csv", error);
+	r->places = csv ? places_of(csv, path, r->scenario->network, error) : NULL;
+	return r->places != NULL;
+}
+
 bool recorded_read(const char *folder, struct recorded *out, GError **error)
 {
 	*out = (struct recorded){0};
-	if (read_all(folder, out, error))
+	if (read_all(folder, out, error) && read_places(folder, out, error))
 		return true;
 	recorded_clear(out);
 	return false;
@@ -176,6 +189,11 @@ struct trace *recorded_simulate(const struct recorded *r, double adam_speed, GEr
 	stage_id before = 0;
 	for (int i = 0; i < steps + warmup; i++) {
 		stage_id first = b->n_launched;
+		if (i == warmup && r->places && !schedule_set_places(schedule, r->places)) {
+			g_set_error(error, ESMOE_ERROR, ESMOE_ERROR_INPUT,
+			            "places.csv: more experts on a GPU than policy.pinned_share keeps there, or a GPU that run.ini has not");
+			return NULL;
+		}
 		if (!schedule_step(schedule, b, error) || (r->real && !wait_for(b, before, r->overlap ? first : b->n_launched, error)))
 			return NULL;
 		before = first;

@@ -23,12 +23,13 @@ GArray *accuracy_of_traces(const struct trace *measured, const struct trace *pre
 struct recorded {
 	struct scenario *scenario;
 	struct trace *trace;
-	int warmup;   /* steps before the first recorded one that are worth simulating: 0 for a run recorded whole */
-	bool real;    /* a run's own loads are there; a simulation launches all its steps one behind the other */
-	bool overlap; /* a run's step began before the one before it had ended; older runs never did that, nor do those with --apart */
+	struct expert_place *places; /* before the first recorded step (places.h); NULL: of a simulated run, or an older one */
+	int warmup;                  /* steps before the first recorded one that are worth simulating: 0 for a run recorded whole */
+	bool real;                   /* a run's own loads are there; a simulation launches all its steps one behind the other */
+	bool overlap;                /* a run's step began before the one before it had ended; older runs never did that, nor do those with --apart */
 };
 
-/* Reads the folder of a run: run.ini, the trace, and loads.csv; without the last (a simulated run) the description's own routing.
+/* Reads the folder of a run: run.ini, the trace, loads.csv and places.csv; without loads (a simulated run) the description's own routing.
  * ESMOE_ERROR_INPUT names the file. */
 bool recorded_read(const char *folder, struct recorded *out, GError **error) G_GNUC_WARN_UNUSED_RESULT;
 void recorded_clear(struct recorded *r);

@@ -2,6 +2,7 @@
 #include "exec/record.h"
 
 #include "model/loads.h"
+#include "sim/places.h"
 
 #include <criterion/criterion.h>
 
@@ -24,8 +25,13 @@ static size_t counts_of(const struct scenario *sc)
 	return n;
 }
 
+static size_t experts_of(const struct scenario *sc)
+{
+	return counts_of(sc) / (MICROBATCHES * GPUS);
+}
+
 /* Step s lasts from s * 1000 + 100 to s * 1000 + 900; between steps there are 200 ns of something else. Each span follows the one before. Counts are
- * 1000 s + their place; GPU 0 uses s bytes, GPU 1 ten times that. Spans come in no order. */
+ * 1000 s + their place; GPU 0 uses s bytes, GPU 1 ten times that; every third expert was pinned to "GPU s" before. Spans come in no order. */
 static void add_step(struct record *r, const struct scenario *sc, int s)
 {
 	GArray *spans = g_array_new(FALSE, FALSE, sizeof(struct span));
@@ -44,7 +50,11 @@ static void add_step(struct record *r, const struct scenario *sc, int s)
 	for (size_t i = 0; i < counts_of(sc); i++)
 		tokens[i] = (uint32_t)(1000 * s) + (uint32_t)i;
 	const uint64_t hbm[GPUS] = {(uint64_t)s, (uint64_t)(10 * s)};
-	record_step(r, (stage_id)(s * SPANS), s * 1000 + 100, s * 1000 + 900, spans, tokens, g_memdup2(hbm, sizeof hbm));
+	struct expert_place *places = g_new(struct expert_place, experts_of(sc));
+	for (size_t i = 0; i < experts_of(sc); i++)
+		places[i] = (struct expert_place){(int)i % GPUS, i % 3 ? -1 : s};
+	record_step(
+	    r, &(struct recorded_step){(stage_id)(s * SPANS), s * 1000 + 100, s * 1000 + 900, spans, tokens, g_memdup2(hbm, sizeof hbm), places});
 }
 
 Test(record, keeps_the_last_steps_as_a_trace_that_starts_at_zero_without_what_lay_between)
@@ -96,7 +106,7 @@ static void keep_step(struct record *r, const struct scenario *sc, const struct 
 {
 	GArray *array = g_array_new(FALSE, FALSE, sizeof(struct span));
 	g_array_append_vals(array, spans, n);
-	record_step(r, spans->id, start_ns, end_ns, array, g_new0(uint32_t, counts_of(sc)), g_new0(uint64_t, GPUS));
+	record_step(r, &(struct recorded_step){spans->id, start_ns, end_ns, array, g_new0(uint32_t, counts_of(sc)), g_new0(uint64_t, GPUS), NULL});
 }
 
 /* Step 1 (not kept) ends at 1000; step 2 was launched at 700, runs from 800 and ends at 2000; step 3 runs from 1900 and ends at 3100. */
@@ -148,6 +158,24 @@ Test(record, its_loads_are_read_back_with_micro_batches_that_count_through)
 				for (int i = 0; i < GPUS * experts; i++)
 					cr_assert_eq(tokens[i], (uint32_t)(1000 * step + (mb * layers + layer) * GPUS * experts + i));
 			}
+}
+
+Test(record, where_experts_were_before_the_first_step_is_read_back)
+{
+	g_autoptr(scenario) sc = scenario_of();
+	g_autoptr(record) r = record_new(sc, MICROBATCHES, 2);
+	g_autoptr(GString) csv = g_string_new(NULL);
+	g_autoptr(GError) error = NULL;
+	cr_assert_not(record_places(r, csv), "of no step");
+	for (int s = 0; s < 3; s++)
+		add_step(r, sc, s);
+	cr_assert(record_places(r, csv));
+	g_autofree struct expert_place *places = places_of(csv->str, "places.csv", sc->network, &error);
+	cr_assert(places, "%s", error ? error->message : "");
+	for (size_t i = 0; i < experts_of(sc); i++) {
+		cr_expect_eq(places[i].last, (int)i % GPUS);
+		cr_expect_eq(places[i].pinned, i % 3 ? -1 : 1);
+	}
 }
 
 Test(record, nothing_recorded_is_an_empty_trace)

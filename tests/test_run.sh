@@ -57,7 +57,7 @@ says policy.gradient_bytes
 expect 0 $run -p es-moe --steps 6 --trace es-moe --trace-steps 3
 prints '^ *step +loss' '^ +0 +5\.[0-9]+ .*(compute|upload|download|optimizer|host_launch|collective)$' '^ +5 '
 check "a line a step" test "$(wc -l <.out)" -eq 7
-for file in run.ini losses.csv memory.csv loads.csv trace.rank0.json trace.host.json; do
+for file in run.ini losses.csv memory.csv loads.csv places.csv trace.rank0.json trace.host.json; do
 	check "$file is there" test -s es-moe/$file
 done
 check "losses have their columns" grep -q '^step,loss,tokens_per_s,step_ms$' es-moe/losses.csv
@@ -82,6 +82,19 @@ mv elsewhere/loads.csv es-moe
 expect 3 $run -p es-moe --routing even/loads.csv --experts 4
 says loads.csv experts
 expect 0 trace critical-path es-moe/trace
+
+# which GPU computes an expert hangs on which one did before; validate knows that of the step before the recorded ones
+expect 0 $run -p es-moe --gpus 2 --experts 16 --set policy.expert_home=dram --steps 12 --trace moved --trace-steps 3
+check "a line an expert" test "$(wc -l <moved/places.csv)" -eq $((1 + 2 * 16))
+expect 0 validate --trace simulated moved
+where() { "$ESMOE" trace convert "$1" | awk -F, '$6 == "expert" && $7 == "forward" { print $2, $4, $5, $9 }' | sort; }
+check "experts are computed where they were" cmp -s <(where moved) <(where simulated)
+sed -i 's/^1,3,[^,]*,[^,]*$/1,3,2,-1/' moved/places.csv
+expect 3 validate moved
+says places.csv 'GPU'
+sed -i '$d' moved/places.csv
+expect 3 validate moved
+says moved/places.csv:33 'layer 1, expert 15'
 expect 0 plot memory -o hbm.png es-moe/trace
 check "HBM over time" test -s hbm.png
 check "HBM as memory.csv has it" test "$(sed -n 's/.*"name":"HBM","args":{"bytes":\([0-9]*\)}.*/\1/p' es-moe/trace.rank0.json | sort -u)" = \

@@ -1,5 +1,6 @@
 /* Validation: a simulated run recorded as a real one would be predicts itself; figures against sums by hand. */
 #include "model/error.h"
+#include "sim/sim.h"
 #include "sim/validate.h"
 #include "traces/kineto.h"
 
@@ -192,6 +193,61 @@ Test(validate, other_loads_give_another_time)
 	g_autoptr(GArray) rows = validated(folder, 1);
 	cr_assert_neq(accuracy_error(&g_array_index(rows, struct accuracy, 0)), 0);
 	remove_folder(folder);
+}
+
+/* Steps 2 to 4 of a run whose experts changed GPUs before step 2: who computes which, where. */
+static GArray *moved_about(struct scenario *s, const struct expert_place *places)
+{
+	GArray *where = g_array_new(FALSE, FALSE, sizeof(int));
+	struct recorded r = {.scenario = s, .trace = trace_new(), .real = true, .warmup = 2};
+	const nsec_t end = 0;
+	for (int i = 0; i < 3; i++)
+		g_array_append_val(r.trace->step_end_ns, end);
+	r.places = places ? g_memdup2(places, sizeof(*places) * 8 * (size_t)s->network->layers) : NULL;
+	g_autoptr(trace) t = recorded_simulate(&r, 1, NULL);
+	cr_assert(t);
+	for (guint i = 0; i < t->spans->len; i++) {
+		const struct span *x = trace_span(t, i);
+		const int at = ((x->step * 64 + x->layer) * 8 + x->expert) * 2 + x->rank;
+		if (x->kind == STAGE_EXPERT && x->pass == PASS_FORWARD)
+			g_array_append_val(where, at);
+	}
+	trace_free(r.trace);
+	g_free(r.places);
+	return where;
+}
+
+static struct expert_place *places_after_two_steps(struct scenario *s, bool swapped)
+{
+	g_autoptr(schedule) schedule = schedule_new(s, NULL, NULL);
+	const struct sim_options o = {0};
+	g_autoptr(backend) b = sim_new(s->machine, schedule_resources(schedule), s->routing, &o);
+	const size_t n = schedule_places(schedule, NULL);
+	struct expert_place *places = g_new(struct expert_place, n);
+	cr_assert(schedule_step(schedule, b, NULL) && schedule_step(schedule, b, NULL) && schedule_wait(schedule, b, NULL));
+	schedule_places(schedule, places);
+	for (size_t i = 0; swapped && i < n; i++)
+		places[i] = (struct expert_place){1 - places[i].last, places[i].pinned < 0 ? -1 : 1 - places[i].pinned};
+	return places;
+}
+
+static bool same(const GArray *a, const GArray *b)
+{
+	return a->len == b->len && memcmp(a->data, b->data, sizeof(int) * a->len) == 0;
+}
+
+Test(validate, experts_begin_where_the_run_had_left_them)
+{
+	g_autoptr(scenario) s = scenario_of("[policy]\nexpert_home = dram\npinned_share = 0.25\nplacement = sticky\n", 2);
+	g_autofree struct expert_place *left = places_after_two_steps(s, false), *swapped = places_after_two_steps(s, true);
+	g_autoptr(GArray) usual = moved_about(s, NULL), as_left = moved_about(s, left), other = moved_about(s, swapped);
+	cr_expect(same(usual, as_left), "the warm-up is what the run did");
+	cr_expect_not(same(usual, other));
+	left[0].pinned = left[1].pinned = left[2].pinned = left[3].pinned = 0;
+	g_autoptr(schedule) schedule = schedule_new(s, NULL, NULL);
+	cr_expect_not(schedule_set_places(schedule, left), "more than there is room for");
+	left[0].pinned = 2;
+	cr_expect_not(schedule_set_places(schedule, left), "a third GPU");
 }
 
 /* Half of the updates run under the next forward, or hold it up. */
