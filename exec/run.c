@@ -20,14 +20,12 @@
 #include "ranks.h"
 #include "round.h"
 #include "terms.h"
+#include "together.h"
 #include "traces/signals.h"
 #include "traces/temporary.h"
 
-#include <errno.h>
 #include <glib/gstdio.h>
 #include <string.h>
-
-enum { EXPLAIN_MS = 2500 };
 
 /* A step that was begun and has not been told of. */
 struct begun {
@@ -208,40 +206,6 @@ static bool save(struct run *r, GError **error)
 	return checkpoint_save(r->o->save, &state, &tensors, error);
 }
 
-/* All ranks let nothing run at the same steps. */
-static bool same_times(struct run *r, GError **error)
-{
-	const uint8_t exact = r->exact;
-	if (!r->ranks || !r->o->trace)
-		return true;
-	g_autoptr(GPtrArray) all = ranks_gather(r->ranks, RANKS_STEPS, &exact, sizeof exact, error);
-	for (int i = 0; all && i < ranks_size(r->ranks); i++) {
-		gsize n;
-		const uint8_t *theirs = g_bytes_get_data(g_ptr_array_index(all, i), &n);
-		r->exact &= n == 1 && *theirs;
-	}
-	return all != NULL;
-}
-
-/* Each rank looks for the checkpoint itself. */
-static bool same_step(struct run *r, GError **error)
-{
-	if (!r->ranks)
-		return true;
-	g_autoptr(GPtrArray) all = ranks_gather(r->ranks, RANKS_STEPS, &r->step, sizeof r->step, error);
-	for (int i = 0; all && i < ranks_size(r->ranks); i++) {
-		gsize n;
-		const void *step = g_bytes_get_data(g_ptr_array_index(all, i), &n);
-		if (n == sizeof r->step && memcmp(step, &r->step, n) == 0)
-			continue;
-		g_set_error(error, ESMOE_ERROR, ESMOE_ERROR_INPUT,
-		            "--resume %s: %s has another checkpoint than step %" G_GUINT64_FORMAT "; expected a folder that all ranks see",
-		            r->o->resume, ranks_name(r->ranks, i), r->step);
-		return false;
-	}
-	return all != NULL;
-}
-
 /* Where no gate is asked for its counts, those of a step are not known before it has ended. */
 static bool overlaps(const struct run *r)
 {
@@ -262,7 +226,7 @@ static bool open_folder(struct run *r, GError **error)
 		tell(r, "without CUPTI the trace has the times of events, in which waits between the kernels of a stage count as work: "
 		        "LD_LIBRARY_PATH needs the folder of libcupti.so.13");
 	r->folder = folder_new(r->o->trace, r->sc, head, r->first, r->end, error);
-	return r->folder && same_times(r, error);
+	return r->folder && together_all(r->ranks, &r->exact, error);
 }
 
 static bool run_open(struct run *r, GError **error)
@@ -273,7 +237,7 @@ static bool run_open(struct run *r, GError **error)
 	r->schedule = schedule_new(r->sc, NULL, error);
 	if (!r->schedule || !open_devices(r, error) || !open_host(r, error))
 		return false;
-	if (!resume(r, error) || !same_step(r, error) || (r->o->trace && !open_folder(r, error)))
+	if (!resume(r, error) || !together_same_step(r->ranks, r->step, r->o->resume, error) || (r->o->trace && !open_folder(r, error)))
 		return false;
 	for (int i = 0; i < n->layers; i++)
 		r->tokens += (size_t)schedule_microbatches(r->schedule) * (size_t)r->sc->machine->gpus * (size_t)n->layer[i].experts;
@@ -457,38 +421,6 @@ static void keep_trace(struct run *r)
 		return;
 }
 
-/* ---- with others ---- */
-
-static bool join(struct run *r, GError **error)
-{
-	const struct machine *m = r->sc->machine;
-	const struct launched *l = r->o->launched;
-	const int nodes = machine_nodes(m);
-	r->end = m->gpus;
-	if (!l || l->size == 1)
-		return true;
-	if (l->size != nodes) {
-		g_set_error(error, ESMOE_ERROR, ESMOE_ERROR_USAGE,
-		            "%s started %d processes, but %d GPUs in nodes of machine.gpus_per_node = %d are %d nodes; expected a process a node",
-		            l->by, l->size, m->gpus, m->gpus_per_node, nodes);
-		return false;
-	}
-	g_autofree char *terms = run_terms(r->sc, r->o);
-	r->ranks = ranks_join(l, ESMOE_VERSION, terms, r->o->rendezvous_s, error);
-	r->first = l->rank * m->gpus_per_node;
-	r->end = r->first + machine_node_gpus(m, l->rank);
-	return r->ranks != NULL;
-}
-
-/* What ended this process ends the others; what ended them is this one's error. */
-static void fail_together(struct run *r, GError **error)
-{
-	if (!r->ranks || ((*error)->code == ESMOE_ERROR_DEVICE && ranks_explain(r->ranks, EXPLAIN_MS, error)))
-		return;
-	ranks_fail(r->ranks, *error);
-	g_prefix_error(error, "%s: ", ranks_name(r->ranks, ranks_own(r->ranks)));
-}
-
 static bool train(struct run *r, GError **error)
 {
 	if (!run_open(r, error))
@@ -509,9 +441,13 @@ bool run_train(const struct scenario *sc, const struct run_options *o, GError **
 {
 	autoclear(run) r = {.sc = sc, .o = o, .signals = signals_new()};
 	GError *own = NULL;
-	bool joined = join(&r, &own);
+	struct together with;
+	bool joined = together_join(sc, o, &with, &own);
+	r.ranks = with.ranks;
+	r.first = with.first;
+	r.end = with.end;
 	if (!joined || !train(&r, &own)) {
-		fail_together(&r, &own);
+		together_fail(r.ranks, &own);
 		keep_trace(&r);
 		g_propagate_error(error, own);
 		return false;
