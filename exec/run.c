@@ -24,8 +24,8 @@
 #include "traces/signals.h"
 #include "traces/temporary.h"
 
+#include <errno.h>
 #include <glib/gstdio.h>
-#include <string.h>
 
 /* A step that was begun and has not been told of. */
 struct begun {
